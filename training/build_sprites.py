@@ -1,0 +1,92 @@
+"""Rebuild `images/sprites/sprites.webp` from the four pinned npm packages and check it by hash.
+
+    python -m training.build_sprites
+
+needs npm and the package registry, and `pip install resvg-py`. Lessons and training read the result only.
+"""
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import resvg_py
+from PIL import Image
+
+from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, WORDS, _read
+
+# npm package and version, and the sha256 of its tarball, for each style.
+PACKAGES = {
+    "flat": (
+        "@iconify-json/fluent-emoji-flat@1.2.6",
+        "7d064769dee690815f823bc5bcc511d957198caf9f5edd8dd9c1aa48a6aeb175",
+    ),
+    "glossy": (
+        "@iconify-json/fluent-emoji@1.2.7",
+        "8044210dbf11e016d4de85f15d01a243423bd832457e7e2491df1b751c0e272b",
+    ),
+    "noto": ("@iconify-json/noto@1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
+    "twemoji": ("@iconify-json/twemoji@1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
+}
+
+
+def fetch_icons(package: str, sha256: str, folder: Path) -> dict:
+    """Download one pinned npm package and return its `icons.json`; a wrong hash raises ValueError."""
+    packed = subprocess.run(
+        ["npm", "pack", "--silent", package], cwd=folder, check=True, capture_output=True, text=True
+    )
+    tarball = folder / packed.stdout.strip().splitlines()[-1]
+    found = hashlib.sha256(tarball.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{package} has sha256 {found}, expected {sha256}")
+    with tarfile.open(tarball) as archive:
+        return json.load(archive.extractfile("package/icons.json"))
+
+
+def render(icons: dict, name: str) -> Image.Image:
+    """One icon as RGBA, 128 x 128 pixels, its shape kept and centred."""
+    icon = icons["icons"][name]
+    width, height = (icon.get(side, icons[side]) for side in ("width", "height"))
+    svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}">{icon["body"]}</svg>'
+    size = {"width": SIZE} if width >= height else {"height": SIZE}
+    with Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, **size))) as image:
+        drawn = image.convert("RGBA")
+    tile = Image.new("RGBA", (SIZE, SIZE))
+    tile.paste(drawn, ((SIZE - drawn.width) // 2, (SIZE - drawn.height) // 2))
+    return tile
+
+
+def pixel_hash(image: Image.Image) -> str:
+    """sha256 of the decoded RGBA pixels, so that another version of the encoder does not matter."""
+    return hashlib.sha256(np.asarray(image.convert("RGBA")).tobytes()).hexdigest()
+
+
+def build() -> Image.Image:
+    """The atlas: word by word, its four styles side by side, 16 sprites a row."""
+    rows = -(-len(WORDS) * len(STYLES) // ATLAS_COLUMNS)
+    atlas = Image.new("RGBA", (ATLAS_COLUMNS * SIZE, rows * SIZE))
+    names = {row["word"]: row["icon"] for row in _read("concepts.tsv")}
+    with tempfile.TemporaryDirectory() as folder:
+        sets = {style: fetch_icons(*PACKAGES[style], Path(folder)) for style in STYLES}
+    for i, (word, style) in enumerate((word, style) for word in WORDS for style in STYLES):
+        row, column = divmod(i, ATLAS_COLUMNS)
+        atlas.paste(render(sets[style], names[word]), (column * SIZE, row * SIZE))
+    return atlas
+
+
+def main() -> None:
+    atlas = build()
+    target, expected = SPRITES / "sprites.webp", (SPRITES / "sprites.sha256")
+    if expected.exists() and pixel_hash(atlas) != expected.read_text().strip():
+        raise SystemExit(f"The rebuilt sprites differ from {expected.name}; nothing was written")
+    atlas.save(target, lossless=True, exact=True, quality=100, method=6)
+    expected.write_text(pixel_hash(atlas) + "\n")
+    print(f"{target.name}: {len(WORDS) * len(STYLES)} sprites, {target.stat().st_size:,} bytes")
+
+
+if __name__ == "__main__":
+    main()

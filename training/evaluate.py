@@ -1,0 +1,200 @@
+"""Measure Pocket Diffusion with judges that never saw it, and write its model card.
+
+    accelerate launch -m training.evaluate
+
+Every figure stands beside its ceilings: the same judge on real pictures of the same scenes, and on the
+autoencoder's reconstructions of them. Writes `evaluation.json`, `samples.webp` and `README.md` into the
+model's folder.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from tqdm import tqdm
+
+from helpers.judge import features, frechet_distance, read
+from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
+from training.model_card import write_card
+from training.train_judge import in_reading_order, layout_of
+from training.train_vae import to_tensor
+
+# Prompts of the sample grid: the twelve scenes of the first trial.
+SAMPLES = (
+    "a fox on a blue background, flat style",
+    "a pizza on a white background, noto style",
+    "a cat left of a dog on a yellow background",
+    "a tree above a car on a pink background",
+    "a red heart on a black background, glossy style",
+    "an owl on a green background, twemoji style",
+    "a rocket left of a star on a purple background",
+    "a snail above a penguin on a white background",
+    "a robot on an orange background, flat style",
+    "a ghost right of a pumpkin on a black background",
+    "a frog on a pink background, noto style",
+    "a house above a panda on a grey background",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """How the pictures of the evaluation are drawn."""
+
+    pictures: int = 248  # of each kind: every word twice
+    steps: int = 20  # DDIM
+    guidance: float = 4.0
+    batch_size: int = 8
+    seed: int = 1_000_000  # far from the seeds of training: these scenes are unseen
+
+
+def single_scenes(config: EvaluationConfig) -> list[Scene]:
+    """Every word in turn, in a style it was trained in, on a random background."""
+    rng = np.random.default_rng(config.seed)
+    scenes = []
+    for i in range(config.pictures):
+        word = WORDS[i % len(WORDS)]
+        styles = [style for style in STYLES if not held_out(word, style)]
+        scenes.append(place_scene((word,), str(rng.choice(styles)), str(rng.choice(list(BACKGROUNDS))), None, rng))
+    return scenes
+
+
+def pair_scenes(config: EvaluationConfig) -> list[Scene]:
+    """Two objects, every (word, style) pair a trained one."""
+    rng = np.random.default_rng(config.seed + 1)
+    return [random_scene(rng, objects=2) for _ in range(config.pictures)]
+
+
+def held_out_scenes(config: EvaluationConfig) -> list[Scene]:
+    """Every held-out (word, style) pair, as often as fits."""
+    rng = np.random.default_rng(config.seed + 2)
+    pairs = [(word, style) for word in WORDS for style in STYLES if held_out(word, style)]
+    backgrounds = list(BACKGROUNDS)
+    return [
+        place_scene((word,), style, str(rng.choice(backgrounds)), None, rng)
+        for _ in range(max(1, config.pictures // len(pairs)))
+        for word, style in pairs
+    ]
+
+
+def draw_with(
+    pipe: StableDiffusionPipeline, prompts: Sequence[str], config: EvaluationConfig, accelerator: Accelerator
+) -> list[Image.Image]:
+    """One picture per prompt, in order. Picture i has seed i, so the number of processes changes nothing."""
+    with accelerator.split_between_processes(list(enumerate(prompts))) as mine:
+        pictures = []
+        for start in tqdm(range(0, len(mine), config.batch_size), mininterval=10):
+            numbers, texts = zip(*mine[start : start + config.batch_size], strict=True)
+            generators = [torch.Generator().manual_seed(config.seed + number) for number in numbers]
+            drawn = pipe(
+                list(texts), num_inference_steps=config.steps, guidance_scale=config.guidance, generator=generators
+            ).images
+            pictures += list(zip(numbers, drawn, strict=True))
+    return [picture for _, picture in sorted(gather_object(pictures), key=lambda item: item[0])]
+
+
+@torch.no_grad()
+def reconstruct(pipe: StableDiffusionPipeline, pictures: Sequence[Image.Image], batch_size: int = 16) -> list:
+    """Pictures after a trip through the autoencoder: the best this model could draw."""
+    result = []
+    for start in range(0, len(pictures), batch_size):
+        pixels = to_tensor(np.stack([np.asarray(picture) for picture in pictures[start : start + batch_size]]))
+        latents = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mean
+        result += pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)
+    return result
+
+
+def psnr(a: Image.Image, b: Image.Image) -> float:
+    """Peak signal-to-noise ratio of two 8-bit pictures, in dB."""
+    error = np.asarray(a).astype(float) - np.asarray(b).astype(float)
+    return float(10 * np.log10(255**2 / np.square(error).mean()))
+
+
+def judged(pictures: Sequence[Image.Image], scenes: Iterable[Scene]) -> dict[str, float]:
+    """Shares of pictures whose words stand where they should, whose style and whose background is the scene's.
+
+    `words` asks for the right layout and for every word in its place; `all` for words, style and background.
+    """
+    rows = []
+    for reading, scene in zip(read(pictures), scenes, strict=True):
+        words = reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
+        style, background = reading.style == scene.style, reading.background == scene.background
+        rows.append((words, style, background, words and style and background, words and style))
+    shares = np.mean(rows, axis=0)
+    return dict(zip(("words", "style", "background", "all", "words and style"), shares.tolist(), strict=True))
+
+
+def evaluate(pipe: StableDiffusionPipeline, config: EvaluationConfig, accelerator: Accelerator) -> dict:
+    """All figures of the model card."""
+    kinds = {
+        "one object": single_scenes(config),
+        "two objects": pair_scenes(config),
+        "held-out pairs": held_out_scenes(config),
+    }
+    results: dict = {"settings": vars(config), "kinds": {}}
+    real_all, rebuilt_all, drawn_all = [], [], []
+    for kind, scenes in kinds.items():
+        real = [draw(scene) for scene in scenes]
+        rebuilt = reconstruct(pipe, real)
+        drawn = draw_with(pipe, [scene.caption() for scene in scenes], config, accelerator)
+        results["kinds"][kind] = {
+            "pictures": len(scenes),
+            "psnr": float(np.mean([psnr(a, b) for a, b in zip(real, rebuilt, strict=True)])),
+            "model": judged(drawn, scenes),
+            "reconstruction": judged(rebuilt, scenes),
+            "real": judged(real, scenes),
+        }
+        if kind != "held-out pairs":
+            real_all, rebuilt_all, drawn_all = real_all + real, rebuilt_all + rebuilt, drawn_all + drawn
+    results["psnr"] = float(np.mean([results["kinds"][kind]["psnr"] for kind in ("one object", "two objects")]))
+    results["frechet"] = {
+        "model": frechet_distance(features(drawn_all), features(real_all)),
+        "reconstruction": frechet_distance(features(rebuilt_all), features(real_all)),
+    }
+    return results
+
+
+def sample_grid(pipe: StableDiffusionPipeline, config: EvaluationConfig, columns: int = 6) -> Image.Image:
+    """The twelve sample prompts, seeds 0 to 11, none chosen."""
+    generators = [torch.Generator().manual_seed(i) for i in range(len(SAMPLES))]
+    pictures = pipe(
+        list(SAMPLES), num_inference_steps=config.steps, guidance_scale=config.guidance, generator=generators
+    ).images
+    width, height = pictures[0].size
+    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for i, picture in enumerate(pictures):
+        grid.paste(picture, (i % columns * width, i // columns * height))
+    return grid
+
+
+def main() -> None:
+    defaults = EvaluationConfig()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, default=POCKET, help="folder of the pipeline; the results go there too")
+    parser.add_argument("--pictures", type=int, default=defaults.pictures, help="of each kind")
+    parser.add_argument("--steps", type=int, default=defaults.steps)
+    parser.add_argument("--guidance", type=float, default=defaults.guidance)
+    args = parser.parse_args()
+    config = EvaluationConfig(pictures=args.pictures, steps=args.steps, guidance=args.guidance)
+    accelerator = Accelerator()
+    pipe = load_pipeline(str(args.model), device=accelerator.device)
+    pipe.set_progress_bar_config(disable=True)
+    results = evaluate(pipe, config, accelerator)
+    if accelerator.is_main_process:
+        (args.model / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        sample_grid(pipe, config).save(args.model / "samples.webp", quality=90)
+        write_card(args.model)
+        write_checksums(args.model)
+        print((args.model / "README.md").read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

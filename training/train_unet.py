@@ -1,0 +1,214 @@
+"""Stage two: the U-Net that predicts noise in latents, and the text encoder that steers it.
+
+    accelerate launch -m training.train_unet --folder runs/unet --vae runs/vae/vae
+
+Writes the finished pipeline, all four components, to `<folder>/pipeline`.
+"""
+
+import argparse
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.training_utils import compute_snr
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from helpers.scenes import SIZE, Scene, draw, random_scene
+from training.loop import LoopConfig, step_rng, train
+from training.text import build_text_encoder, build_tokenizer
+from training.train_vae import to_tensor
+
+LATENT = SIZE // 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class UNetConfig:
+    """What the U-Net is made of and what it is shown."""
+
+    channels: tuple[int, ...] = (64, 128, 192)  # at 16 x 16, 8 x 8 and 4 x 4
+    heads: int = 4  # of every attention layer
+    text_width: int = 128
+    text_layers: int = 3
+    scenes: int = 24_000  # encoded once; the run sees each several times
+    pairs: float = 0.6  # share of scenes with two objects, which take longest to learn
+    named: float = 0.85  # share of captions that name the background, and of those that name the style
+    empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
+    min_snr_gamma: float | None = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); None: plain loss
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(
+            steps=10_000, batch_size=16, learning_rate=7e-4, warmup_steps=300, ema_decay=0.9995
+        )
+    )
+
+
+def build_unet(config: UNetConfig) -> UNet2DConditionModel:
+    """Stable Diffusion's U-Net, with cross-attention at every resolution, in a small size."""
+    levels = len(config.channels)
+    return UNet2DConditionModel(
+        sample_size=LATENT,
+        block_out_channels=config.channels,
+        down_block_types=["CrossAttnDownBlock2D"] * levels,
+        up_block_types=["CrossAttnUpBlock2D"] * levels,
+        layers_per_block=1,
+        attention_head_dim=config.heads,  # diffusers reads this as the number of heads, as in Stable Diffusion 1.5
+        cross_attention_dim=config.text_width,
+        norm_num_groups=16,
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule: scaled linear betas from 0.00085 to 0.012 over 1000 steps."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+class DenoisingLoss(nn.Module):
+    """Weighted mean squared error of the predicted noise: the loss of Ho et al. (2020), equation 14.
+
+    With Min-SNR weighting each timestep's error is weighted by min(SNR, gamma) / SNR (arXiv:2303.09556, section 3.4).
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, gamma: float | None):
+        super().__init__()
+        self.unet, self.text_encoder, self.gamma = unet, text_encoder, gamma
+        self.scheduler = build_scheduler()
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, input_ids: Tensor) -> Tensor:
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        text = self.text_encoder(input_ids).last_hidden_state
+        predicted = self.unet(noisy, timesteps, text).sample
+        error = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
+        if self.gamma is None:
+            return error.mean()
+        snr = compute_snr(self.scheduler, timesteps)
+        return (error * snr.clamp(max=self.gamma) / snr).mean()
+
+
+def training_scenes(config: UNetConfig) -> list[Scene]:
+    """The scenes of the training set, none with a held-out (word, style) pair."""
+    rng = np.random.default_rng(config.loop.seed)
+    return [random_scene(rng, objects=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKL, scenes: list[Scene], batch_size: int = 32) -> Tensor:
+    """Latents of scenes, scaled to unit variance: (N, 4, 16, 16) float16."""
+    latents = []
+    for start in tqdm(range(0, len(scenes), batch_size), desc="encoding", mininterval=5):
+        pictures = np.stack([np.asarray(draw(scene)) for scene in scenes[start : start + batch_size]])
+        mean = vae.encode(to_tensor(pictures).to(vae.device)).latent_dist.mean
+        latents.append((mean * vae.config.scaling_factor).half().cpu())
+    return torch.cat(latents)
+
+
+def cached_latents(folder: Path, vae: AutoencoderKL, scenes: list[Scene], accelerator: Accelerator) -> Tensor:
+    """The latents of the training scenes, encoded once by the first process and read by all."""
+    path = folder / "latents.safetensors"
+    with accelerator.main_process_first():
+        if not path.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({"latents": encode_scenes(vae.to(accelerator.device), scenes)}, path)
+    latents = load_file(path)["latents"]
+    if len(latents) != len(scenes):
+        raise ValueError(f"{path} holds {len(latents)} latents, the run has {len(scenes)} scenes: delete the file")
+    return latents
+
+
+def random_caption(scene: Scene, rng: np.random.Generator, config: UNetConfig) -> str:
+    """A caption of the scene with phrases left out at random, or none at all."""
+    if rng.random() < config.empty:
+        return ""
+    return scene.caption(background=rng.random() < config.named, style=rng.random() < config.named)
+
+
+def denoising_batch(
+    step: int, scenes: list[Scene], latents: Tensor, tokenizer: CLIPTokenizer, config: UNetConfig
+) -> dict[str, Tensor]:
+    """The global batch of one step: clean latents, noise, timesteps and captions."""
+    rng = step_rng(config.loop.seed, step)
+    chosen = rng.integers(len(scenes), size=config.loop.batch_size)
+    captions = [random_caption(scenes[i], rng, config) for i in chosen]
+    noise = rng.standard_normal((len(chosen), 4, LATENT, LATENT), dtype=np.float32)
+    return {
+        "latents": latents[torch.from_numpy(chosen)].float(),
+        "noise": torch.from_numpy(noise),
+        "timesteps": torch.from_numpy(rng.integers(1000, size=len(chosen))),
+        "input_ids": tokenizer(captions, padding="max_length", truncation=True, return_tensors="pt").input_ids,
+    }
+
+
+def save_pipeline(folder: Path, trainee: DenoisingLoss, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
+    """The finished model as a plain Stable Diffusion folder, in float16 to halve its size."""
+    StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=trainee.text_encoder,
+        tokenizer=tokenizer,
+        unet=trainee.unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).to(dtype=torch.float16).save_pretrained(folder)
+
+
+def main() -> None:
+    loop = UNetConfig().loop
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/unet"), help="checkpoints, log and the pipeline")
+    parser.add_argument("--vae", type=Path, default=Path("runs/vae/vae"), help="folder of the trained VAE")
+    parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
+    parser.add_argument("--steps", type=int, default=loop.steps)
+    parser.add_argument("--batch-size", type=int, default=loop.batch_size)
+    parser.add_argument("--learning-rate", type=float, default=loop.learning_rate)
+    parser.add_argument("--decay-from", type=float, default=loop.decay_from)
+    parser.add_argument("--seed", type=int, default=loop.seed, help="another seed shows a continued run other scenes")
+    args = parser.parse_args()
+    loop = replace(
+        loop,
+        steps=args.steps,
+        batch_size=args.batch_size,
+        learning_rate=args.learning_rate,
+        decay_from=args.decay_from,
+        seed=args.seed,
+    )
+    config = UNetConfig(loop=loop)
+
+    set_seed(config.loop.seed)
+    accelerator = Accelerator()
+    vae = AutoencoderKL.from_pretrained(args.vae).requires_grad_(False).eval()
+    if args.start_from:
+        tokenizer = CLIPTokenizer.from_pretrained(args.start_from / "tokenizer")
+        text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder", dtype=torch.float32)
+        unet = UNet2DConditionModel.from_pretrained(args.start_from / "unet")
+    else:
+        tokenizer = build_tokenizer()
+        text_encoder = build_text_encoder(tokenizer, width=config.text_width, layers=config.text_layers)
+        unet = build_unet(config)
+    scenes = training_scenes(config)
+    latents = cached_latents(args.folder, vae, scenes, accelerator)
+    trainee = train(
+        DenoisingLoss(unet, text_encoder, config.min_snr_gamma),
+        lambda step: denoising_batch(step, scenes, latents, tokenizer, config),
+        config.loop,
+        args.folder,
+        accelerator=accelerator,
+    )
+    if accelerator.is_main_process:
+        save_pipeline(args.folder / "pipeline", trainee, vae, tokenizer)
+
+
+if __name__ == "__main__":
+    main()

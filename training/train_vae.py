@@ -1,0 +1,126 @@
+"""Stage one: the autoencoder that turns a 128 x 128 picture into a 4 x 16 x 16 latent and back.
+
+    accelerate launch -m training.train_vae --folder runs/vae
+
+Trained on random 64-pixel crops of scenes: the network is convolutional, so it works at any size.
+"""
+
+import argparse
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from helpers.scenes import SIZE, draw, random_scene
+from training.loop import LoopConfig, step_rng, train
+
+CROP = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeConfig:
+    """What the autoencoder is made of and what it is asked for."""
+
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # three halvings: 8 x 8 pixels become one latent pixel
+    pairs: float = 0.6  # share of scenes with two small objects, which are the hard ones
+    mse_weight: float = 4.0  # L1 alone leaves faint errors everywhere, which PSNR counts
+    edge_weight: float = 1.0  # L1 of neighbouring differences, so that outlines stay sharp
+    kl_weight: float = 1e-6  # as Rombach et al. (2022): just enough to keep latents near a unit scale
+    loop: LoopConfig = field(
+        default_factory=lambda: LoopConfig(steps=8000, batch_size=12, learning_rate=1e-3, decay_from=0.4)
+    )
+
+
+def build_vae(channels: tuple[int, ...]) -> AutoencoderKL:
+    """A small AutoencoderKL (Rombach et al., 2022, arXiv:2112.10752) with Stable Diffusion's latent shape."""
+    return AutoencoderKL(
+        block_out_channels=channels,
+        down_block_types=["DownEncoderBlock2D"] * len(channels),
+        up_block_types=["UpDecoderBlock2D"] * len(channels),
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        mid_block_add_attention=False,
+        sample_size=SIZE,
+    )
+
+
+class VaeLoss(nn.Module):
+    """Reconstruction and KL loss of one batch of crops in [-1, 1]; noise has the latents' shape."""
+
+    def __init__(self, vae: AutoencoderKL, config: VaeConfig):
+        super().__init__()
+        self.vae, self.config = vae, config
+
+    def forward(self, pixels: Tensor, noise: Tensor) -> Tensor:
+        posterior = self.vae.encode(pixels).latent_dist
+        error = self.vae.decode(posterior.mean + posterior.std * noise).sample - pixels
+        edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
+        reconstruction = error.abs().mean() + self.config.mse_weight * error.square().mean()
+        return (
+            reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
+        )
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """(..., H, W, 3) uint8 to (..., 3, H, W) float in [-1, 1], as the autoencoder takes it."""
+    return torch.from_numpy(picture).movedim(-1, -3).float() / 127.5 - 1
+
+
+def random_crop(rng: np.random.Generator, config: VaeConfig) -> np.ndarray:
+    """A (64, 64, 3) uint8 crop; of a pair it shows mostly one of the two objects."""
+    scene = random_scene(rng, objects=1 + int(rng.random() < config.pairs), allow_held_out=True)
+    if scene.relation is None:
+        left, top = rng.integers(0, SIZE - CROP + 1, size=2)
+    else:
+        centre = np.array(scene.centres[rng.integers(2)])
+        left, top = np.clip(centre - CROP // 2 + rng.integers(-16, 17, size=2), 0, SIZE - CROP)
+    return np.asarray(draw(scene).crop((left, top, left + CROP, top + CROP)))
+
+
+def crop_batch(step: int, config: VaeConfig) -> dict[str, Tensor]:
+    """The global batch of one step: crops, and the noise that samples their latents."""
+    rng = step_rng(config.loop.seed, step)
+    crops = np.stack([random_crop(rng, config) for _ in range(config.loop.batch_size)])
+    noise = rng.standard_normal((len(crops), 4, CROP // 8, CROP // 8), dtype=np.float32)
+    return {"pixels": to_tensor(crops), "noise": torch.from_numpy(noise)}
+
+
+@torch.no_grad()
+def latent_std(vae: AutoencoderKL, config: VaeConfig, count: int = 256) -> float:
+    """Standard deviation of the latents of `count` scenes; its inverse is the scaling factor."""
+    rng = step_rng(config.loop.seed, config.loop.steps)
+    scenes = [random_scene(rng, objects=1 + i % 2) for i in range(count)]
+    pixels = to_tensor(np.stack([np.asarray(draw(scene)) for scene in scenes]))
+    latents = torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean for part in pixels.split(16)])
+    return latents.std().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/vae"), help="checkpoints, log and the finished VAE")
+    parser.add_argument("--steps", type=int, default=VaeConfig().loop.steps)
+    parser.add_argument("--learning-rate", type=float, default=VaeConfig().loop.learning_rate)
+    parser.add_argument("--start-from", type=Path, help="folder of a trained VAE to begin with, instead of at random")
+    args = parser.parse_args()
+    loop = LoopConfig(steps=args.steps, batch_size=12, learning_rate=args.learning_rate, decay_from=0.4)
+    config = VaeConfig(loop=loop)
+    set_seed(config.loop.seed)
+    vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
+    accelerator = Accelerator()
+    vae = train(
+        VaeLoss(vae, config), lambda step: crop_batch(step, config), config.loop, args.folder, accelerator=accelerator
+    ).vae
+    if accelerator.is_main_process:
+        vae.register_to_config(scaling_factor=1 / latent_std(vae, config))
+        vae.save_pretrained(args.folder / "vae")
+        print(f"scaling factor {vae.config.scaling_factor:.4f}")
+
+
+if __name__ == "__main__":
+    main()
