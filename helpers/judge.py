@@ -96,7 +96,9 @@ def read(pictures: Sequence[Image.Image], net: JudgeNet | None = None) -> list[R
     """Read pictures of 128 x 128 pixels: one `Reading` each."""
     for picture in pictures:
         if picture.size != (SIZE, SIZE):
-            raise ValueError(f"The judge reads pictures of {SIZE} x {SIZE} pixels, not {picture.width} x {picture.height}")
+            raise ValueError(
+                f"The judge reads pictures of {SIZE} x {SIZE} pixels, not {picture.width} x {picture.height}"
+            )
     net = net or load_judge()
     layouts = [LAYOUTS[i] for i in net(to_views(pictures))[2].argmax(dim=1)]
     readings = []

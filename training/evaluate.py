@@ -24,25 +24,9 @@ from tqdm import tqdm
 from helpers.judge import features, frechet_distance, read
 from helpers.loading import POCKET, load_pipeline, write_checksums
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
-from training.model_card import write_card
+from training.model_card import SAMPLES, write_card
 from training.train_judge import in_reading_order, layout_of
 from training.train_vae import to_tensor
-
-# Prompts of the sample grid: the twelve scenes of the first trial.
-SAMPLES = (
-    "a fox on a blue background, flat style",
-    "a pizza on a white background, noto style",
-    "a cat left of a dog on a yellow background",
-    "a tree above a car on a pink background",
-    "a red heart on a black background, glossy style",
-    "an owl on a green background, twemoji style",
-    "a rocket left of a star on a purple background",
-    "a snail above a penguin on a white background",
-    "a robot on an orange background, flat style",
-    "a ghost right of a pumpkin on a black background",
-    "a frog on a pink background, noto style",
-    "a house above a panda on a grey background",
-)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,7 +34,7 @@ class JudgeConfig:
     blur: float = 1.5  # largest radius, in pixels of the scene: generated pictures are a little soft
     shift: int = 4  # pixels of the scene by which a view may be off
     noise: float = 0.1  # largest standard deviation, on pixels in [-1, 1]
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=2500, batch_size=64, learning_rate=2e-3))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, batch_size=64, learning_rate=2e-3))
 
 
 class JudgeLoss(nn.Module):
@@ -84,9 +84,7 @@ def random_view(rng: np.random.Generator, config: JudgeConfig) -> tuple[Image.Im
 def judge_batch(step: int, config: JudgeConfig) -> dict[str, Tensor]:
     """The global batch of one step."""
     rng = step_rng(config.loop.seed, step)
-    views, word, style, layout = zip(
-        *(random_view(rng, config) for _ in range(config.loop.batch_size)), strict=True
-    )
+    views, word, style, layout = zip(*(random_view(rng, config) for _ in range(config.loop.batch_size)), strict=True)
     tensor = to_views(views)
     noise = rng.standard_normal(tensor.shape, dtype=np.float32) * rng.uniform(0, config.noise, (len(views), 1, 1, 1))
     return {
@@ -100,7 +98,9 @@ def judge_batch(step: int, config: JudgeConfig) -> dict[str, Tensor]:
 def save_judge(net: JudgeNet, folder: Path) -> None:
     """The judge's weights in float16, and the words it was trained for."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: value.half().contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors")
+    save_file(
+        {name: value.half().contiguous() for name, value in net.state_dict().items()}, folder / "model.safetensors"
+    )
     config = {"widths": net.widths, "words": WORDS, "styles": STYLES, "layouts": LAYOUTS}
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 

@@ -170,6 +170,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/unet"), help="checkpoints, log and the pipeline")
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/vae"), help="folder of the trained VAE")
     parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
+    parser.add_argument("--scenes", type=int, default=UNetConfig().scenes, help="size of the training set")
     parser.add_argument("--steps", type=int, default=loop.steps)
     parser.add_argument("--batch-size", type=int, default=loop.batch_size)
     parser.add_argument("--learning-rate", type=float, default=loop.learning_rate)
@@ -184,7 +185,7 @@ def main() -> None:
         decay_from=args.decay_from,
         seed=args.seed,
     )
-    config = UNetConfig(loop=loop)
+    config = UNetConfig(scenes=args.scenes, loop=loop)
 
     set_seed(config.loop.seed)
     accelerator = Accelerator()

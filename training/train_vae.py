@@ -62,9 +62,7 @@ class VaeLoss(nn.Module):
         error = self.vae.decode(posterior.mean + posterior.std * noise).sample - pixels
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         reconstruction = error.abs().mean() + self.config.mse_weight * error.square().mean()
-        return (
-            reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
-        )
+        return reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:

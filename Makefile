@@ -1,0 +1,59 @@
+# `make` lists the targets. Linux and macOS; on Windows use WSL, or conda with environment.yml.
+PYTHON ?= python3
+LAB_FLAGS ?=
+PYTEST_FLAGS ?=
+LESSON_SECONDS ?= 900
+TORCH ?= torch==2.13.0
+NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
+# Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
+NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
+	--nbval-cell-timeout $(LESSON_SECONDS)
+
+.PHONY: help lab test bench notebooks format pins
+.DEFAULT_GOAL := help
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
+	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
+		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
+
+test: $(INSTALLED) ## check everything: style, unit tests, every lesson (NOTEBOOKS=notebooks/x.ipynb for one)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/python -m pytest tests $(if $(NOTEBOOKS),$(NBVAL) $(NOTEBOOKS)) $(PYTEST_FLAGS)
+
+bench: $(INSTALLED) ## measure this machine: seconds a picture, memory, speed; writes tests/benchmark.md
+	$(BIN)/python tests/benchmark.py --lessons
+
+notebooks: $(INSTALLED) ## run the lessons again and keep their new outputs (NOTEBOOKS=... for one)
+	$(BIN)/python tests/execute_notebooks.py $(NOTEBOOKS)
+
+format: $(INSTALLED) ## let ruff repair and lay out code and lessons
+	$(BIN)/ruff check --fix --exit-zero .
+	$(BIN)/ruff format .
+
+pins: ## choose the newest versions inside pyproject.toml's ranges and write requirements.txt
+	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
+	$(PYTHON) -m venv "$$new/venv"; \
+	"$$new/venv/bin/pip" install --quiet "$(TORCH)" -e ".[training,test]"; \
+	{ grep '^#' requirements.txt; "$$new/venv/bin/pip" freeze --exclude-editable \
+		| grep -viE '^(nvidia-|cuda-|triton)' | sed 's/+[A-Za-z0-9.]*$$//' | LC_ALL=C sort -f; } > "$$new/pins"; \
+	cp "$$new/pins" requirements.txt; git --no-pager diff --stat requirements.txt
+
+# One stamp for the whole installation: nothing is done again until the pins or the project's own file change.
+$(INSTALLED): requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "This course needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
+		"Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv: a few minutes the first time, seconds after that."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@

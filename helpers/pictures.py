@@ -1,0 +1,124 @@
+"""Drawing pictures with a pipeline in one call, and saving them without ever losing one."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+
+from helpers import inputs
+from helpers.loading import quiet
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
+
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
+QUALITY = 95  # of JPEG and WebP, from 0 to 100
+POCKET_GUIDANCE, USUAL_GUIDANCE = 4.0, 7.5
+
+
+def generate(
+    pipe: "StableDiffusionPipeline",
+    prompt: str | Sequence[str],
+    *,
+    steps: int = 25,
+    guidance: float | None = None,
+    seed: int = 0,
+    negative_prompt: str | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> list[Image.Image]:
+    """One RGB picture for each prompt; the same seed gives the same pictures, alone or in a list.
+
+    Picture i starts from noise drawn with seed + i on the CPU, so that every device starts from the same noise.
+
+    guidance: s of `uncond + s * (cond - uncond)`, from 1 (off) to 50; None stands for 4.0 with Pocket, else 7.5.
+    height, width: in pixels; None stands for the model's own size.
+
+    Everything is checked before any work: ValueError says what is wrong and what would do. What the model will not
+    understand of a prompt is printed, once each.
+    """
+    prompts = inputs.check_prompts(prompt)
+    if negative_prompt is not None:
+        inputs.check_prompt(negative_prompt, name="negative_prompt")
+    inputs.check_steps(steps, pipe.scheduler)
+    if guidance is None:
+        guidance = POCKET_GUIDANCE if inputs.is_pocket(pipe) else USUAL_GUIDANCE
+    inputs.check_guidance(guidance)
+    if guidance < 1:
+        # diffusers' pipelines draw with guidance 1 here and do not say so; a loop by hand can do it.
+        raise ValueError(f"guidance is {guidance!r}: this pipeline cannot go below 1 (off); choose 1 to 50")
+    inputs.check_seed(seed)
+    inputs.check_size(height, width, pipe)
+
+    notes = [note for text in [*prompts, negative_prompt or ""] for note in inputs.prompt_notes(pipe, text)]
+    notes += inputs.size_notes(pipe, height, width)
+    if negative_prompt and guidance == 1:
+        notes.append("The negative prompt has no effect with guidance 1 (off)")
+    for note in dict.fromkeys(notes):
+        print(note)
+
+    with quiet(bars=True):  # the library's own warning about cut text repeats the note
+        return pipe(
+            prompts,
+            num_inference_steps=int(steps),
+            guidance_scale=float(guidance),
+            negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
+            height=height,
+            width=width,
+            generator=[torch.Generator("cpu").manual_seed(int(seed) + i) for i in range(len(prompts))],
+        ).images
+
+
+def save_pictures(
+    pictures: Sequence[Image.Image],
+    folder: str | Path = "pictures",
+    *,
+    stem: str = "picture",
+    suffix: str = ".jpg",
+) -> list[Path]:
+    """Save pictures as picture_0.jpg, picture_1.jpg, ... and return the paths. Nothing is ever overwritten.
+
+    Each takes the first number that is free for this stem and suffix. Raises ValueError for
+    an unknown suffix, a stem that is not a plain file name, anything that is not a picture, or a file as `folder`.
+    """
+    if suffix not in FORMATS:
+        raise ValueError(f"suffix is {suffix!r}: choose one of {', '.join(FORMATS)}")
+    if not stem or Path(stem).name != stem:
+        raise ValueError(f"stem is {stem!r}: choose a plain file name without folders, such as 'picture'")
+    if isinstance(pictures, Image.Image):
+        raise ValueError("pictures is one picture: give a list, such as [picture]")
+    pictures = list(pictures)
+    for picture in pictures:
+        if not isinstance(picture, Image.Image):
+            raise ValueError(f"pictures holds a {type(picture).__name__}: give a list of PIL images")
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{str(folder)!r} is a file: choose a folder to save pictures in")
+    folder.mkdir(parents=True, exist_ok=True)
+
+    number, paths = 0, []
+    for picture in pictures:
+        data = _encoded(picture, FORMATS[suffix])
+        while True:
+            path = folder / f"{stem}_{number}{suffix}"
+            number += 1
+            try:
+                with open(path, "xb") as file:  # x: never opens a file that is there
+                    file.write(data)
+                break
+            except FileExistsError:
+                continue
+        paths.append(path)
+    return paths
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    """A picture as the bytes of a file, made before the file is, so that a failure leaves no empty file."""
+    buffer = io.BytesIO()
+    if kind == "JPEG":
+        picture = picture.convert("RGB")  # JPEG has no transparency
+    picture.save(buffer, format=kind, **({} if kind == "PNG" else {"quality": QUALITY}))
+    return buffer.getvalue()

@@ -1,0 +1,116 @@
+"""What is committed is fit to be read: lessons with clean outputs, no traces of the machine they were made on."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOUSE = ["notebooks", "helpers", "models", "training", "tests", "images", ".ci", ".github"]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+# A machine's own folders, at the start of a path: not the end of an address such as https://example.org/home
+MACHINE_PATH = re.compile(r"(?<![\w.~/:-])/(work|root|home|tmp)\b")
+MACHINE_PATH_IN_FILES = re.compile(r"(?<![\w.~-])/(work|root)/")
+
+
+def committed_files() -> list[Path]:
+    """Files that git tracks or would track on the next `git add --all`; skips the test where this is no repository."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    try:
+        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("git does not know this folder (a downloaded archive?), so the committed files cannot be listed")
+    return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+
+
+def texts(value):
+    """The texts of one output value, which nbformat keeps as a string or, for JSON, as nested lists and dicts."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from texts(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from texts(inner)
+
+
+def output_texts(output):
+    """Everything in an output that a reader sees as text (pictures are base64, where any letters may occur)."""
+    yield from texts(output.get("text", ""))
+    yield from texts(output.get("traceback", []))
+    for mime, value in output.get("data", {}).items():
+        if not mime.startswith("image/") or mime == "image/svg+xml":
+            yield from texts(value)
+
+
+@pytest.mark.parametrize("folder", HOUSE)
+def test_house_has_its_rooms(folder):
+    assert (ROOT / folder).is_dir()
+
+
+def test_house_has_no_other_rooms():
+    found = {path.relative_to(ROOT).parts[0] for path in committed_files() if path.parent != ROOT}
+    assert found <= set(HOUSE), f"not in the design: {sorted(found - set(HOUSE))}"
+
+
+def test_no_machine_paths_in_committed_text():
+    found = []
+    for path in committed_files():
+        if path.suffix == ".ipynb":  # base64 pictures; checked below, output by output
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:  # a picture or weights
+            continue
+        lines = enumerate(text.splitlines(), start=1)
+        found += [f"{path.relative_to(ROOT)}:{n}" for n, line in lines if MACHINE_PATH_IN_FILES.search(line)]
+    assert not found, f"paths of one machine: {found}"
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def lesson(request):
+    return request.param, nbformat.read(request.param, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def test_lesson_is_small_and_valid(lesson):
+    path, notebook = lesson
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000, "GitHub shows larger notebooks slowly or not at all"
+
+
+def test_lesson_was_run_from_top_to_bottom(lesson):
+    _, notebook = lesson
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    assert counts == list(range(1, len(counts) + 1)), "run it again with `make notebooks`"
+    assert any(cell.outputs for cell in code_cells(notebook)), "outputs are committed, so that it can be read on GitHub"
+
+
+def test_lesson_carries_no_state_and_no_timings(lesson):
+    _, notebook = lesson
+    assert "widgets" not in notebook.metadata, "widget state makes GitHub say Invalid Notebook"
+    timed = [n for n, cell in enumerate(notebook.cells) if "execution" in cell.metadata]
+    assert not timed, f"cells with recorded times: {timed}"
+
+
+def test_lesson_shows_no_errors_and_no_warnings(lesson):
+    _, notebook = lesson
+    outputs = [(cell.execution_count, output) for cell in code_cells(notebook) for output in cell.outputs]
+    assert not [n for n, output in outputs if output.output_type == "error"]
+    stderr = {n: output.text for n, output in outputs if output.output_type == "stream" and output.name == "stderr"}
+    assert not stderr
+
+
+def test_lesson_names_no_machine_paths(lesson):
+    _, notebook = lesson
+    found = [f"cell {n}: {cell.source}" for n, cell in enumerate(notebook.cells) if MACHINE_PATH.search(cell.source)]
+    for cell in code_cells(notebook):
+        seen = (text for output in cell.outputs for text in output_texts(output))
+        found += [f"output [{cell.execution_count}]: {text[:200]}" for text in seen if MACHINE_PATH.search(text)]
+    assert not found

@@ -1,0 +1,179 @@
+"""Training: losses as in their papers, resume that continues the same run, and both stages started as a user would."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from torch import nn
+
+from training.loop import LoopConfig, local_share, rate_at, train
+from training.text import TOKENS, build_text_encoder, build_tokenizer, vocabulary_captions
+from training.train_unet import DenoisingLoss, UNetConfig, build_scheduler, random_caption, training_scenes
+from training.train_vae import VaeConfig, VaeLoss, build_vae, crop_batch
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Line(nn.Module):
+    """A model of two numbers, to test the loop with."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([1.0, -1.0]))
+
+    def forward(self, x, y):
+        return (x @ self.weight - y).square().mean()
+
+
+def line_batch(step):
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(4, 2, generator=generator)
+    return {"x": x, "y": x @ torch.tensor([2.0, 3.0])}
+
+
+LINE = LoopConfig(steps=40, batch_size=4, learning_rate=0.1, warmup_steps=5, ema_decay=0.9)
+
+
+def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path):
+    whole = train(Line(), line_batch, LINE, tmp_path / "whole")
+    train(Line(), line_batch, LINE, tmp_path / "parts", stop_after=17)
+    resumed = train(Line(), line_batch, LINE, tmp_path / "parts")
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+    assert not torch.equal(whole.weight, Line().weight)
+
+
+def test_the_loop_learns(tmp_path):
+    trained = train(Line(), line_batch, replace(LINE, steps=400), tmp_path)
+    torch.testing.assert_close(trained.weight.detach(), torch.tensor([2.0, 3.0]), rtol=0, atol=0.1)
+
+
+def test_the_kept_weights_are_the_averaged_ones(tmp_path):
+    """EMA with the warm-up of diffusers: decay min(0.9, (1 + k) / (10 + k)) in update k + 1."""
+    config = replace(LINE, steps=6)
+    averaged = Line().weight.detach()
+    line, optimizer = Line(), None
+    optimizer = torch.optim.AdamW(line.parameters(), config.learning_rate, betas=config.betas, weight_decay=0.01)
+    for step in range(config.steps):
+        optimizer.param_groups[0]["lr"] = config.learning_rate * rate_at(step, config)
+        optimizer.zero_grad()
+        line(**line_batch(step)).backward()
+        nn.utils.clip_grad_norm_(line.parameters(), config.clip)
+        optimizer.step()
+        decay = min(config.ema_decay, (1 + step) / (10 + step)) if step else 0.0
+        averaged = decay * averaged + (1 - decay) * line.weight.detach()
+    trained = train(Line(), line_batch, config, tmp_path)
+    torch.testing.assert_close(trained.weight.detach(), averaged)
+
+
+def test_learning_rate_warms_up_holds_and_decays():
+    config = LoopConfig(steps=1000, batch_size=1, learning_rate=1.0, warmup_steps=100, decay_from=0.5, final_rate=0.02)
+    assert rate_at(0, config) == 0.01
+    assert rate_at(99, config) == rate_at(300, config) == 1.0
+    assert rate_at(750, config) == pytest.approx(0.51)
+    assert rate_at(1000, config) == pytest.approx(0.02)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused():
+    class TwoProcesses:
+        num_processes, process_index, device = 2, 0, "cpu"
+
+    with pytest.raises(ValueError, match="Batch size 3 does not divide by 2"):
+        local_share({"x": torch.zeros(3)}, TwoProcesses())
+
+
+def test_every_word_of_the_grammar_is_one_token():
+    tokenizer = build_tokenizer()
+    for text in vocabulary_captions():
+        words = text.replace(",", " ,").split()
+        assert len(tokenizer(text).input_ids) == len(words) + 2 <= TOKENS
+    assert tokenizer.decode(tokenizer("a dragon?").input_ids, skip_special_tokens=True).split() == ["a", "dragon", "?"]
+
+
+def small_unet():
+    return UNet2DConditionModel(
+        sample_size=16,
+        block_out_channels=(16, 32),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        layers_per_block=1,
+        attention_head_dim=2,
+        cross_attention_dim=16,
+        norm_num_groups=8,
+    )
+
+
+@pytest.mark.parametrize("gamma", [None, 5.0])
+def test_denoising_loss_is_the_formula(gamma):
+    """Ho et al. (2020), eq. 14, with the weight min(SNR, gamma) / SNR of arXiv:2303.09556."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(tokenizer, width=16, layers=1).eval()
+    unet = small_unet().eval()
+    x0, eps = torch.randn(3, 4, 16, 16), torch.randn(3, 4, 16, 16)
+    t = torch.tensor([10, 400, 900])
+    ids = tokenizer(["a fox", "", "an owl"], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        loss = DenoisingLoss(unet, text_encoder, gamma)(x0, eps, t, ids)
+        betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+        alpha_bar = (1 - betas).cumprod(0)[t].view(3, 1, 1, 1)
+        x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
+        error = (unet(x_t, t, text_encoder(ids).last_hidden_state).sample - eps).square().mean(dim=(1, 2, 3))
+        snr = (alpha_bar / (1 - alpha_bar)).flatten()
+        weight = torch.ones(3) if gamma is None else torch.minimum(snr, torch.full_like(snr, gamma)) / snr
+    torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_vae_loss_is_the_formula():
+    torch.manual_seed(0)
+    config = VaeConfig(loop=LoopConfig(steps=1, batch_size=2, learning_rate=1e-3))
+    vae = build_vae((8, 8, 16, 16)).eval()
+    batch = crop_batch(0, config)
+    assert batch["pixels"].shape == (2, 3, 64, 64) and batch["pixels"].abs().max() <= 1
+    with torch.no_grad():
+        loss = VaeLoss(vae, config)(**batch)
+        mean, logvar = vae.quant_conv(vae.encoder(batch["pixels"])).chunk(2, dim=1)
+        x = vae.decoder(vae.post_quant_conv(mean + (0.5 * logvar).exp() * batch["noise"]))
+        error = x - batch["pixels"]
+        edges = (error[..., 1:] - error[..., :-1]).abs().mean() + (error[..., 1:, :] - error[..., :-1, :]).abs().mean()
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum(dim=(1, 2, 3)).mean()
+        expected = error.abs().mean() + 4 * error.square().mean() + edges + 1e-6 * kl
+    torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_schedule_is_that_of_stable_diffusion():
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    torch.testing.assert_close(build_scheduler().alphas_cumprod.double(), (1 - betas).cumprod(0), rtol=1e-4, atol=1e-7)
+
+
+def test_captions_leave_phrases_out_as_often_as_stated():
+    config = UNetConfig()
+    rng, scene = np.random.default_rng(0), training_scenes(UNetConfig(scenes=1))[0]
+    captions = [random_caption(scene, rng, config) for _ in range(4000)]
+    full = [text for text in captions if text]
+    assert np.mean([text == "" for text in captions]) == pytest.approx(0.1, abs=0.02)
+    assert np.mean(["background" in text for text in full]) == pytest.approx(0.85, abs=0.02)
+    assert np.mean(["style" in text for text in full]) == pytest.approx(0.85, abs=0.02)
+
+
+def launch(module, *arguments):
+    """Run a training stage as the README says: through `accelerate launch`."""
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", module]
+    result = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+
+
+@pytest.mark.slow
+def test_both_stages_run_and_their_model_loads_with_diffusers_alone(tmp_path):
+    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 2)
+    arguments = ("--folder", tmp_path / "unet", "--vae", tmp_path / "vae" / "vae", "--scenes", 32, "--batch-size", 4)
+    launch("training.train_unet", *arguments, "--steps", 2)
+    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "unet" / "pipeline")
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a fox", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
+    assert picture.size == (128, 128)
+    assert [line.split(",")[0] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()] == ["step", "2"]
