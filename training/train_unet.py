@@ -36,7 +36,7 @@ class UNetConfig:
     heads: int = 4  # of every attention layer
     text_width: int = 128
     text_layers: int = 3
-    scenes: int = 24_000  # encoded once; the run sees each several times
+    scenes: int = 20_000  # encoded once; the run sees each several times
     pairs: float = 0.6  # share of scenes with two objects, which take longest to learn
     named: float = 0.85  # share of captions that name the background, and of those that name the style
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
