@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 MAX_GUIDANCE = 50.0
+POCKET_GUIDANCE, USUAL_GUIDANCE = 4.0, 7.5
 MIN_SIDE, MAX_SIDE = 64, 2048  # pixels
 EXAMPLES = f"{len(WORDS)} things, such as 'fox', 'pizza' and 'castle'"  # for words with nothing near them
 
@@ -98,6 +99,41 @@ def check_prompts(prompt: str | Sequence[str]) -> list[str]:
     for one in prompt:
         check_prompt(one, name="a prompt in the list")
     return list(prompt)
+
+
+def check_run(
+    pipe: "DiffusionPipeline",
+    prompt: str | Sequence[str],
+    *,
+    scheduler: Any,
+    steps: int,
+    guidance: float | None,
+    seed: int,
+    negative_prompt: str | None,
+    height: int | None,
+    width: int | None,
+) -> tuple[list[str], float]:
+    """All checks of one run from text to picture, then its notes, each printed once.
+
+    Returns the prompts as a list, and the guidance: 4.0 for Pocket and else 7.5 where it is None.
+    """
+    prompts = check_prompts(prompt)
+    if negative_prompt is not None:
+        check_prompt(negative_prompt, name="negative_prompt")
+    check_steps(steps, scheduler)
+    if guidance is None:
+        guidance = POCKET_GUIDANCE if is_pocket(pipe) else USUAL_GUIDANCE
+    check_guidance(guidance)
+    check_seed(seed)
+    check_size(height, width, pipe)
+
+    notes = [note for text in [*prompts, negative_prompt or ""] for note in prompt_notes(pipe, text)]
+    notes += size_notes(pipe, height, width)
+    if negative_prompt and guidance == 1:
+        notes.append("The negative prompt has no effect with guidance 1 (off)")
+    for note in dict.fromkeys(notes):
+        print(note)
+    return prompts, float(guidance)
 
 
 def is_pocket(pipe: "DiffusionPipeline") -> bool:

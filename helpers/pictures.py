@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".webp": "WEBP"}
 QUALITY = 95  # of JPEG and WebP, from 0 to 100
-POCKET_GUIDANCE, USUAL_GUIDANCE = 4.0, 7.5
 
 
 def generate(
@@ -40,31 +39,28 @@ def generate(
     Everything is checked before any work: ValueError says what is wrong and what would do. What the model will not
     understand of a prompt is printed, once each.
     """
-    prompts = inputs.check_prompts(prompt)
-    if negative_prompt is not None:
-        inputs.check_prompt(negative_prompt, name="negative_prompt")
-    inputs.check_steps(steps, pipe.scheduler)
-    if guidance is None:
-        guidance = POCKET_GUIDANCE if inputs.is_pocket(pipe) else USUAL_GUIDANCE
-    inputs.check_guidance(guidance)
+    prompts, guidance = inputs.check_run(
+        pipe,
+        prompt,
+        scheduler=pipe.scheduler,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        height=height,
+        width=width,
+    )
     if guidance < 1:
         # diffusers' pipelines draw with guidance 1 here and do not say so; a loop by hand can do it.
         raise ValueError(f"guidance is {guidance!r}: this pipeline cannot go below 1 (off); choose 1 to 50")
-    inputs.check_seed(seed)
-    inputs.check_size(height, width, pipe)
-
-    notes = [note for text in [*prompts, negative_prompt or ""] for note in inputs.prompt_notes(pipe, text)]
-    notes += inputs.size_notes(pipe, height, width)
-    if negative_prompt and guidance == 1:
-        notes.append("The negative prompt has no effect with guidance 1 (off)")
-    for note in dict.fromkeys(notes):
-        print(note)
-
+    # The pipeline takes its own size for both sides unless both are given.
+    own = pipe.unet.config.sample_size * pipe.vae_scale_factor
+    height, width = height or own, width or own
     with quiet(bars=True):  # the library's own warning about cut text repeats the note
         return pipe(
             prompts,
             num_inference_steps=int(steps),
-            guidance_scale=float(guidance),
+            guidance_scale=guidance,
             negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
             height=height,
             width=width,

@@ -36,8 +36,9 @@ LINE = 0.15  # inches that one line of text needs
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 
-# A figure with few colours is stored as a palette picture if that changes it less than this; 40 dB cannot be seen.
-PALETTE_PSNR = 40.0
+# A figure of few colours is stored as a palette picture if that changes no value of any pixel by more than this. A mean
+# error will not do: flat backgrounds hide the bands that a palette draws across a soft shadow.
+PALETTE_ERROR = 8
 # Noise does not compress as PNG. A figure above this is stored as JPEG, which notebooks show just the same, at the best
 # of these qualities that brings it below, or the last one.
 FIGURE_BYTES = 100_000
@@ -226,9 +227,8 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     image = Image.open(buffer).convert("RGB")
 
     palette = image.quantize(256, dither=Image.Dither.NONE)
-    error = np.mean((np.asarray(palette.convert("RGB"), np.float32) - np.asarray(image, np.float32)) ** 2)
-    small_enough = error <= 255**2 / 10 ** (PALETTE_PSNR / 10)
-    png = _file(palette if small_enough else image, "PNG", optimize=True)
+    error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max()
+    png = _file(palette if error <= PALETTE_ERROR else image, "PNG", optimize=True)
     if len(png) <= FIGURE_BYTES:
         return "image/png", png, image.width
     for quality in JPEG_QUALITIES:

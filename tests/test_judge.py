@@ -7,7 +7,7 @@ from PIL import Image
 
 from helpers.judge import frechet_distance, read, read_background
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, draw, place_scene, random_scene
-from training.evaluate import judged, psnr
+from training.evaluate import judged
 
 
 def test_the_judge_reads_real_pictures():
@@ -49,8 +49,3 @@ def test_frechet_distance_of_normals_is_the_closed_form():
     # Means and covariances of the sample differ from the exact ones by about 1 / sqrt(200,000).
     assert frechet_distance(a, b) == pytest.approx(1 + 4 + 1 + 4, rel=0.01)
     assert frechet_distance(a, a) == pytest.approx(0, abs=1e-9)
-
-
-def test_psnr_is_the_formula():
-    black, grey = (Image.new("RGB", (4, 4), (v, v, v)) for v in (0, 51))
-    assert psnr(black, grey) == pytest.approx(10 * np.log10(255**2 / 51**2))

@@ -22,6 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from helpers.judge import features, frechet_distance, read
+from helpers.latents import psnr
 from helpers.loading import POCKET, load_pipeline, write_checksums
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
 from training.model_card import SAMPLES, write_card
@@ -94,12 +95,6 @@ def reconstruct(pipe: StableDiffusionPipeline, pictures: Sequence[Image.Image], 
         latents = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mean
         result += pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)
     return result
-
-
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio of two 8-bit pictures, in dB."""
-    error = np.asarray(a).astype(float) - np.asarray(b).astype(float)
-    return float(10 * np.log10(255**2 / np.square(error).mean()))
 
 
 def judged(pictures: Sequence[Image.Image], scenes: Iterable[Scene]) -> dict[str, float]:

@@ -34,7 +34,7 @@ class JudgeConfig:
     blur: float = 1.5  # largest radius, in pixels of the scene: generated pictures are a little soft
     shift: int = 4  # pixels of the scene by which a view may be off
     noise: float = 0.1  # largest standard deviation, on pixels in [-1, 1]
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, batch_size=64, learning_rate=2e-3))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=3000, batch_size=64, learning_rate=2e-3))
 
 
 class JudgeLoss(nn.Module):

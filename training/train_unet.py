@@ -36,7 +36,7 @@ class UNetConfig:
     heads: int = 4  # of every attention layer
     text_width: int = 128
     text_layers: int = 3
-    scenes: int = 20_000  # encoded once; the run sees each several times
+    scenes: int = 16_000  # encoded once; the run sees each several times
     pairs: float = 0.6  # share of scenes with two objects, which take longest to learn
     named: float = 0.85  # share of captions that name the background, and of those that name the style
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
@@ -111,7 +111,7 @@ def encode_scenes(vae: AutoencoderKL, scenes: list[Scene], batch_size: int = 32)
         pictures = np.stack([np.asarray(draw(scene)) for scene in scenes[start : start + batch_size]])
         mean = vae.encode(to_tensor(pictures).to(vae.device)).latent_dist.mean
         latents.append((mean * vae.config.scaling_factor).half().cpu())
-    return torch.cat(latents)
+    return torch.cat(latents).contiguous()
 
 
 def cached_latents(folder: Path, vae: AutoencoderKL, scenes: list[Scene], accelerator: Accelerator) -> Tensor:
