@@ -26,9 +26,8 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
     from transformers import PreTrainedTokenizerBase
 
-CROSS = (
-    "attn2.processor"  # how diffusers names cross-attention in every U-Net of Stable Diffusion; attn1 looks at itself
-)
+# How diffusers names cross-attention in every U-Net of Stable Diffusion; attn1 is self-attention.
+CROSS = "attn2.processor"
 HEAT = "inferno"  # dark to light, so that it reads in grey and with any colour blindness
 REGIONS = ("left", "right", "top", "bottom")
 

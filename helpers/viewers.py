@@ -6,23 +6,27 @@ ready before the slider moves.
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import ipywidgets as widgets
 from PIL import Image
 
+from helpers.plots import as_picture
+
 INTERVAL = 250  # milliseconds between frames while playing
 
 
-def _png(picture: Image.Image, side: int) -> bytes:
-    scale = max(1, side // max(picture.size))
-    enlarged = picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.NEAREST)
+def _png(picture: Any, side: int) -> bytes:
+    image = Image.fromarray(as_picture(picture))
+    scale = max(1, side // max(image.size))
+    enlarged = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
     buffer = io.BytesIO()
     enlarged.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
 def step_viewer(
-    frames: Sequence[Sequence[Image.Image]] | Sequence[Image.Image],
+    frames: Sequence[Any],
     labels: Sequence[str],
     *,
     names: Sequence[str] = ("",),
@@ -30,14 +34,15 @@ def step_viewer(
 ) -> widgets.VBox:
     """A slider over the steps of a run.
 
-    frames: for each step a picture, or as many pictures side by side as there are `names`.
+    frames: for each step a picture, or a tuple of as many side by side as there are `names`; what a picture may be is
+        said in `plots.as_picture`.
     labels: for each step what it is, such as `step 3, t = 751`; shown beside the slider.
     names: what stands above each of the pictures.
     side: pictures are enlarged by a whole factor up to this many pixels.
 
     Raises ValueError if there are no frames, or labels or names do not match them.
     """
-    rows = [[frame] if isinstance(frame, Image.Image) else list(frame) for frame in frames]
+    rows = [list(frame) if isinstance(frame, (list, tuple)) else [frame] for frame in frames]
     if not rows:
         raise ValueError("There are no frames to step through: give at least one")
     if len(labels) != len(rows):

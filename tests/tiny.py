@@ -1,9 +1,11 @@
 """A tiny random Stable Diffusion: the real classes at the smallest size, made in a moment and with no files."""
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.train_unet import build_scheduler
 
 TOKENS = 32  # what the text encoder reads, both ends included
 SIDE = 64  # pixels of a picture: latents of 32 x 32 at a downscale factor of 2
@@ -60,14 +62,7 @@ def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),
-        scheduler=DDIMScheduler(
-            beta_start=0.00085,
-            beta_end=0.012,
-            beta_schedule="scaled_linear",
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=1,
-        ),
+        scheduler=build_scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
