@@ -39,6 +39,11 @@ def generate(
     Everything is checked before any work: ValueError says what is wrong and what would do. What the model will not
     understand of a prompt is printed, once each.
     """
+    if guidance is not None:
+        inputs.check_guidance(guidance)
+        if guidance < 1:
+            # diffusers' pipelines draw with guidance 1 here and do not say so; a loop by hand can do it.
+            raise ValueError(f"guidance is {guidance!r}: this pipeline cannot go below 1 (off); choose 1 to 50")
     prompts, guidance = inputs.check_run(
         pipe,
         prompt,
@@ -50,9 +55,6 @@ def generate(
         height=height,
         width=width,
     )
-    if guidance < 1:
-        # diffusers' pipelines draw with guidance 1 here and do not say so; a loop by hand can do it.
-        raise ValueError(f"guidance is {guidance!r}: this pipeline cannot go below 1 (off); choose 1 to 50")
     # The pipeline takes its own size for both sides unless both are given.
     own = pipe.unet.config.sample_size * pipe.vae_scale_factor
     height, width = height or own, width or own

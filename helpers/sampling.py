@@ -82,6 +82,7 @@ def denoise(
     the model will not understand of a prompt is printed, once each. Gradients are off in the loop, not in yours.
     """
     scheduler = _checked_sampler(pipe.scheduler if sampler is None else sampler)
+    inputs.check_prompt(negative_prompt, name="negative_prompt")
     prompts, guidance = inputs.check_run(
         pipe,
         prompt,

@@ -151,9 +151,9 @@ def denoising_batch(
 
 
 def save_pipeline(folder: Path, trainee: DenoisingLoss, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
-    """The finished model as a plain Stable Diffusion folder, in float16 to halve its size."""
+    """The finished model as a plain Stable Diffusion folder; VAE and U-Net in float16 to halve its size."""
     vae.register_to_config(_name_or_path=None)  # where it was trained says nothing to anybody else
-    StableDiffusionPipeline(
+    pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=trainee.text_encoder,
         tokenizer=tokenizer,
@@ -162,7 +162,10 @@ def save_pipeline(folder: Path, trainee: DenoisingLoss, vae: AutoencoderKL, toke
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
-    ).to(dtype=torch.float16).save_pretrained(folder)
+    ).to(dtype=torch.float16)
+    # transformers loads weights in the dtype they were saved in, diffusers in float32: one folder, one dtype.
+    pipe.text_encoder.float()
+    pipe.save_pretrained(folder)
 
 
 def main() -> None:
