@@ -6,10 +6,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from helpers.judge import JUDGE
-from helpers.latents import psnr
+from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, verify_checksums
 from helpers.scenes import draw, random_scene
-from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, reconstruct, single_scenes
+from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes
 
 
 @pytest.fixture(scope="module")
@@ -48,15 +48,13 @@ def test_it_has_the_format_of_stable_diffusion(pocket):
 
 def test_latents_have_unit_variance(pocket):
     scenes = [random_scene(np.random.default_rng(i), objects=1 + i % 2) for i in range(32)]
-    pixels = torch.from_numpy(np.stack([np.asarray(draw(scene)) for scene in scenes])).movedim(-1, 1) / 127.5 - 1
-    with torch.no_grad():
-        latents = pocket.vae.encode(pixels).latent_dist.mean * pocket.vae.config.scaling_factor
+    latents = encode(pocket, [draw(scene) for scene in scenes])
     assert latents.std().item() == pytest.approx(1, abs=0.1)  # of 32 scenes; the factor was fitted on 256
 
 
 def test_reconstructions_are_sharp(pocket):
     real = [draw(scene) for scene in pair_scenes(EvaluationConfig(pictures=16))]
-    assert np.mean([psnr(a, b) for a, b in zip(real, reconstruct(pocket, real), strict=True)]) > 26
+    assert np.mean([psnr(a, b) for a, b in zip(real, decode(pocket, encode(pocket, real)), strict=True)]) > 26
 
 
 def test_evaluation_asks_for_what_was_and_was_not_trained():

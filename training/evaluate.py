@@ -22,12 +22,11 @@ from PIL import Image
 from tqdm import tqdm
 
 from helpers.judge import features, frechet_distance, read
-from helpers.latents import psnr
+from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, write_checksums
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
 from training.model_card import SAMPLES, write_card
 from training.train_judge import in_reading_order, layout_of
-from training.train_vae import to_tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +85,6 @@ def draw_with(
     return [picture for _, picture in sorted(gather_object(pictures), key=lambda item: item[0])]
 
 
-@torch.no_grad()
-def reconstruct(pipe: StableDiffusionPipeline, pictures: Sequence[Image.Image], batch_size: int = 16) -> list:
-    """Pictures after a trip through the autoencoder: the best this model could draw."""
-    result = []
-    for start in range(0, len(pictures), batch_size):
-        pixels = to_tensor(np.stack([np.asarray(picture) for picture in pictures[start : start + batch_size]]))
-        latents = pipe.vae.encode(pixels.to(pipe.vae.device, pipe.vae.dtype)).latent_dist.mean
-        result += pipe.image_processor.postprocess(pipe.vae.decode(latents).sample)
-    return result
-
-
 def judged(pictures: Sequence[Image.Image], scenes: Iterable[Scene]) -> dict[str, float]:
     """Shares of pictures whose words stand where they should, whose style and whose background is the scene's.
 
@@ -122,7 +110,7 @@ def evaluate(pipe: StableDiffusionPipeline, config: EvaluationConfig, accelerato
     real_all, rebuilt_all, drawn_all = [], [], []
     for kind, scenes in kinds.items():
         real = [draw(scene) for scene in scenes]
-        rebuilt = reconstruct(pipe, real)
+        rebuilt = decode(pipe, encode(pipe, real))  # the best this model could draw
         drawn = draw_with(pipe, [scene.caption() for scene in scenes], config, accelerator)
         results["kinds"][kind] = {
             "pictures": len(scenes),

@@ -65,7 +65,7 @@ the style can be left out.
 
 Pictures of 128 x 128 pixels are latents of 4 x 16 x 16. The schedule is Stable Diffusion's: 1000 steps, scaled
 linear betas from 0.00085 to 0.012, the network predicts the noise. Text is read up to {tokens} tokens. Weights are
-stored in float16 as safetensors; `SHA256SUMS` lists their hashes.
+stored as safetensors, those of the VAE and the U-Net in float16; `SHA256SUMS` lists their hashes.
 
 ## Figures
 
@@ -104,7 +104,7 @@ emoji sets, as in `images/sprites/README.md`.
 COMMANDS = """\
     accelerate launch -m training.train_vae        # runs/vae
     accelerate launch -m training.train_unet       # runs/unet
-    cp -r runs/unet/pipeline models/pocket-diffusion
+    cp -r runs/unet/pipeline/. models/pocket-diffusion
     python -m training.train_judge                 # models/sprite-judge
     accelerate launch -m training.evaluate         # these figures and this card"""
 
