@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
 from training.loop import LoopConfig, local_share, rate_at, train
@@ -177,3 +177,15 @@ def test_both_stages_run_and_their_model_loads_with_diffusers_alone(tmp_path):
     picture = pipe("a fox", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert picture.size == (128, 128)
     assert [line.split(",")[0] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()] == ["step", "2"]
+
+
+@pytest.mark.slow
+def test_a_decoder_trained_alone_reads_the_same_latents(tmp_path):
+    launch("training.train_vae", "--folder", tmp_path / "first", "--steps", 1)
+    first = tmp_path / "first" / "vae"
+    launch("training.train_vae", "--folder", tmp_path / "more", "--start-from", first, "--decoder-only", "--steps", 2)
+    before, after = (AutoencoderKL.from_pretrained(folder) for folder in (first, tmp_path / "more" / "vae"))
+    assert after.config.scaling_factor == before.config.scaling_factor
+    changed = {name for name, x in after.state_dict().items() if not torch.equal(x, before.state_dict()[name])}
+    assert changed
+    assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)

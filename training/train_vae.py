@@ -6,7 +6,7 @@ Trained on random 64-pixel crops of scenes: the network is convolutional, so it 
 """
 
 import argparse
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,23 +99,40 @@ def latent_std(vae: AutoencoderKL, config: VaeConfig, count: int = 256) -> float
     return latents.std().item()
 
 
+def freeze_encoder(vae: AutoencoderKL) -> None:
+    """Train nothing that decides what a picture's latent is."""
+    vae.encoder.requires_grad_(False)
+    vae.quant_conv.requires_grad_(False)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/vae"), help="checkpoints, log and the finished VAE")
     parser.add_argument("--steps", type=int, default=VaeConfig().loop.steps)
     parser.add_argument("--learning-rate", type=float, default=VaeConfig().loop.learning_rate)
+    parser.add_argument("--seed", type=int, default=VaeConfig().loop.seed, help="another seed shows other crops")
     parser.add_argument("--start-from", type=Path, help="folder of a trained VAE to begin with, instead of at random")
+    parser.add_argument(
+        "--decoder-only",
+        action="store_true",
+        help="leave the encoder as it is, so that a trained U-Net keeps its latents",
+    )
     args = parser.parse_args()
-    loop = LoopConfig(steps=args.steps, batch_size=12, learning_rate=args.learning_rate, decay_from=0.4)
+    if args.decoder_only and not args.start_from:
+        parser.error("--decoder-only needs --start-from: an encoder at random is not worth keeping")
+    loop = replace(VaeConfig().loop, steps=args.steps, learning_rate=args.learning_rate, seed=args.seed)
     config = VaeConfig(loop=loop)
     set_seed(config.loop.seed)
     vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
+    if args.decoder_only:
+        freeze_encoder(vae)
     accelerator = Accelerator()
     vae = train(
         VaeLoss(vae, config), lambda step: crop_batch(step, config), config.loop, args.folder, accelerator=accelerator
     ).vae
     if accelerator.is_main_process:
-        vae.register_to_config(scaling_factor=1 / latent_std(vae, config))
+        if not args.decoder_only:  # the latents are what they were
+            vae.register_to_config(scaling_factor=1 / latent_std(vae, config))
         vae.save_pretrained(args.folder / "vae")
         print(f"scaling factor {vae.config.scaling_factor:.4f}")
 
