@@ -29,13 +29,15 @@ def check_steps(steps: int, scheduler: Any) -> None:
 
     With "leading" spacing and an offset of 1, as in Stable Diffusion, as many steps as there are training
     timesteps would begin past the last one, where diffusers' DDIM raises IndexError; so one less is the most.
+    PNDM that begins with its Runge-Kutta steps takes them in the first four.
     """
     config = scheduler.config
     most = config.num_train_timesteps
     if config.get("timestep_spacing") == "leading":
         most -= config.get("steps_offset", 0)
-    if not _is_integer(steps) or not 1 <= steps <= most:
-        raise ValueError(f"steps is {steps!r}: choose a whole number from 1 to {most}")
+    least = 4 if config.get("skip_prk_steps") is False else 1
+    if not _is_integer(steps) or not least <= steps <= most:
+        raise ValueError(f"steps is {steps!r}: choose a whole number from {least} to {most}")
 
 
 def check_guidance(scale: float) -> None:
@@ -181,7 +183,7 @@ def size_notes(pipe: "DiffusionPipeline", height: int | None, width: int | None)
     height, width = height or SIZE, width or SIZE
     if not is_pocket(pipe) or (height, width) == (SIZE, SIZE):
         return []
-    return [f"Pocket has only seen pictures of {SIZE} x {SIZE} pixels: expect odd shapes at {height} x {width}"]
+    return [f"Pocket has only seen pictures of {SIZE} x {SIZE} pixels: expect odd shapes at {width} x {height}"]
 
 
 def cut_text(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> str:

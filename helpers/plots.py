@@ -39,8 +39,9 @@ DASHES = ("-", "--", "-.", ":")
 # A figure of few colours is stored as a palette picture if that changes no value of any pixel by more than this. A mean
 # error will not do: flat backgrounds hide the bands that a palette draws across a soft shadow.
 PALETTE_ERROR = 8
-# Noise does not compress as PNG. A figure above this is stored as JPEG, which notebooks show just the same, at the best
-# of these qualities that brings it below, or the last one.
+# Noise does not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks show just
+# the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
+PNG_BYTES = 60_000
 FIGURE_BYTES = 100_000
 JPEG_QUALITIES = (92, 85, 75)
 
@@ -229,7 +230,7 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     palette = image.quantize(256, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max()
     png = _file(palette if error <= PALETTE_ERROR else image, "PNG", optimize=True)
-    if len(png) <= FIGURE_BYTES:
+    if len(png) <= PNG_BYTES:
         return "image/png", png, image.width
     for quality in JPEG_QUALITIES:
         jpeg = _file(image, "JPEG", quality=quality, subsampling=0)  # optimize=True fails on noise, in Pillow itself

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 
 from helpers import inputs, loading
 from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, caption
@@ -61,6 +61,16 @@ def test_the_most_steps_are_as_many_as_the_scheduler_can_take(pipe):
 def test_steps_follow_the_scheduler():
     inputs.check_steps(10, EulerDiscreteScheduler(num_train_timesteps=10))
     refused(inputs.check_steps, 11, EulerDiscreteScheduler(num_train_timesteps=10), parts=["11", "1 to 10"])
+
+
+def test_pndm_needs_four_steps_for_its_runge_kutta_start():
+    scheduler = PNDMScheduler()
+    refused(inputs.check_steps, 3, scheduler, parts=["steps is 3", "4 to 1000"])
+    with pytest.raises(ValueError, match="shape"):
+        scheduler.set_timesteps(3)
+    scheduler.set_timesteps(4)
+    inputs.check_steps(4, scheduler)
+    inputs.check_steps(1, PNDMScheduler(skip_prk_steps=True))
 
 
 @pytest.mark.parametrize("scale", [-0.1, 50.5, math.nan, math.inf, "7", None, True])
@@ -235,7 +245,7 @@ def test_a_word_added_to_the_tokenizer_is_known(pocket):
 
 def test_other_sizes_are_noted_for_pocket_alone(pipe, pocket):
     (note,) = inputs.size_notes(pocket, 192, None)
-    assert "128 x 128" in note and "192 x 128" in note
+    assert "128 x 128" in note and "128 x 192" in note
     assert inputs.size_notes(pocket, None, None) == inputs.size_notes(pocket, 128, 128) == []
     assert inputs.size_notes(pipe, 192, 192) == []
 
