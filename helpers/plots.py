@@ -39,8 +39,8 @@ DASHES = ("-", "--", "-.", ":")
 # A figure of few colours is stored as a palette picture if that changes no value of any pixel by more than this. A mean
 # error will not do: flat backgrounds hide the bands that a palette draws across a soft shadow.
 PALETTE_ERROR = 8
-# Noise does not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks show just
-# the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
+# Noise does not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks show
+# just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
 PNG_BYTES = 60_000
 FIGURE_BYTES = 100_000
 JPEG_QUALITIES = (92, 85, 75)
