@@ -1,15 +1,23 @@
-"""The model that is shipped: whole, small, loaded by diffusers alone."""
+"""The model that is shipped: whole, small, loaded by diffusers alone, and what its card and the README say it is."""
+
+import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from helpers.judge import JUDGE
+from helpers.judge import JUDGE, read
 from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, verify_checksums
+from helpers.pictures import generate
 from helpers.scenes import draw, random_scene
 from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes
+from training.model_card import write_card
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +31,7 @@ def test_the_folder_is_small_safe_and_listed():
     assert not [path for path in [*files, *JUDGE.rglob("*")] if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
     verify_checksums(POCKET)
     listed = {line.split("  ")[1] for line in (POCKET / "SHA256SUMS").read_text().splitlines()}
-    assert {path.relative_to(POCKET).as_posix() for path in files} - listed <= {"README.md", "SHA256SUMS"}
+    assert {path.relative_to(POCKET).as_posix() for path in files} - listed == {"README.md", "SHA256SUMS"}
 
 
 def test_it_loads_with_diffusers_alone_and_draws_the_same_picture(pocket):
@@ -52,6 +60,15 @@ def test_latents_have_unit_variance(pocket):
     assert latents.std().item() == pytest.approx(1, abs=0.1)  # of 32 scenes; the factor was fitted on 256
 
 
+def test_it_draws_what_the_prompt_says(pocket):
+    """Eight prompts with one object, at the settings of the card: seven must be right, for one may fail anywhere."""
+    scenes = single_scenes(EvaluationConfig())[::16][:8]
+    readings = read(generate(pocket, [scene.caption() for scene in scenes], steps=20, seed=0))
+    right = [reading.words == scene.words for reading, scene in zip(readings, scenes, strict=True)]
+    assert sum(right) >= 7
+    assert [reading.background for reading in readings] == [scene.background for scene in scenes]
+
+
 def test_reconstructions_are_sharp(pocket):
     real = [draw(scene) for scene in pair_scenes(EvaluationConfig(pictures=16))]
     assert np.mean([psnr(a, b) for a, b in zip(real, decode(pocket, encode(pocket, real)), strict=True)]) > 26
@@ -62,3 +79,23 @@ def test_evaluation_asks_for_what_was_and_was_not_trained():
     assert not any(scene.held_out() for scene in single_scenes(config) + pair_scenes(config))
     assert all(scene.held_out() for scene in held_out_scenes(config))
     assert len({scene.words for scene in single_scenes(config)}) == 124
+
+
+def test_the_card_is_written_from_the_figures(tmp_path):
+    for path in POCKET.rglob("*"):
+        if path.is_file() and path.name != "README.md":
+            target = tmp_path / path.relative_to(POCKET)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(path)
+    write_card(tmp_path)
+    assert (tmp_path / "README.md").read_text() == (POCKET / "README.md").read_text()
+
+
+def test_the_readme_quotes_the_figures_that_were_measured():
+    kinds = json.loads((POCKET / "evaluation.json").read_text())["kinds"]
+    readme = (ROOT / "README.md").read_text()
+    for kind, result in kinds.items():
+        row = re.search(rf"^\| {kind} \|(.*)\|$", readme, re.MULTILINE)
+        assert row, kind
+        quoted = [float(number) for number in re.findall(r"([\d.]+) %", row[1])]
+        assert quoted == [round(100 * result["model"][what], 1) for what in ("words", "style", "background")]

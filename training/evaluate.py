@@ -152,6 +152,9 @@ def main() -> None:
     args = parser.parse_args()
     config = EvaluationConfig(pictures=args.pictures, steps=args.steps, guidance=args.guidance)
     accelerator = Accelerator()
+    with accelerator.main_process_first():
+        if accelerator.is_main_process:
+            write_checksums(args.model)  # of weights that have just been put there: loading compares them
     pipe = load_pipeline(str(args.model), device=accelerator.device)
     pipe.set_progress_bar_config(disable=True)
     results = evaluate(pipe, config, accelerator)

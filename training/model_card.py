@@ -102,11 +102,14 @@ emoji sets, as in `images/sprites/README.md`.
 """
 
 COMMANDS = """\
-    accelerate launch -m training.train_vae        # runs/vae
-    accelerate launch -m training.train_unet       # runs/unet
-    cp -r runs/unet/pipeline/. models/pocket-diffusion
-    python -m training.train_judge                 # models/sprite-judge
-    accelerate launch -m training.evaluate         # these figures and this card"""
+    accelerate launch -m training.train_vae                      # runs/vae
+    accelerate launch -m training.train_unet --steps 4200        # runs/unet
+    accelerate launch --mixed_precision bf16 -m training.train_unet --folder runs/more \\
+        --start-from runs/unet/pipeline --vae runs/vae/vae --seed 1 --scenes 24000 \\
+        --steps 5200 --batch-size 32 --learning-rate 9e-4        # runs/more
+    cp -r runs/more/pipeline/. models/pocket-diffusion
+    python -m training.train_judge                               # models/sprite-judge
+    accelerate launch -m training.evaluate                       # these figures and this card"""
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -152,7 +152,8 @@ def denoising_batch(
 
 def save_pipeline(folder: Path, trainee: DenoisingLoss, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
     """The finished model as a plain Stable Diffusion folder; VAE and U-Net in float16 to halve its size."""
-    vae.register_to_config(_name_or_path=None)  # where it was trained says nothing to anybody else
+    for part in (vae, trainee.unet):
+        part.register_to_config(_name_or_path=None)  # where it was trained says nothing to anybody else
     pipe = StableDiffusionPipeline(
         vae=vae,
         text_encoder=trainee.text_encoder,
