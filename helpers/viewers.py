@@ -5,15 +5,26 @@ ready before the slider moves.
 """
 
 import io
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
+from helpers.latents import channel_pictures, decode
 from helpers.plots import as_picture
+from helpers.sampling import Run, Step
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 INTERVAL = 250  # milliseconds between frames while playing
+LIMIT = 3.0  # the strongest colour of latents and noise: all but 3 in 1000 numbers of a standard normal lie within
+GAP = 2  # pixels between the channels of a latent
 
 
 def _png(picture: Any, side: int) -> bytes:
@@ -54,7 +65,9 @@ def step_viewer(
     slider = widgets.IntSlider(
         value=0, min=0, max=len(rows) - 1, description="step", readout=False, layout=widgets.Layout(width="60%")
     )
-    play = widgets.Play(value=0, min=0, max=len(rows) - 1, interval=INTERVAL)
+    # Play's own buttons are icons without a name, which a screen reader cannot say: it is hidden behind one that has.
+    play = widgets.Play(value=0, min=0, max=len(rows) - 1, interval=INTERVAL, layout=widgets.Layout(display="none"))
+    button = widgets.ToggleButton(description="Play", icon="play", layout=widgets.Layout(width="auto"))
     label = widgets.Label(value=labels[0])
     images = [widgets.Image(value=data, format="png") for data in pictures[0]]
 
@@ -65,7 +78,90 @@ def step_viewer(
 
     slider.observe(show, names="value")
     widgets.jslink((play, "value"), (slider, "value"))
+    widgets.jslink((button, "value"), (play, "playing"))
     columns = [widgets.VBox([widgets.Label(value=name), image]) for name, image in zip(names, images, strict=True)]
-    viewer = widgets.VBox([widgets.HBox([play, slider, label]), widgets.HBox(columns)])
+    controls = [widgets.HBox([button, play]), slider, label]
+    # In a narrow window both rows go on in a new line.
+    viewer = widgets.VBox(
+        [widgets.HBox(row, layout=widgets.Layout(flex_flow="row wrap")) for row in (controls, columns)]
+    )
     viewer.add_class("step-viewer")
     return viewer
+
+
+def run_viewer(
+    pipe: "StableDiffusionPipeline", steps: Sequence[Step], *, picture: int = 0, side: int = 160
+) -> widgets.VBox:
+    """A slider over the steps of a run, with all that is known at each, as in `run(...).steps` or from `denoise`.
+
+    Latents are drawn channel by channel, two in a row, blue below zero, white at zero, red above. From the left:
+        "x_t": what the U-Net is shown, on the scale from -3 to 3. Samplers such as Euler, whose own latents are
+            larger, divide them before they show them, and so does this column.
+        "predicted noise": the guided one, on the same scale.
+        "text - uncond": what the prompt changes in the prediction, on a scale that fits the largest change of the
+            whole run, so that steps can be compared. Left out of a run without guidance.
+        "x_t decoded": the VAE's picture of x_t. "x0 estimate": its picture of the clean latents the noise implies.
+
+    steps: in any number, also a part of a run. picture: which one of the batch.
+    side: of the pictures, in pixels; latents are enlarged by a whole factor up to it.
+
+    Everything is decoded and drawn in this call. Raises ValueError for no steps, or a picture that the batch lacks.
+    """
+    if isinstance(steps, Run):
+        raise ValueError("steps is a Run: give its list of steps, as in run_viewer(pipe, result.steps)")
+    steps = list(steps)
+    if not steps:
+        raise ValueError("There are no steps to look at: give at least one")
+    batch = len(steps[0].latents)
+    if not 0 <= picture < batch:
+        raise ValueError(
+            f"picture is {picture!r}: this run has {batch}, so choose a whole number from 0 to {batch - 1}"
+        )
+
+    chosen = slice(picture, picture + 1)
+    x_t = [_as_shown(step.latents[chosen], step.noise[chosen], step.x0[chosen]) for step in steps]
+    columns = {
+        "x_t": [_tiles(x, LIMIT, side) for x in x_t],
+        "predicted noise": [_tiles(step.noise[chosen], LIMIT, side) for step in steps],
+    }
+    if all(step.noise_uncond is not None for step in steps):
+        changes = [(step.noise_text - step.noise_uncond)[chosen].float() for step in steps]
+        largest = max(float(change.abs().max()) for change in changes) or 1.0
+        columns["text - uncond"] = [_tiles(change, largest, side) for change in changes]
+    columns["x_t decoded"] = [_sized(image, side) for image in decode(pipe, torch.cat(x_t))]
+    columns["x0 estimate"] = [_sized(image, side) for image in decode(pipe, torch.cat([s.x0[chosen] for s in steps]))]
+
+    labels = [f"step {i} of {len(steps)}, t = {step.t:g}" for i, step in enumerate(steps, start=1)]
+    return step_viewer(list(zip(*columns.values(), strict=True)), labels, names=tuple(columns), side=side)
+
+
+def _as_shown(x: Tensor, eps: Tensor, x0: Tensor) -> Tensor:
+    """x in the scale in which the U-Net sees it: p x0 + q eps with p² + q² = 1.
+
+    Every sampler's latents are p x0 + q eps: with Euler p is 1 and q is sigma, so that x is divided by the square
+    root of 1 + sigma². A Step does not say which sampler it comes from, so p and q are solved for.
+    """
+    parts = torch.stack([x0.flatten(), eps.flatten()], dim=1).cpu().double()  # (numbers, 2)
+    scale = torch.linalg.lstsq(parts, x.flatten()[:, None].cpu().double()).solution.norm()
+    return x / float(scale) if scale > 0 else x  # all zero: any scale will do
+
+
+def _tiles(latents: Tensor, limit: float, side: int) -> np.ndarray:
+    """The channels of one picture's latents (1, C, h, w) in one picture, in rows of equal length."""
+    channels, _ = channel_pictures(latents, limit=limit)
+    across = math.ceil(math.sqrt(len(channels)))
+    height, width, _ = channels[0].shape
+    rows = math.ceil(len(channels) / across)
+    factor = max(1, side // max(across * width, rows * height))
+    high, wide = height * factor, width * factor
+    tiles = np.full((rows * (high + GAP) - GAP, across * (wide + GAP) - GAP, 3), 255, np.uint8)
+    for index, channel in enumerate(channels):
+        top, left = (index // across) * (high + GAP), (index % across) * (wide + GAP)
+        tiles[top : top + high, left : left + wide] = channel.repeat(factor, axis=0).repeat(factor, axis=1)
+    return tiles
+
+
+def _sized(image: Image.Image, side: int) -> Image.Image:
+    """The picture with `side` pixels along its longer side: those of a large model would not fit beside each other."""
+    scale = side / max(image.size)
+    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
