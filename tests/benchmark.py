@@ -26,6 +26,7 @@ STEPS = 20
 GUIDANCE = 5.0
 PICTURES = 5
 CALLS = 20
+PAIRS = 9
 GEMM_SIZE = 3072
 
 
@@ -62,8 +63,8 @@ def seconds(function, times: int) -> list[float]:
     return taken
 
 
-def measure_gemm() -> dict:
-    """GFLOP/s of the best of several large float32 matrix products: what this machine can do at all."""
+def measure_gemm(model: str) -> dict:
+    """GFLOP/s of the best of several large float32 matrix products: what this machine can do, with any `model`."""
     import torch
 
     a, b = torch.randn(2, GEMM_SIZE, GEMM_SIZE)
@@ -128,6 +129,40 @@ def measure_pictures(model: str) -> dict:
     }
 
 
+def measure_denoise(model: str) -> dict:
+    """Seconds of the pipeline's own loop and of `denoise` keeping every Step, in turns; latents only, none decoded.
+
+    In turns, because what else the machine does would otherwise count for one of them. One pair goes before, uncounted.
+    """
+    import torch
+
+    from helpers.loading import load_pipeline
+    from helpers.sampling import run
+
+    pipe = load_pipeline(model, device="cpu", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+
+    def library():
+        generator = torch.Generator().manual_seed(0)
+        options = {"guidance_scale": GUIDANCE, "generator": generator, "output_type": "latent"}
+        return pipe(PROMPT, num_inference_steps=STEPS, **options).images
+
+    def recorded():
+        return run(pipe, PROMPT, steps=STEPS, guidance=GUIDANCE, seed=0)
+
+    figures = {"library": [], "recorded": []}
+    for pair in range(PAIRS + 1):
+        # Each goes first in every other pair: the second finds the caches warm.
+        for function in (library, recorded) if pair % 2 else (recorded, library):
+            start = time.perf_counter()
+            function()
+            figures[function.__name__].append(time.perf_counter() - start)
+    return {name: statistics.median(taken[1:]) for name, taken in figures.items()}
+
+
+PARTS = {"gemm": measure_gemm, "pictures": measure_pictures, "denoise": measure_denoise}
+
+
 def measure_apart(part: str, model: str) -> dict:
     """Run one part of this file in a process of its own and read the figures it prints last."""
     command = [sys.executable, __file__, "--part", part, "--model", model]
@@ -173,6 +208,16 @@ def picture_rows(gemm: dict, pocket: dict) -> list[tuple[str, str]]:
     ]
 
 
+def denoise_rows(denoise: dict) -> list[tuple[str, str]]:
+    library, recorded = denoise["library"], denoise["recorded"]
+    return [
+        (
+            f"{STEPS} steps with `denoise()`, keeping all of each, against the pipeline's own",
+            f"{recorded:.2f} s and {library:.2f} s, {recorded / library:.3f} times",
+        )
+    ]
+
+
 def report(model: str, gemm: dict, rows: list[tuple[str, str]]) -> str:
     """The figures and the machine they belong to, as Markdown."""
     system = f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, torch {gemm['torch']}"
@@ -196,12 +241,11 @@ def main() -> None:
     parser.add_argument("--model", default="pocket", help="what load_pipeline takes: a name or a folder")
     parser.add_argument("--output", type=Path, default=ROOT / "tests" / "benchmark.md")
     parser.add_argument("--lessons", action="store_true", help="also run every lesson and time it")
-    parser.add_argument("--part", choices=["gemm", "pictures"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
 
     if options.part:
-        figures = measure_gemm() if options.part == "gemm" else measure_pictures(options.model)
-        print(json.dumps(figures))
+        print(json.dumps(PARTS[options.part](options.model)))
         return
     if options.model == "pocket" and not (ROOT / "models" / "pocket-diffusion" / "model_index.json").is_file():
         raise SystemExit(
@@ -210,6 +254,7 @@ def main() -> None:
         )
     gemm = measure_apart("gemm", options.model)
     rows = picture_rows(gemm, measure_apart("pictures", options.model))
+    rows += denoise_rows(measure_apart("denoise", options.model))
     if options.lessons:
         rows += lesson_rows()
     text = report(options.model, gemm, rows)
