@@ -1,6 +1,7 @@
 # `make` lists the targets. Linux and macOS; on Windows use WSL, or conda with environment.yml.
 PYTHON ?= python3
 LAB_FLAGS ?=
+PLAYGROUND_FLAGS ?=
 PYTEST_FLAGS ?=
 LESSON_SECONDS ?= 900
 TORCH ?= torch==2.13.0
@@ -14,7 +15,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
 	--nbval-cell-timeout $(LESSON_SECONDS)
 
-.PHONY: help lab test bench notebooks format pins
+.PHONY: help lab playground test bench notebooks format pins
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -24,7 +25,11 @@ lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prin
 	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
 		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
 
-test: $(INSTALLED) ## check everything: style, unit tests, every lesson (NOTEBOOKS=notebooks/x.ipynb for one)
+# Its settings are in notebooks/voila.json: Voila's page would fetch a style sheet from the network, where one is here.
+playground: $(INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
+	cd notebooks && ../$(BIN)/voila playground.ipynb $(PLAYGROUND_FLAGS)
+
+test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a browser if there is one (NOTEBOOKS=notebooks/x.ipynb for one)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests $(if $(NOTEBOOKS),$(NBVAL) $(NOTEBOOKS)) $(PYTEST_FLAGS)
@@ -42,7 +47,7 @@ format: $(INSTALLED) ## let ruff repair and lay out code and lessons
 pins: ## choose the newest versions inside pyproject.toml's ranges and write requirements.txt
 	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
 	$(PYTHON) -m venv "$$new/venv"; \
-	"$$new/venv/bin/pip" install --quiet "$(TORCH)" -e ".[training,test]"; \
+	"$$new/venv/bin/pip" install --quiet "$(TORCH)" -e ".[playground,training,test]"; \
 	{ grep '^#' requirements.txt; "$$new/venv/bin/pip" freeze --exclude-editable \
 		| grep -viE '^(nvidia-|cuda-|triton)' | sed 's/+[A-Za-z0-9.]*$$//' | LC_ALL=C sort -f; } > "$$new/pins"; \
 	cp "$$new/pins" requirements.txt; git --no-pager diff --stat requirements.txt

@@ -1,0 +1,723 @@
+"""Every lesson and the playground in a real JupyterLab and a real browser, used as a learner uses them.
+
+Skipped, by name, where there is neither a Chromium nor a Chrome. BROWSER_SHOTS names a folder to keep the screenshots
+in; without it they go to pytest's own temporary one.
+"""
+
+import io
+import os
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from PIL import Image
+from playwright.sync_api import sync_playwright
+
+from tests import browser
+from tests.browser import Notebook, find_chromium, text_of
+from tests.test_exercises import CHECK, SOLUTION
+from tests.test_sections import needed
+
+if find_chromium() is None:  # all of it at once, so that the summary has one line that cannot be overlooked
+    pytest.skip(
+        "THE BROWSER SUITE DID NOT RUN: no Chromium or Chrome was found (on Debian: apt-get install chromium)",
+        allow_module_level=True,
+    )
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+LESSONS = sorted(path.stem for path in (browser.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
+FRAMES = 5  # of the notebook that is made here, whose every colour is known
+PRESSES = 6  # arrow keys in each viewer of a lesson
+CONTRAST = 4.5  # of text, WCAG 2.2, success criterion 1.4.3
+
+
+# --- what is opened
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=find_chromium(), args=list(browser.FLAGS))
+        yield launched
+        launched.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("lab")
+    browser.copy_lessons(made)
+    nbformat.write(colour_notebook(), made / "notebooks" / "colours.ipynb")
+    return made
+
+
+@pytest.fixture(scope="module")
+def lab(chromium, folder):
+    with browser.jupyter_lab(folder) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def shots(tmp_path_factory):
+    made = Path(os.environ["BROWSER_SHOTS"]) if os.environ.get("BROWSER_SHOTS") else tmp_path_factory.mktemp("shots")
+    made.mkdir(parents=True, exist_ok=True)
+    return made
+
+
+@pytest.fixture(scope="module")
+def new_page(chromium):
+    """Opens empty pages, and says at the end whether any of them asked for something that is not on this machine."""
+    asked, held_back = set(), set()
+
+    def opened():
+        page = chromium.new_page(viewport=WIDE)
+        page.on("request", lambda request: asked.add(request.url))
+        # What a page's own policy forbids is never sent; Voila's page names two style sheets that ours does without.
+        page.on("requestfailed", lambda request: held_back.add(request.url if request.failure == "csp" else None))
+        return page
+
+    yield opened
+    here = re.compile(r"(https?|wss?)://127\.0\.0\.1[:/]|data:|blob:|about:")
+    elsewhere = sorted(url for url in asked - held_back if not here.match(url))
+    assert not elsewhere, f"asked for addresses that are not on this machine: {elsewhere[:5]}"
+
+
+@pytest.fixture(scope="module", params=LESSONS)
+def lesson(request, lab, new_page):
+    """A lesson that was stepped through with Shift+Enter, from its first cell to its last."""
+    notebook = Notebook(new_page(), lab(request.param))
+    notebook.name = request.param
+    notebook.select(0)
+    for _ in notebook.cells:
+        notebook.step()
+    yield notebook
+    notebook.close()
+
+
+@pytest.fixture
+def open_notebook(lab, new_page):
+    opened = []
+
+    def one(name):
+        opened.append(Notebook(new_page(), lab(name)))
+        return opened[-1]
+
+    yield one
+    for notebook in opened:
+        notebook.close()
+
+
+# --- every lesson
+
+
+def troubles(cells):
+    """The errors and the lines on stderr in the outputs of cells."""
+    found = []
+    for number, cell in enumerate(cells):
+        for output in cell.get("outputs", []):
+            if output["output_type"] == "error":
+                found.append(f"cell {number}: {output['ename']}: {output['evalue']}")
+            if output.get("name") == "stderr":
+                found.append(f"cell {number} on stderr: {text_of(output)}")
+    return found
+
+
+def counts(cells):
+    return [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
+
+
+def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
+    assert troubles(lesson.cells) == []
+    # Shift+Enter in the last cell adds an empty one below.
+    assert [number for number in counts(lesson.cells) if number] == list(range(1, len(code_cells(lesson)) + 1))
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+
+
+PICTURES = """
+async () => {
+    const found = [];
+    for (const img of document.querySelectorAll('.jp-Notebook img')) {
+        await img.decode().catch(() => {});
+        const canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [img.naturalWidth, img.naturalHeight];
+        let opaque = false;
+        if (img.naturalWidth) {
+            const context = canvas.getContext('2d');
+            context.drawImage(img, 0, 0);
+            const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+            opaque = data.every((value, index) => index % 4 !== 3 || value === 255);
+        }
+        found.push({
+            width: img.naturalWidth, height: img.naturalHeight, shown: img.getBoundingClientRect().width, opaque,
+            output: !!img.closest('.jp-RenderedImage'), source: img.src.slice(0, 60),
+        });
+    }
+    return found;
+}
+"""
+
+
+def test_every_picture_of_a_lesson_is_decoded_and_opaque(lesson):
+    found = lesson.page.evaluate(PICTURES)
+    assert [picture for picture in found if not (picture["width"] and picture["height"] and picture["shown"])] == []
+    # A figure with a clear background would be black on black in the dark theme.
+    assert [picture for picture in found if not picture["opaque"]] == []
+    figures = [output for cell in lesson.cells for output in cell.get("outputs", []) if is_figure(output)]
+    assert figures
+    assert sum(picture["output"] for picture in found) == len(figures)
+
+
+def is_figure(output):
+    return bool({"image/png", "image/jpeg"} & output.get("data", {}).keys())
+
+
+def test_every_figure_of_a_lesson_has_a_description_that_is_read_out(lesson):
+    shown = lesson.page.locator(".jp-Notebook").text_content()
+    for cell in lesson.cells:
+        for output in filter(is_figure, cell.get("outputs", [])):
+            sentence = text_of(output)
+            assert len(sentence.split()) >= 3, sentence
+            assert not sentence.startswith("<"), f"{sentence} is no description: use plots.show"
+            assert sentence in shown, "the description is not on the page"
+
+
+def test_every_widget_of_a_lesson_is_there(lesson):
+    kind = "application/vnd.jupyter.widget-view+json"
+    views = [output for cell in lesson.cells for output in cell.get("outputs", []) if kind in output.get("data", {})]
+    assert lesson.page.locator(".jp-OutputArea-output.jupyter-widgets, .jp-OutputArea-output .jupyter-widgets").count()
+    assert lesson.page.locator(".jp-OutputArea-output:has(> .jupyter-widgets)").count() >= len(views)
+    assert lesson.page.get_by_text("Error displaying widget").count() == 0
+    assert lesson.page.get_by_text("Click to show javascript error").count() == 0
+
+
+VIEWER = """
+async viewer => {
+    const pictures = [];
+    for (const img of viewer.querySelectorAll('img')) {
+        await img.decode();
+        const canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [img.naturalWidth, img.naturalHeight];
+        const context = canvas.getContext('2d');
+        context.drawImage(img, 0, 0);
+        let hash = 0;
+        const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+        for (const value of data) hash = (hash * 31 + value) | 0;
+        pictures.push([img.naturalWidth, img.naturalHeight, hash]);
+    }
+    const handle = viewer.querySelector('.noUi-handle');
+    return {
+        label: viewer.querySelector(':scope > .widget-hbox > div.widget-label').textContent,
+        value: Number(handle.getAttribute('aria-valuenow')),
+        last: Number(handle.getAttribute('aria-valuemax')),
+        pictures,
+    };
+}
+"""
+# From a key press to the moment when the last of the viewer's new pictures is decoded and can be painted.
+STOPWATCH = """
+viewer => {
+    const handle = viewer.querySelector('.noUi-handle');
+    handle.addEventListener('keydown', () => { viewer.pressed = performance.now(); }, true);
+    for (const img of viewer.querySelectorAll('img'))
+        img.addEventListener('load', () => { viewer.seconds = (performance.now() - viewer.pressed) / 1000; });
+}
+"""
+
+
+class Viewer:
+    """A step viewer on the page, and hands to use it with."""
+
+    def __init__(self, page, element) -> None:
+        self.page, self.element = page, element
+        element.scroll_into_view_if_needed()
+        element.evaluate(STOPWATCH)
+        self.handle = element.locator(".noUi-handle")
+
+    def state(self):
+        """What is shown, once nothing moves any more: label, value, last value, and sizes and hash of each picture."""
+        before = None
+        for _ in range(100):
+            now = self.element.evaluate(VIEWER)
+            if now == before:
+                return now
+            before = now
+            self.page.wait_for_timeout(100)
+        raise AssertionError("the viewer does not come to rest")
+
+    def press(self, key):
+        """Press an arrow key; the state after it, and the seconds until the last new picture was there."""
+        before = self.state()
+        self.handle.focus()
+        self.page.keyboard.press(key)
+        self.until(
+            "(viewer, label) => viewer.querySelector(':scope > .widget-hbox > div.widget-label').textContent !== label",
+            before["label"],
+        )
+        return self.state(), self.element.evaluate("viewer => viewer.seconds")
+
+    def until(self, condition, argument):
+        """Wait until a condition in JavaScript holds for the viewer."""
+        self.page.wait_for_function(
+            f"([viewer, argument]) => ({condition})(viewer, argument)",
+            arg=[self.element.element_handle(), argument],
+            timeout=20_000,
+        )
+
+    def drag(self, where):
+        """Drag the slider with the mouse to its left end (0) or its right one (1); the state after it."""
+        self.element.scroll_into_view_if_needed()
+        start, track = self.handle.bounding_box(), self.element.locator(".noUi-base").bounding_box()
+        y = start["y"] + start["height"] / 2
+        self.page.mouse.move(start["x"] + start["width"] / 2, y)
+        self.page.mouse.down()
+        self.page.mouse.move(track["x"] + track["width"] * where + (20 if where else -20), y, steps=12)
+        self.page.mouse.up()
+        return self.state()
+
+
+def check_label(state):
+    """A label that counts its steps counts them as the slider does."""
+    counted = re.match(r"step (\d+) of (\d+)\b", state["label"])
+    if counted:
+        assert [int(number) for number in counted.groups()] == [state["value"] + 1, state["last"] + 1]
+
+
+def timestep(state):
+    found = re.search(r"\bt = (\d+)", state["label"])
+    return int(found[1]) if found else None
+
+
+def use_viewer(viewer):
+    """Everything a viewer is for, with keys, mouse and play button; the seconds from each key press to its picture."""
+    first = viewer.state()
+    assert first["value"] == 0
+    assert first["pictures"]
+    assert all(width and height for width, height, _ in first["pictures"])
+
+    states, seconds = [first], []
+    for _ in range(min(PRESSES, first["last"])):
+        state, taken = viewer.press("ArrowRight")
+        assert state["value"] == states[-1]["value"] + 1
+        assert state["pictures"] != states[-1]["pictures"], f"nothing changed from {states[-1]['label']}"
+        states.append(state)
+        seconds.append(taken)
+    assert len({state["label"] for state in states}) == len(states)
+    times = [timestep(state) for state in states]
+    if None not in times:
+        assert times in (sorted(times), sorted(times, reverse=True)), f"the timesteps are out of order: {times}"
+
+    end = viewer.drag(1)
+    assert end["value"] == end["last"]
+    assert end["pictures"] != first["pictures"]
+    left, _ = viewer.press("ArrowLeft")
+    assert left["value"] == end["last"] - 1
+    again, _ = viewer.press("ArrowRight")
+    assert again == end, "the same step looks different the second time"
+    assert viewer.drag(0) == first
+    for state in (*states, end, left):
+        check_label(state)
+
+    button = viewer.element.get_by_role("button", name="Play")
+    button.click()
+    viewer.until(
+        "(viewer, value) => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') >= value",
+        min(2, first["last"]),
+    )
+    if first["last"] > 4:  # else it may have come to its end by now, where it stops by itself
+        button.click()
+    played = viewer.state()
+    assert played["value"] >= min(2, first["last"])
+    assert played["pictures"] != first["pictures"]
+    if played["value"] < len(states):
+        assert played == states[played["value"]]
+    return seconds
+
+
+def report(capsys, name, seconds):
+    with capsys.disabled():
+        print(
+            f"\n{name}: from key press to new picture {1000 * statistics.median(seconds):.0f} ms (median of "
+            f"{len(seconds)}; the target is 100)"
+        )
+
+
+def test_every_viewer_of_a_lesson_is_alive(lesson, capsys):
+    viewers = lesson.page.locator(".step-viewer").all()
+    assert viewers, "every lesson has a viewer"
+    seconds = [taken for element in viewers for taken in use_viewer(Viewer(lesson.page, element))]
+    report(capsys, lesson.name, seconds)
+
+
+# What sticks out to the right of its output, and labels that are cut off.
+OVERFLOW = """
+() => {
+    const found = [];
+    for (const output of document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-OutputArea-output')) {
+        const right = output.getBoundingClientRect().right + 1;
+        for (const element of output.querySelectorAll('*')) {
+            const box = element.getBoundingClientRect();
+            const text = element.textContent.slice(0, 60);
+            if (box.width > 1 && box.right > right) found.push(`${element.tagName} ${element.className}: ${text}`);
+            if (element.matches('.widget-label') && element.scrollWidth > element.clientWidth + 1)
+                found.push(`cut off: ${text}`);
+        }
+        if (output.scrollWidth > output.clientWidth + 1) found.push(`scrolls: ${output.textContent.slice(0, 60)}`);
+    }
+    return found;
+}
+"""
+# Text whose contrast with what lies behind it is below the limit.
+PALE = """
+limit => {
+    const colour = text => {
+        const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+        return {r, g, b, a};
+    };
+    const luminance = ({r, g, b}) => [r, g, b]
+        .map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const found = [];
+    for (const element of document.querySelectorAll('.jp-OutputArea-output *, .jp-RenderedMarkdown *')) {
+        const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        const style = getComputedStyle(element);
+        // Not ours to choose: JupyterLab's colours of code and of buttons. Formulas are drawn.
+        const hidden = element.closest('[style*="opacity: 0"], mjx-container, button, .jp-RenderedMarkdown pre');
+        if (!own || hidden || !element.getClientRects().length) continue;
+        let behind = element;
+        while (behind && colour(getComputedStyle(behind).backgroundColor).a === 0) behind = behind.parentElement;
+        const back = luminance(behind ? colour(getComputedStyle(behind).backgroundColor) : {r: 255, g: 255, b: 255});
+        const front = luminance(colour(style.color));
+        const contrast = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+        if (contrast < limit) found.push(`${contrast.toFixed(1)}: ${element.textContent.trim().slice(0, 60)}`);
+    }
+    return [...new Set(found)];
+}
+"""
+
+
+def photograph(notebook, shots, name):
+    notebook.select(0)
+    notebook.page.evaluate("document.querySelector('.jp-Notebook-cell').scrollIntoView()")
+    notebook.page.wait_for_timeout(300)
+    notebook.page.screenshot(path=shots / f"{name}.png")
+
+
+def check_looks(notebook, shots, name):
+    """Both themes have enough contrast, and at 800 pixels nothing sticks out; pictures are taken of each."""
+    page = notebook.page
+    try:
+        for theme, short in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
+            notebook.command("apputils:change-theme", theme=theme)
+            page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+            photograph(notebook, shots, f"{name}-{short}")
+            assert page.evaluate(PALE, CONTRAST) == [], f"too pale in {theme}"
+        page.set_viewport_size(NARROW)
+        photograph(notebook, shots, f"{name}-narrow")
+        assert page.evaluate(OVERFLOW) == []
+    finally:
+        page.set_viewport_size(WIDE)
+        notebook.command("apputils:change-theme", theme="JupyterLab Light")
+
+
+def test_a_lesson_stays_readable_in_the_dark_and_in_a_narrow_window(lesson, shots):
+    check_looks(lesson, shots, lesson.name)
+
+
+def restartable(cells):
+    """The code cells of a section, and those that it cannot do without: of the sections that take more than a first
+    cell or two, the one that takes the fewest."""
+    places = [index for index, cell in enumerate(cells) if cell["cell_type"] == "code"]
+    before = dict(zip(places, needed(["".join(cells[index]["source"]) for index in places]), strict=True))
+    sections, current = [], []
+    for index, cell in enumerate(cells):
+        if cell["cell_type"] == "code":
+            current.append(index)
+        elif re.search(r"^## ", "".join(cell["source"]), re.MULTILINE):
+            sections.append(current)
+            current = []
+    choices = [(sorted({places[i] for index in one for i in before[index]} - set(one)), one) for one in sections if one]
+    return min((choice for choice in choices if len(choice[0]) > 2), key=lambda choice: len(choice[0]))
+
+
+# The last of those that use `lesson`: after it most of the cells have not run in the kernel that is there.
+def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(lesson):
+    set_up, section = restartable(lesson.cells)
+    lesson.restart()
+    for index in [*set_up, *section]:
+        lesson.select(index)
+        lesson.step()
+    ran = [lesson.cells[index] for index in [*set_up, *section]]
+    assert troubles(ran) == []
+    assert counts(ran) == list(range(1, len(ran) + 1))
+
+
+# --- a viewer whose every colour is known
+
+
+def colour_notebook():
+    """A notebook with viewers of one and of five columns, whose frame i is filled with (40 i, 10, 250)."""
+    cells = [
+        new_markdown_cell("# Colours"),
+        new_code_cell(
+            "import numpy as np\n\nfrom helpers import plots\nfrom helpers.viewers import step_viewer\n\n"
+            f"frames = [np.full((8, 8, 3), (40 * i, 10, 250), np.uint8) for i in range({FRAMES})]\n"
+            f"labels = [f'step {{i + 1}} of {FRAMES}, t = {{900 - i}}' for i in range({FRAMES})]\n"
+            "plots.show(plots.film_strip(frames, labels), 'Five frames from blue to pink.')"
+        ),
+        new_code_cell("step_viewer(frames, labels)"),
+        new_code_cell(
+            "names = ('x_t', 'predicted noise', 'text - uncond', 'x_t decoded', 'x0 estimate')\n"
+            "step_viewer([(frame,) * 5 for frame in frames], labels, names=names, side=160)"
+        ),
+    ]
+    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+
+
+@pytest.fixture(scope="module")
+def colours(lab, new_page):
+    notebook = Notebook(new_page(), lab("colours"))
+    assert notebook.command("notebook:run-all-cells")
+    yield notebook
+    notebook.close()
+
+
+COLOURS = """
+viewer => [...viewer.querySelectorAll('img')].map(img => {
+    const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
+    canvas.getContext('2d').drawImage(img, 0, 0, 1, 1);
+    return [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data];
+})
+"""
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_viewer_shows_the_very_frame_that_its_label_names(colours, number, capsys):
+    viewer = Viewer(colours.page, colours.page.locator(".step-viewer").nth(number))
+    for index in range(FRAMES):
+        state = viewer.state() if index == 0 else viewer.press("ArrowRight")[0]
+        assert state["label"] == f"step {index + 1} of {FRAMES}, t = {900 - index}"
+        assert viewer.element.evaluate(COLOURS) == [[40 * index, 10, 250, 255]] * (1, 5)[number]
+    viewer.drag(0)
+    report(capsys, f"colours, viewer {number}", use_viewer(viewer))
+
+
+def test_a_viewer_plays_to_its_end_and_from_the_start_again(colours):
+    viewer = Viewer(colours.page, colours.page.locator(".step-viewer").first)
+    viewer.drag(1)
+    viewer.element.get_by_role("button", name="Play").click()
+    viewer.until("viewer => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') == 1", None)
+    at_end = f"viewer => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') == {FRAMES - 1}"
+    viewer.until(at_end, None)
+    assert viewer.state()["label"].startswith(f"step {FRAMES} of {FRAMES}")
+
+
+def test_a_viewer_says_what_it_is(colours):
+    """In the accessibility tree, in reading order: a named play button, the slider's name before it, the step after."""
+    tree = colours.page.locator(".step-viewer").nth(1).aria_snapshot()
+    spoken = r'button "\W*Play".*text: step\b.*slider.*step \d of 5, t = \d+.*x_t.*img.*predicted noise.*img'
+    assert re.search(spoken, tree, re.DOTALL), tree
+    assert 'button ""' not in tree
+
+
+def test_viewers_stay_readable_in_the_dark_and_in_a_narrow_window(colours, shots):
+    check_looks(colours, shots, "colours")
+
+
+# --- what a learner does
+
+
+def verdicts(notebook):
+    return [
+        text_of(output)
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if CHECK_LINE.match(text_of(output))
+    ]
+
+
+CHECK_LINE = re.compile(r"\d\d\.\w+: ")
+
+
+def test_an_exercise_gives_a_hint_and_then_passes(open_notebook):
+    notebook = open_notebook(LESSONS[0])
+    assert notebook.command("notebook:run-all-cells"), "Run All stopped, with no exercise answered"
+    assert troubles(notebook.cells) == []
+    sources = ["".join(cell["source"]) for cell in notebook.cells]
+    asked = CHECK.findall("\n".join(sources))
+    assert len(verdicts(notebook)) == len(asked)
+    assert all("not answered yet" in line for line in verdicts(notebook))
+
+    name, function = next(pair for pair in asked if pair[0] == "00.latent_shape")
+    answer = next(i for i, source in enumerate(sources) if f"def {function}(" in source and "```" not in source)
+    check = next(i for i, source in enumerate(sources) if f'exercises.check("{name}"' in source)
+    solution = next(match["code"] for source in sources for match in SOLUTION.finditer(source) if match["name"] == name)
+    wrong = f"def {function}(height, width, batch=1):\n    return (1, 4, height // 8, width // 8)"
+    for code, expected in ((wrong, "not right yet. Hint: the first entry is always 1."), (solution, "right, in all")):
+        notebook.type(answer, code)
+        notebook.step()
+        if check != answer:
+            notebook.select(check)
+            notebook.step()
+        assert f"{name}: {expected}" in text_of(notebook.cells[check]["outputs"][0])
+    assert troubles(notebook.cells) == []
+
+
+# --- the playground
+
+
+def encoded(colour):
+    buffer = io.BytesIO()
+    Image.new("RGB", (90, 60), colour).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def use_playground(page, pictures):
+    """The playground from end to end; `pictures` is the folder that it saves to."""
+    place = page.locator(".playground")
+    place.wait_for(timeout=browser.START_SECONDS * 1000)
+    said = place.locator(".playground-message")
+
+    def button(name):
+        return place.get_by_role("button", name=name)
+
+    def says(sentence):
+        page.wait_for_function(
+            "([element, sentence]) => element.textContent.includes(sentence)",
+            arg=[said.element_handle(), sentence],
+            timeout=browser.CELL_SECONDS * 1000,
+        )
+
+    def field(name, value):
+        box = place.get_by_label(name, exact=True)
+        box.fill(str(value))
+        box.press("Tab")
+
+    def suggested(*words):
+        page.wait_for_function(
+            "words => words === [...document.querySelectorAll('.playground > :nth-child(2) button')]"
+            ".filter(button => button.getClientRects().length).map(button => button.textContent).join()",
+            arg=",".join(words),
+        )
+
+    def upload(name, data):
+        with page.expect_file_chooser() as chooser:
+            button(re.compile("Start from a picture")).click()
+        chooser.value.set_files({"name": name, "mimeType": "image/png", "buffer": data})
+
+    # What is wrong is said in a sentence.
+    button("Draw").click()
+    says("The prompt is empty: write what to draw")
+    field("Steps", 0)
+    prompt = place.get_by_label("Prompt", exact=True)
+    prompt.press_sequentially("a fo")
+    suggested("a fox", "a football")
+    button("a fox").click()
+    page.wait_for_function("document.querySelector('.playground input').value === 'a fox'")
+    button("Draw").click()
+    says("steps is 0: choose a whole number from 1 to 999.")
+    upload("notes.png", b"not a picture")
+    says("'notes.png' cannot be read as a picture")
+
+    # Words are suggested as they are typed, and a picture is drawn, with a bar that moves.
+    prompt.press("End")
+    prompt.press_sequentially(" on a bl")
+    suggested("on a black background", "on a blue background")
+    button("on a blue background").click()
+    field("Steps", 3)
+    field("Negative prompt", "a pizzza")
+    place.get_by_label("Sampler").select_option("Euler")
+    bar = place.locator(".widget-hprogress")
+    bar.evaluate(
+        "bar => { bar.widths = []; new MutationObserver(() => bar.widths.push("
+        "bar.getClientRects().length ? bar.querySelector('.progress-bar').style.width : 'hidden'))"
+        ".observe(bar, {attributes: true, subtree: true}); }"
+    )
+    button("Draw").click()
+    says("Drawn in")
+    says("Euler, 3 steps, guidance 4, seed 0")
+    says("Pocket has never seen 'pizzza'; the nearest it knows: 'pizza'")
+    assert "100%" in bar.evaluate("bar => bar.widths"), "the bar was never full"
+    assert not bar.is_visible()
+    shown = place.locator(".playground-result img")
+    assert shown.count() == 4
+    assert all(width > 0 for width in shown.evaluate_all("imgs => imgs.map(img => img.naturalWidth)"))
+    assert shown.first.get_attribute("alt") == "The picture drawn for the prompt: a fox on a blue background"
+    first = shown.first.get_attribute("src")
+
+    # Saved twice, it is there twice.
+    button("Save").click()
+    says("Saved as pictures")
+    saved = sorted(pictures.iterdir())
+    assert Image.open(saved[-1]).size == (128, 128)
+    button("Save").click()
+    says(f"picture_{len(saved)}.jpg")
+    assert len(list(pictures.iterdir())) == len(saved) + 1
+
+    # From a picture, and with strength 1 from noise: another one each time.
+    upload("sky.png", encoded("skyblue"))
+    says("The picture will be changed towards the prompt")
+    place.locator(".playground-given img").wait_for()
+    field("Steps", 4)
+    button("Draw").click()
+    says("4 steps, guidance 4, seed 0, strength 0.6")
+    second = place.locator(".playground-result img")
+    assert second.first.get_attribute("src") != first
+    assert second.count() == 3  # 0.6 of 4 steps are 2
+    button("Remove the picture").click()
+    says("Without a picture")
+    assert page.get_by_text("Traceback").count() == 0
+
+
+def test_the_playground_in_jupyterlab(open_notebook, folder, shots):
+    notebook = open_notebook("playground")
+    assert notebook.command("notebook:run-all-cells")
+    use_playground(notebook.page, folder / "notebooks" / "pictures")
+    assert troubles(notebook.cells) == []
+    notebook.page.locator(".playground").scroll_into_view_if_needed()
+    check_looks(notebook, shots, "playground")
+
+
+def test_the_playground_as_a_page_through_voila(chromium, new_page, folder, shots):
+    with browser.voila(folder, "playground") as address:
+        page = new_page()
+        page.goto(address, timeout=browser.START_SECONDS * 1000)
+        use_playground(page, folder / "notebooks" / "pictures")
+        assert page.get_by_text("load_pipeline").count() == 0, "the code is shown"
+        page.screenshot(path=shots / "playground-voila.png", full_page=True)
+        page.set_viewport_size(NARROW)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1"), "wider than the window"
+        page.screenshot(path=shots / "playground-voila-narrow.png", full_page=True)
+        page.close()
+
+
+# --- the pixels of what is here are read as they are
+
+
+def test_a_spoiled_figure_would_be_noticed(new_page):
+    """The checks of this file find what they look for: a clear picture, a broken one, pale and wide text."""
+    clear = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(clear, format="PNG")
+    page = new_page()
+    page.route("**/clear.png", lambda route: route.fulfill(body=clear.getvalue(), content_type="image/png"))
+    page.route("**/page", lambda route: route.fulfill(body="<body></body>", content_type="text/html"))
+    page.route("**/none.png", lambda route: route.fulfill(status=404))
+    page.goto("http://127.0.0.1/page")
+    page.set_content(
+        '<div class="jp-Notebook"><div class="jp-CodeCell" style="width: 300px"><div class="jp-OutputArea-output" '
+        'style="background: white; overflow: auto"><img src="clear.png"><img src="none.png">'
+        '<p style="color: #bbb">pale</p><pre style="width: 500px">wide</pre></div></div></div>'
+    )
+    found = page.evaluate(PICTURES)
+    assert [(picture["width"], picture["opaque"]) for picture in found] == [(4, False), (0, False)]
+    assert page.evaluate(PALE, CONTRAST) == ["1.9: pale"]
+    assert [line.partition(":")[0] for line in page.evaluate(OVERFLOW)] == ["PRE ", "scrolls"]
+    page.close()
