@@ -115,7 +115,7 @@ def test_each_note_is_printed_once(pocket, calls, capsys):
     generate(pocket, ["a foks", "a foks", "a kat"], negative_prompt="a foks", height=192)
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 3
-    assert "'foks'" in said[0] and "'kat'" in said[1] and "192 x 128" in said[2]
+    assert "'foks'" in said[0] and "'kat'" in said[1] and "128 x 192" in said[2]
 
 
 def test_a_negative_prompt_without_guidance_is_noted(pipe, calls, capsys):
