@@ -1,13 +1,14 @@
 """Loading a Stable Diffusion pipeline: the one in this repository, the real one, or any other in its format."""
 
 import difflib
+import errno
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,9 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 POCKET = ROOT / "models" / "pocket-diffusion"
 KNOWN = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 ARTICLE_MODEL = "dreamlike-art/dreamlike-photoreal-2.0"  # the fine-tune that the article behind this course uses
+# The commit of each known model that the lessons were written for: what is downloaded does not change under them.
+# Models that are not listed are taken from their branch `main`.
+REVISIONS = {
+    KNOWN["sd15"]: "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    ARTICLE_MODEL: "d9e27ac81cfa72def39d74ca673219c349f0a0d5",
+}
 CHECKSUMS = "SHA256SUMS"
 
-CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', or a folder"
+CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', a folder, or a .safetensors file"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,6 +40,18 @@ NEEDED = {
     "image_encoder": ("*.safetensors",),
     "tokenizer": ("tokenizer.json", "vocab.json"),
 }
+# One weight of each part of a Stable Diffusion 1 checkpoint in a single file, by the names of the original code.
+SINGLE_FILE = {
+    "U-Net": "model.diffusion_model.input_blocks.0.0.weight",
+    "VAE": "first_stage_model.decoder.conv_in.weight",
+    "text encoder": "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+}
+GIB = 2**30
+ROOM = 2 * GIB  # of GPU memory that drawing needs beside the weights, for a picture of 512 x 512 in float16
+FULL = (
+    "The memory of the {kind} is full: draw fewer pictures at a time, or smaller ones; shut down other notebooks that "
+    "use it; or load the pipeline again after restarting the kernel, with dtype=torch.float16 if it was another"
+)
 
 
 def best_device() -> torch.device:
@@ -41,25 +60,39 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device | str) -> torch.dtype:
-    """float16 on CUDA, where it halves memory and time; float32 elsewhere, where it is slow or overflows."""
+    """float16 on CUDA, where it halves memory and time; float32 elsewhere.
+
+    CPUs compute slowly in float16, and on Apple's MPS it has overflowed into black pictures.
+    """
     return torch.float16 if torch.device(device).type == "cuda" else torch.float32
 
 
 def load_pipeline(
-    name: str | Path = "auto", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    name: str | Path = "auto",
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    safety_checker: bool = True,
 ) -> "StableDiffusionPipeline":
     """A Stable Diffusion pipeline, ready to draw, with every component on one device and in one dtype.
 
     name: "pocket", the model in this repository, needs no network. "sd15" is Stable Diffusion 1.5. A hub id
-    (`owner/name`) or a folder loads any other model in the same format. "auto" takes Stable Diffusion 1.5 on a CUDA
-    GPU when it can be had, else Pocket; if it falls back it says so in one printed sentence.
+    (`owner/name`) or a folder loads any other model in the same format; a .safetensors file loads a checkpoint of
+    Stable Diffusion 1, whose configuration and tokenizer then come from the hub or its cache. "auto" takes Stable
+    Diffusion 1.5 on a CUDA GPU when it can be had, else Pocket; if it falls back it says so in one printed sentence.
     device, dtype: by default `best_device()` and `best_dtype(device)`.
+    safety_checker: load the one that the model brings, if it does (Pocket has none). The pipeline shows it every
+    finished picture, and it blackens those that it takes for sexual content; one printed sentence says that it is on.
+    False leaves it out: then what is drawn is for you to judge. `sampling.denoise` and `latents.decode` never use it.
 
-    Weights are read from safetensors only, never from pickle, and no code from the model is run. Nothing is printed
-    on stderr but the progress of a download.
+    Models of the hub that the course knows are taken at one commit (`REVISIONS`). What was downloaded is compared
+    with its hash, and what differs is thrown away. Weights are read from safetensors only, never from pickle, and no
+    code from the model is run. Nothing is printed on stderr but the progress of a download. If a GPU is short of
+    memory, what was done about it is printed.
 
-    Raises ValueError for a name, folder, device or dtype that cannot work, and for weights that are missing or
-    damaged; ConnectionError if the hub cannot be reached; PermissionError if the hub wants a login.
+    Raises ValueError for a name, folder, file, device or dtype that cannot work, and for weights that are missing or
+    damaged; ConnectionError if the hub cannot be reached or a download arrives damaged; PermissionError if the hub
+    wants a login; OSError if the disk is full; MemoryError if the device's memory is.
     """
     device = _checked_device(device)
     dtype = best_dtype(device) if dtype is None else dtype
@@ -67,24 +100,40 @@ def load_pipeline(
         raise ValueError(f"Unknown dtype {dtype!r}: choose one of {', '.join(map(str, DTYPES))}")
     if name == "auto" and device.type == "cuda":
         try:
-            return _from_hub(KNOWN["sd15"], device, dtype)
+            return _from_hub(KNOWN["sd15"], device, dtype, safety_checker)
         except (OSError, ValueError) as error:
             print(f"Stable Diffusion 1.5 could not be had, so this is Pocket Diffusion instead: {error}")
     if name in ("auto", "pocket"):
-        return _from_folder(POCKET, device, dtype)
+        return _from_folder(POCKET, device, dtype, safety_checker)
     text = KNOWN.get(name, name) if isinstance(name, str) else str(name)
     path = Path(text).expanduser()
     if text and path.is_dir():
-        return _from_folder(path, device, dtype)
+        return _from_folder(path, device, dtype, safety_checker)
     if path.is_file():
-        raise ValueError(f"{text!r} is a file: give the folder of a pipeline, with model_index.json and safetensors")
-    if isinstance(name, str) and HUB_ID.fullmatch(text):
-        return _from_hub(text, device, dtype)
-    if isinstance(name, Path) or "/" in text or "\\" in text:
-        raise ValueError(f"There is no folder {text!r}: choose {CHOICES}")
+        return _from_single_file(path, device, dtype)
+    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".safetensors"):
+        return _from_hub(text, device, dtype, safety_checker)
+    if isinstance(name, Path) or "/" in text or "\\" in text or text.endswith(".safetensors"):
+        raise ValueError(f"There is no folder or file {text!r}: choose {CHOICES}")
     near = difflib.get_close_matches(text.lower(), ["auto", "pocket", *KNOWN], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"Unknown model {text!r}{hint}: choose {CHOICES}")
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn a full GPU into a MemoryError that says in one sentence what helps, and give back what can be given back."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; Apple's MPS has no class of its own for it
+        mps = "MPS backend out of memory" in str(error)
+        if not (isinstance(error, torch.OutOfMemoryError) or mps):
+            raise
+        # The traceback holds the tensors of every function it passed through: without it they can be freed.
+        cause = error.with_traceback(None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise MemoryError(FULL.format(kind="Mac's GPU" if mps else "GPU")) from cause
 
 
 def write_checksums(folder: str | Path) -> None:
@@ -176,10 +225,12 @@ def _sha256(path: Path) -> str:
 def _cure(folder: Path) -> str:
     if folder.resolve() == POCKET.resolve():
         return "restore it with `git checkout -- models/pocket-diffusion`, or clone the course again"
+    if folder.parent.name == "snapshots":  # of the hub's cache: repository / snapshots / commit
+        return f"delete {folder.parent.parent} and load it again"
     return "copy or download the folder again"
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, safety_checker: bool) -> None:
     """Raise ValueError unless a folder holds a whole Stable Diffusion pipeline in safetensors."""
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} is missing: {_cure(folder)}")
@@ -202,7 +253,7 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} brings its own code ({code.name}), which is never run: choose a model without any")
     # diffusers loads a pipeline without its tokenizer's files and says nothing, so each part is looked at here.
     for name, value in parts.items():
-        if not isinstance(value, list) or value[0] is None:
+        if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety_checker):
             continue
         needed = NEEDED.get(name, ("*.json",))
         if any(next((folder / name).glob(pattern), None) for pattern in needed):
@@ -217,15 +268,19 @@ def _refuse_pickle(folder: Path) -> None:
             raise ValueError(f"{path} is a pickle, which can run code when loaded: choose a model in .safetensors")
 
 
-def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+def _from_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype, safety_checker: bool, name: str | None = None
+) -> "StableDiffusionPipeline":
+    """name: what to call the pipeline, if not by its folder."""
     from safetensors import SafetensorError
 
-    _check_folder(folder)
+    _check_folder(folder, safety_checker)
+    without = {} if safety_checker else {"safety_checker": None, "requires_safety_checker": False}
     try:
         with quiet():
             from diffusers import StableDiffusionPipeline  # here, because importing it prints advice on torchvision
 
-            pipe = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, dtype=dtype)
+            pipe = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, dtype=dtype, **without)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The weights in {folder} are damaged or do not fit its configuration: {_cure(folder)}"
@@ -233,7 +288,51 @@ def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> "Sta
     lost = _lost_tensor(pipe, folder)
     if lost is not None:
         raise ValueError(f"The weights in {folder} are damaged ({lost} is not among them): {_cure(folder)}")
-    return pipe.to(device)
+    if name is not None:
+        pipe.register_to_config(_name_or_path=name)
+    if pipe.safety_checker is not None:
+        print(
+            f"{pipe.name_or_path} brings a safety checker, and it is on: pictures that it takes for sexual content "
+            "come out black. It errs both ways. safety_checker=False leaves it out, and you judge what is drawn."
+        )
+    return _placed(pipe, device)
+
+
+def _placed(pipe: "StableDiffusionPipeline", device: torch.device) -> "StableDiffusionPipeline":
+    """The pipeline on its device; if that is short of memory, with what helps switched on, and said."""
+    weights = sum(
+        tensor.nbytes
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+        for tensor in part.parameters()
+    )
+    free = _free_memory(device)
+    with memory_advice():
+        if free is None or free >= weights + ROOM:
+            return pipe.to(device)
+        # Attention over one head at a time, decoding one picture at a time: slower, with the same pictures.
+        pipe.enable_attention_slicing()
+        pipe.vae.enable_slicing()
+        done = "attention is computed in slices, which is slower"
+        if device.type == "cuda":
+            pipe.enable_model_cpu_offload(device=device)
+            done += ", and each part waits in main memory until it is needed, which is slower still"
+        else:
+            pipe.to(device)
+    print(
+        f"Memory is short ({free / GIB:.1f} GB free, {weights / GIB:.1f} GB of weights, about {ROOM / GIB:.0f} GB to "
+        f"draw): {done}."
+    )
+    return pipe
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that a GPU has left for a pipeline; None on the CPU, where the system knows best."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":  # shares the main memory; this is the part that Apple advises to use at most
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
 
 
 def _lost_tensor(pipe: "StableDiffusionPipeline", folder: Path) -> str | None:
@@ -244,42 +343,171 @@ def _lost_tensor(pipe: "StableDiffusionPipeline", folder: Path) -> str | None:
         for name, tensor in getattr(pipe, part).named_parameters():
             if tensor.is_meta:
                 return f"{part}.{name}"
-    stored: set[str] = set()
-    for path in (folder / "text_encoder").glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            stored |= {name.removeprefix("text_model.") for name in file.keys()}  # noqa: SIM118 (not a dict)
-    for name, _ in pipe.text_encoder.named_parameters():
-        if name.removeprefix("text_model.") not in stored:  # transformers dropped this prefix in 5.6
-            return f"text_encoder.{name}"
+    for part in ("text_encoder", "safety_checker"):
+        if getattr(pipe, part) is None:
+            continue
+        stored: set[str] = set()
+        for path in (folder / part).glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                stored |= {_short(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        for name, _ in getattr(pipe, part).named_parameters():
+            if _short(name) not in stored:
+                return f"{part}.{name}"
     return None
 
 
-def _from_hub(name: str, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+def _short(name: str) -> str:
+    """A weight's name without the prefixes that transformers dropped in 5.6 (once or twice in older files)."""
+    return name.removeprefix("text_model.").removeprefix("vision_model.").removeprefix("vision_model.")
+
+
+def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+    """A checkpoint of Stable Diffusion 1 in one file, by the names of the original code.
+
+    The file holds weights alone: no configuration, no tokenizer (a megabyte and a half), no safety checker. What is
+    missing is that of Stable Diffusion 1.5, from the hub or its cache.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path} is a pickle, which can run code when loaded: choose a model in .safetensors")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no model: choose {CHOICES}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: copy or download it again") from error
+    missing = [part for part, weight in SINGLE_FILE.items() if weight not in stored]
+    if missing:
+        raise ValueError(
+            f"{path} has no {' and no '.join(missing)} of Stable Diffusion 1: choose a whole checkpoint, not a part, "
+            "an add-on or another model, or the folder of a pipeline"
+        )
+    settings = _ask_hub(f"the settings for {path.name}", KNOWN["sd15"], _download_settings)
     try:
         with quiet():
             from diffusers import StableDiffusionPipeline
 
-            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True))
+            pipe = StableDiffusionPipeline.from_single_file(
+                str(path),
+                config=str(settings),
+                local_files_only=True,
+                torch_dtype=dtype,
+                safety_checker=None,
+                requires_safety_checker=False,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights in {path} are damaged, or not those of a Stable Diffusion 1: choose another file"
+        ) from error
+    for part in ("unet", "vae", "text_encoder"):
+        for weight, tensor in getattr(pipe, part).named_parameters():
+            if tensor.is_meta:
+                raise ValueError(f"The weights in {path} are damaged ({part}.{weight} is not among them)")
+    pipe.register_to_config(_name_or_path=str(path))
+    print(f"{path.name} brings no safety checker, as no single file does: what is drawn is for you to judge.")
+    return _placed(pipe, device)
+
+
+def _download_settings(name: str, **options: Any) -> str:
+    """Everything of a pipeline in the hub but its weights: a folder in the cache."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, allow_patterns=["*.json", "*.txt"], **options)
+
+
+def _from_hub(name: str, device: torch.device, dtype: torch.dtype, safety_checker: bool) -> "StableDiffusionPipeline":
+    def download(name: str, **options: Any) -> str:
+        from diffusers import StableDiffusionPipeline
+
+        if not safety_checker:
+            options["safety_checker"] = None  # not even downloaded
+        return StableDiffusionPipeline.download(name, use_safetensors=True, **options)
+
+    folder = _ask_hub(name, name, download)
+    return _from_folder(folder, device, dtype, safety_checker, name)  # rather than a folder deep in the cache
+
+
+def _ask_hub(asked: str, name: str, download: Callable[..., str]) -> Path:
+    """What `download` fetches of a model: a folder of the hub's cache, compared with its hashes.
+
+    asked: what the sentence of a failure calls it.
+    """
+    revision = REVISIONS.get(name)
+    try:
+        with quiet():
+            try:
+                folder = Path(download(name, revision=revision))
+            except Exception as error:
+                # diffusers itself turns to the cache after only some of the network's failures.
+                if not isinstance(_hub_sentence(name, name, error), ConnectionError):
+                    raise
+                try:
+                    folder = Path(download(name, revision=revision, local_files_only=True))
+                except Exception:
+                    raise error from error.__cause__
     except Exception as error:
-        sentence = _hub_sentence(name, error)
+        sentence = _hub_sentence(asked, name, error)
         if sentence is None:
             raise
         raise sentence from error
-    pipe = _from_folder(folder, device, dtype)
-    pipe.register_to_config(_name_or_path=name)  # rather than a folder deep in the cache
-    return pipe
+    _verify_download(folder)
+    return folder
+
+
+def _verify_download(snapshot: Path) -> None:
+    """Compare what the hub's cache holds of a model with its hashes; throw away what differs, and raise.
+
+    The hub's client compares sizes only. Its cache keeps each file under the hash that the hub gave for it, SHA-256
+    for large files and git's for small ones, with a link from the snapshot; where the file system has no links, there
+    is nothing to compare with. Each file is hashed once: a list beside the cache's own remembers which were right.
+    """
+    listing = snapshot.parent.parent / "verified.txt"
+    known = set(listing.read_text(encoding="utf-8").splitlines()) if listing.is_file() else set()
+    right, wrong = set(), []
+    for path in sorted(path for path in snapshot.rglob("*") if path.is_symlink() and path.is_file()):
+        blob = path.parent / path.readlink()
+        if not blob.exists():  # deleted a moment ago: two files of one content share it
+            wrong.append(path)
+            path.unlink()
+            continue
+        state = blob.stat()
+        line = f"{blob.name} {state.st_size} {state.st_mtime_ns}"
+        if line not in known and _hub_hash(blob) not in (None, blob.name):
+            wrong.append(path)
+            blob.unlink()
+            path.unlink()
+        else:
+            right.add(line)
+    if not right <= known:
+        with suppress(OSError):  # a cache that is read-only, or a full disk: the files are hashed again next time
+            listing.write_text("".join(f"{line}\n" for line in sorted(known | right)), encoding="utf-8")
+    if wrong:
+        names = ", ".join(path.relative_to(snapshot).as_posix() for path in wrong)
+        raise ConnectionError(f"{names} arrived damaged (another hash than the hub's) and was deleted: load it again")
+
+
+def _hub_hash(blob: Path) -> str | None:
+    """The hash of a file of the kind that its name is: SHA-256, or git's of a blob; None for another name."""
+    if re.fullmatch("[0-9a-f]{64}", blob.name):
+        return _sha256(blob)
+    if re.fullmatch("[0-9a-f]{40}", blob.name):
+        content = blob.read_bytes()
+        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return None
 
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .")
 
 
-def _hub_sentence(name: str, error: BaseException) -> OSError | ValueError | None:
+def _hub_sentence(asked: str, name: str, error: BaseException) -> OSError | ValueError | None:
     """The exception that says in one sentence why the hub gave nothing, or None if it was no matter of the hub.
 
     diffusers wraps what happened, so the whole chain of causes is read, the innermost last.
     """
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
     chain: list[BaseException] = []
     step: BaseException | None = error
@@ -287,16 +515,28 @@ def _hub_sentence(name: str, error: BaseException) -> OSError | ValueError | Non
         chain.append(step)
         step = step.__cause__ or step.__context__
     statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
+    if any(getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for link in chain):
+        return OSError(
+            errno.ENOSPC,
+            f"No space left on device for {asked!r}: make room where the downloads go, {constants.HF_HUB_CACHE}, or "
+            "set HF_HOME to a folder on another disk before Python starts, and load it again",
+        )
     if any(isinstance(link, errors.GatedRepoError) for link in chain) or 403 in statuses:
         return PermissionError(
-            f"{name!r} asks you to accept its terms at https://huggingface.co/{name} and to log in with "
+            f"{asked!r} asks you to accept its terms at https://huggingface.co/{name} and to log in with "
             "`hf auth login`; load_pipeline('pocket') needs neither"
         )
+    if any(isinstance(link, errors.RevisionNotFoundError) for link in chain):
+        return ValueError(f"The hub no longer has the revision of {name!r} that the course uses: choose {CHOICES}")
     if any(isinstance(link, errors.RemoteEntryNotFoundError) for link in chain):
         return ValueError(f"{name!r} is not a pipeline: the hub has no model_index.json in it; choose {CHOICES}")
     if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain) or statuses & {401, 404}:
         return ValueError(
             f"The hub has no model {name!r} that you may read, nor is there such a folder here: choose {CHOICES}"
+        )
+    if "Consistency check failed" in str(error):
+        return ConnectionError(
+            f"A file of {asked!r} arrived with another size than the hub gave for it, and was not kept: load it again"
         )
     # HTTP libraries have no common base class; the hub's client changed from requests to httpx and on to httpx2.
     network = ("requests", "httpx", "httpcore", "urllib3", "socket")
@@ -306,8 +546,10 @@ def _hub_sentence(name: str, error: BaseException) -> OSError | ValueError | Non
         for link in chain
     ):
         return ConnectionError(
-            f"{name!r} was asked for, but the model hub could not be reached; load_pipeline('pocket') works offline"
+            f"{asked!r} was asked for, but the model hub could not be reached; load_pipeline('pocket') works offline"
         )
+    if "trust_remote_code" in str(error):
+        return ValueError(f"{name!r} brings its own code, which is never run: choose a model without any")
     if "safetensors" in str(error):
         return ValueError(f"{name!r} has no whole set of .safetensors weights ({_first_line(error)}): choose another")
     return None
