@@ -474,7 +474,7 @@ def _verify_download(snapshot: Path) -> None:
             continue
         state = blob.stat()
         line = f"{blob.name} {state.st_size} {state.st_mtime_ns}"
-        if line not in known and _hub_hash(blob) not in (None, blob.name):
+        if line not in known | right and _hub_hash(blob) not in (None, blob.name):
             wrong.append(path)
             blob.unlink()
             path.unlink()

@@ -74,7 +74,10 @@ def full_pipeline(seed: int = 0) -> StableDiffusionPipeline:
 
 
 def save_full(folder: Path, seed: int = 0, *, old_names: bool = True) -> Path:
-    """A folder as the hub has it. old_names: the weights' names of before transformers 5.6, as in Stable Diffusion 1.5."""
+    """A folder as the hub has it.
+
+    old_names: the weights have the names of before transformers 5.6, as those of Stable Diffusion 1.5 do.
+    """
     full_pipeline(seed).save_pretrained(folder)
     index = json.loads((folder / "model_index.json").read_text())
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]  # and not its stand-in without torchvision
