@@ -1,16 +1,16 @@
 """Loading a Stable Diffusion pipeline: the one in this repository, the real one, or any other in its format."""
 
 import difflib
-import errno
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from helpers import hub
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -47,10 +47,12 @@ SINGLE_FILE = {
     "text encoder": "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
 }
 GIB = 2**30
-ROOM = 2 * GIB  # of GPU memory that drawing needs beside the weights, for a picture of 512 x 512 in float16
+# GPU memory beside the weights: what drawing 512 x 512 pixels in float16 takes, and the least that it can do with when
+# attention is sliced. Estimates, on the safe side, not yet measured on a GPU.
+ROOM, LEAST = 2 * GIB, GIB // 2
 FULL = (
     "The memory of the {kind} is full: draw fewer pictures at a time, or smaller ones; shut down other notebooks that "
-    "use it; or load the pipeline again after restarting the kernel, with dtype=torch.float16 if it was another"
+    "use it; or restart the kernel and load the pipeline with safety_checker=False, or with dtype=torch.float16"
 )
 
 
@@ -148,7 +150,7 @@ def write_checksums(folder: str | Path) -> None:
         for path in paths
         if path.as_posix() not in ("README.md", CHECKSUMS) and not any(part.startswith(".") for part in path.parts)
     ]
-    lines = [f"{_sha256(folder / path)}  {path.as_posix()}\n" for path in listed]
+    lines = [f"{hub.sha256(folder / path)}  {path.as_posix()}\n" for path in listed]
     # Written as bytes: Windows would turn each line end into two characters.
     (folder / CHECKSUMS).write_bytes("".join(lines).encode())
 
@@ -161,7 +163,7 @@ def verify_checksums(folder: str | Path) -> None:
         path = folder / name[1:]  # after the hash come a space and either a space or, for binary mode, a star
         if not path.is_file():
             raise ValueError(f"{path} is missing: {_cure(folder)}")
-        if _sha256(path) != expected:
+        if hub.sha256(path) != expected:
             raise ValueError(f"{path} is damaged (its SHA-256 is not the one in {CHECKSUMS}): {_cure(folder)}")
 
 
@@ -215,11 +217,6 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
     if not known or (checked.type == "cuda" and (checked.index or 0) >= torch.cuda.device_count()):
         raise ValueError(f"Device {str(device)!r} is not there: this machine has {', '.join(map(repr, there))}")
     return checked
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _cure(folder: Path) -> str:
@@ -310,18 +307,19 @@ def _placed(pipe: "StableDiffusionPipeline", device: torch.device) -> "StableDif
     with memory_advice():
         if free is None or free >= weights + ROOM:
             return pipe.to(device)
-        # Attention over one head at a time, decoding one picture at a time: slower, with the same pictures.
+        # A part of the attention at a time, and one picture: slower, the same but for rounding.
         pipe.enable_attention_slicing()
         pipe.vae.enable_slicing()
         done = "attention is computed in slices, which is slower"
-        if device.type == "cuda":
+        if device.type == "cuda" and free < weights + LEAST:
+            # The last resort: a loop by hand then has to look up where a part computes, `pipe._execution_device`.
             pipe.enable_model_cpu_offload(device=device)
-            done += ", and each part waits in main memory until it is needed, which is slower still"
+            done += ", and each part waits in main memory until it is needed, so that pipe.device is the CPU"
         else:
             pipe.to(device)
     print(
-        f"Memory is short ({free / GIB:.1f} GB free, {weights / GIB:.1f} GB of weights, about {ROOM / GIB:.0f} GB to "
-        f"draw): {done}."
+        f"Memory is short ({free / GIB:.1f} GB free, {weights / GIB:.1f} GB of weights, about {ROOM / GIB:.0f} GB more "
+        f"to draw): {done}"
     )
     return pipe
 
@@ -430,126 +428,5 @@ def _from_hub(name: str, device: torch.device, dtype: torch.dtype, safety_checke
 
 
 def _ask_hub(asked: str, name: str, download: Callable[..., str]) -> Path:
-    """What `download` fetches of a model: a folder of the hub's cache, compared with its hashes.
-
-    asked: what the sentence of a failure calls it.
-    """
-    revision = REVISIONS.get(name)
-    try:
-        with quiet():
-            try:
-                folder = Path(download(name, revision=revision))
-            except Exception as error:
-                # diffusers itself turns to the cache after only some of the network's failures.
-                if not isinstance(_hub_sentence(name, name, error), ConnectionError):
-                    raise
-                try:
-                    folder = Path(download(name, revision=revision, local_files_only=True))
-                except Exception:
-                    raise error from error.__cause__
-    except Exception as error:
-        sentence = _hub_sentence(asked, name, error)
-        if sentence is None:
-            raise
-        raise sentence from error
-    _verify_download(folder)
-    return folder
-
-
-def _verify_download(snapshot: Path) -> None:
-    """Compare what the hub's cache holds of a model with its hashes; throw away what differs, and raise.
-
-    The hub's client compares sizes only. Its cache keeps each file under the hash that the hub gave for it, SHA-256
-    for large files and git's for small ones, with a link from the snapshot; where the file system has no links, there
-    is nothing to compare with. Each file is hashed once: a list beside the cache's own remembers which were right.
-    """
-    listing = snapshot.parent.parent / "verified.txt"
-    known = set(listing.read_text(encoding="utf-8").splitlines()) if listing.is_file() else set()
-    right, wrong = set(), []
-    for path in sorted(path for path in snapshot.rglob("*") if path.is_symlink() and path.is_file()):
-        blob = path.parent / path.readlink()
-        if not blob.exists():  # deleted a moment ago: two files of one content share it
-            wrong.append(path)
-            path.unlink()
-            continue
-        state = blob.stat()
-        line = f"{blob.name} {state.st_size} {state.st_mtime_ns}"
-        if line not in known | right and _hub_hash(blob) not in (None, blob.name):
-            wrong.append(path)
-            blob.unlink()
-            path.unlink()
-        else:
-            right.add(line)
-    if not right <= known:
-        with suppress(OSError):  # a cache that is read-only, or a full disk: the files are hashed again next time
-            listing.write_text("".join(f"{line}\n" for line in sorted(known | right)), encoding="utf-8")
-    if wrong:
-        names = ", ".join(path.relative_to(snapshot).as_posix() for path in wrong)
-        raise ConnectionError(f"{names} arrived damaged (another hash than the hub's) and was deleted: load it again")
-
-
-def _hub_hash(blob: Path) -> str | None:
-    """The hash of a file of the kind that its name is: SHA-256, or git's of a blob; None for another name."""
-    if re.fullmatch("[0-9a-f]{64}", blob.name):
-        return _sha256(blob)
-    if re.fullmatch("[0-9a-f]{40}", blob.name):
-        content = blob.read_bytes()
-        return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
-    return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .")
-
-
-def _hub_sentence(asked: str, name: str, error: BaseException) -> OSError | ValueError | None:
-    """The exception that says in one sentence why the hub gave nothing, or None if it was no matter of the hub.
-
-    diffusers wraps what happened, so the whole chain of causes is read, the innermost last.
-    """
-    from huggingface_hub import constants, errors
-
-    chain: list[BaseException] = []
-    step: BaseException | None = error
-    while step is not None and step not in chain:
-        chain.append(step)
-        step = step.__cause__ or step.__context__
-    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
-    if any(getattr(link, "errno", None) in (errno.ENOSPC, errno.EDQUOT) for link in chain):
-        return OSError(
-            errno.ENOSPC,
-            f"No space left on device for {asked!r}: make room where the downloads go, {constants.HF_HUB_CACHE}, or "
-            "set HF_HOME to a folder on another disk before Python starts, and load it again",
-        )
-    if any(isinstance(link, errors.GatedRepoError) for link in chain) or 403 in statuses:
-        return PermissionError(
-            f"{asked!r} asks you to accept its terms at https://huggingface.co/{name} and to log in with "
-            "`hf auth login`; load_pipeline('pocket') needs neither"
-        )
-    if any(isinstance(link, errors.RevisionNotFoundError) for link in chain):
-        return ValueError(f"The hub no longer has the revision of {name!r} that the course uses: choose {CHOICES}")
-    if any(isinstance(link, errors.RemoteEntryNotFoundError) for link in chain):
-        return ValueError(f"{name!r} is not a pipeline: the hub has no model_index.json in it; choose {CHOICES}")
-    if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain) or statuses & {401, 404}:
-        return ValueError(
-            f"The hub has no model {name!r} that you may read, nor is there such a folder here: choose {CHOICES}"
-        )
-    if "Consistency check failed" in str(error):
-        return ConnectionError(
-            f"A file of {asked!r} arrived with another size than the hub gave for it, and was not kept: load it again"
-        )
-    # HTTP libraries have no common base class; the hub's client changed from requests to httpx and on to httpx2.
-    network = ("requests", "httpx", "httpcore", "urllib3", "socket")
-    if any(
-        isinstance(link, (ConnectionError, TimeoutError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError))
-        or type(link).__module__.startswith(network)
-        for link in chain
-    ):
-        return ConnectionError(
-            f"{asked!r} was asked for, but the model hub could not be reached; load_pipeline('pocket') works offline"
-        )
-    if "trust_remote_code" in str(error):
-        return ValueError(f"{name!r} brings its own code, which is never run: choose a model without any")
-    if "safetensors" in str(error):
-        return ValueError(f"{name!r} has no whole set of .safetensors weights ({_first_line(error)}): choose another")
-    return None
+    with quiet():
+        return hub.fetch(asked, name, download, revision=REVISIONS.get(name), choices=CHOICES)

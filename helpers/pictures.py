@@ -70,7 +70,7 @@ def generate(
             width=width,
             generator=[torch.Generator("cpu").manual_seed(int(seed) + i) for i in range(len(prompts))],
         )
-    black = [i for i, flagged in enumerate(drawn.nsfw_content_detected or []) if flagged]
+    black = [i for i, flagged in enumerate(getattr(drawn, "nsfw_content_detected", None) or []) if flagged]
     if black:
         print(
             f"The safety checker took picture {', '.join(map(str, black))} (counted from 0) for sexual content, and "

@@ -21,6 +21,8 @@ from helpers.pictures import generate
 from tests.full_format import full_pipeline, save_full, save_single_file
 from tests.hub import Fault, Hub, git_hash, sha256
 
+pytestmark = pytest.mark.slow
+
 SD15 = KNOWN["sd15"]
 UNET = "unet/diffusion_pytorch_model.safetensors"
 PIECE = 4096  # bytes

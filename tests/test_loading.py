@@ -19,7 +19,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from helpers import loading
+from helpers import hub, loading
 from helpers.loading import (
     ARTICLE_MODEL,
     KNOWN,
@@ -376,21 +376,30 @@ def test_a_picture_made_black_is_said(full, capsys):
 # Little memory
 
 
-def test_little_memory_is_noticed_and_said(full, monkeypatch, capsys):
-    monkeypatch.setattr(loading, "_free_memory", lambda device: loading.ROOM // 2)
-    offloaded = []
-    monkeypatch.setattr(
-        StableDiffusionPipeline, "enable_model_cpu_offload", lambda pipe, device: offloaded.append(str(device))
-    )
-    monkeypatch.setattr(StableDiffusionPipeline, "to", lambda pipe, device: pipe)
-    for device in ("cuda", "mps"):
-        pipe = loading._from_folder(full, torch.device(device), torch.float32, False)
-        said = capsys.readouterr().out
-        assert "Memory is short (1.0 GB free, 0.0 GB of weights" in said and "slices" in said
-        assert ("main memory" in said) == (device == "cuda")
-        assert pipe.vae.use_slicing
-        assert any("Sliced" in type(processor).__name__ for processor in pipe.unet.attn_processors.values())
-    assert offloaded == ["cuda"]
+@pytest.mark.parametrize(
+    "device, free, measures",
+    [
+        ("cuda", loading.ROOM + loading.GIB, "nothing"),
+        ("cuda", loading.ROOM // 2, "slices"),
+        ("cuda", loading.LEAST // 2, "offload"),
+        ("mps", loading.LEAST // 2, "slices"),
+    ],
+)
+def test_little_memory_is_noticed_and_said(device, free, measures, full, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "_free_memory", lambda device: free)
+    done = []
+    offload = lambda pipe, device: done.append("offload")  # noqa: E731
+    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", offload)
+    monkeypatch.setattr(StableDiffusionPipeline, "to", lambda pipe, device: done.append("to") or pipe)
+    pipe = loading._from_folder(full, torch.device(device), torch.float32, False)
+    said = capsys.readouterr().out
+    sliced = any("Sliced" in type(processor).__name__ for processor in pipe.unet.attn_processors.values())
+    assert done == ["offload" if measures == "offload" else "to"]
+    assert pipe.vae.use_slicing == sliced == (measures != "nothing")
+    assert said.count("\n") == (measures != "nothing")
+    if measures != "nothing":
+        assert f"{free / loading.GIB:.1f} GB free, 0.0 GB of weights" in said and "slices" in said
+    assert ("main memory" in said) == (measures == "offload")
 
 
 @pytest.mark.parametrize(
@@ -615,13 +624,13 @@ def test_a_right_download_is_hashed_once_and_a_changed_file_again(tmp_path, monk
     for name in ("one", "two"):  # two files of one content share it
         (snapshot / name).symlink_to(blob)
     hashed = []
-    right_hash = loading._hub_hash
-    monkeypatch.setattr(loading, "_hub_hash", lambda path: hashed.append(path.name) or right_hash(path))
-    loading._verify_download(snapshot)
-    loading._verify_download(snapshot)
+    right_hash = hub.file_hash
+    monkeypatch.setattr(hub, "file_hash", lambda path: hashed.append(path.name) or right_hash(path))
+    hub.verify_download(snapshot)
+    hub.verify_download(snapshot)
     assert set(hashed) == {blob.name} and len(hashed) <= 2
     blob.write_bytes(b"wrong")
     os.utime(blob, (0, 0))
     with pytest.raises(ConnectionError, match="one, two arrived damaged"):
-        loading._verify_download(snapshot)
+        hub.verify_download(snapshot)
     assert not list(snapshot.iterdir()) and not list(blobs.iterdir())
