@@ -170,7 +170,9 @@ class _RecordingProcessor:
         if isinstance(text, tuple):  # with an IP-Adapter: the text, then the pictures
             text = text[0]
         self.recorder.add(self.name, attn, hidden_states, hidden_states if text is None else text, attention_mask)
-        return self.processor(attn, hidden_states, encoder_hidden_states, attention_mask, temb, *args, **kwargs)
+        # The processors of sliced attention know no temb; Stable Diffusion has none for them.
+        rest = (temb, *args) if temb is not None or args else ()
+        return self.processor(attn, hidden_states, encoder_hidden_states, attention_mask, *rest, **kwargs)
 
 
 @torch.no_grad()

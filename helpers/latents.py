@@ -53,7 +53,8 @@ def encode(
             f"resize or crop them, to {fitting} for instance"
         )
     parameters = [
-        vae.encode(part.to(vae.device, vae.dtype)).latent_dist.parameters for part in x.split(_at_once(height, width))
+        vae.encode(part.to(_device(pipe), vae.dtype)).latent_dist.parameters
+        for part in x.split(_at_once(height, width))
     ]
     # One distribution for all, so that what is drawn from it does not depend on the slices.
     posterior = DiagonalGaussianDistribution(torch.cat(parameters))
@@ -79,7 +80,7 @@ def decode_tensor(pipe: "StableDiffusionPipeline", latents: Tensor) -> Tensor:
     if not latents.is_floating_point():
         raise ValueError(f"Latents are floats, not {latents.dtype}")
     at_once = _at_once(*(side * factor for side in latents.shape[-2:]))
-    unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
+    unscaled = latents.to(_device(pipe), vae.dtype) / vae.config.scaling_factor
     return torch.cat([vae.decode(part).sample for part in unscaled.split(at_once)])
 
 
@@ -128,6 +129,11 @@ def psnr(a: Image.Image | np.ndarray, b: Image.Image | np.ndarray) -> float:
         raise ValueError(f"PSNR compares pictures of one size, not {one.shape} with {other.shape}")
     error = float(np.square(one.astype(float) - other.astype(float)).mean())
     return 10 * math.log10(255**2 / error) if error else math.inf
+
+
+def _device(pipe: "StableDiffusionPipeline") -> torch.device:
+    """Where the VAE computes: another device than that of its weights while they wait in main memory to be used."""
+    return getattr(pipe, "_execution_device", pipe.vae.device)
 
 
 def _at_once(height: int, width: int) -> int:

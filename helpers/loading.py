@@ -1,15 +1,16 @@
 """Loading a Stable Diffusion pipeline: the one in this repository, the real one, or any other in its format."""
 
 import difflib
-import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+from helpers import hub
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -18,9 +19,15 @@ ROOT = Path(__file__).resolve().parent.parent
 POCKET = ROOT / "models" / "pocket-diffusion"
 KNOWN = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 ARTICLE_MODEL = "dreamlike-art/dreamlike-photoreal-2.0"  # the fine-tune that the article behind this course uses
+# The commit of each known model that the lessons were written for: what is downloaded does not change under them.
+# Models that are not listed are taken from their branch `main`.
+REVISIONS = {
+    KNOWN["sd15"]: "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
+    ARTICLE_MODEL: "d9e27ac81cfa72def39d74ca673219c349f0a0d5",
+}
 CHECKSUMS = "SHA256SUMS"
 
-CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', or a folder"
+CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', a folder, or a .safetensors file"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -33,6 +40,20 @@ NEEDED = {
     "image_encoder": ("*.safetensors",),
     "tokenizer": ("tokenizer.json", "vocab.json"),
 }
+# One weight of each part of a Stable Diffusion 1 checkpoint in a single file, by the names of the original code.
+SINGLE_FILE = {
+    "U-Net": "model.diffusion_model.input_blocks.0.0.weight",
+    "VAE": "first_stage_model.decoder.conv_in.weight",
+    "text encoder": "cond_stage_model.transformer.text_model.embeddings.token_embedding.weight",
+}
+GIB = 2**30
+# GPU memory beside the weights: what drawing 512 x 512 pixels in float16 takes, and the least that it can do with when
+# attention is sliced. Estimates, on the safe side, not yet measured on a GPU.
+ROOM, LEAST = 2 * GIB, GIB // 2
+FULL = (
+    "The memory of the {kind} is full: draw fewer pictures at a time, or smaller ones; shut down other notebooks that "
+    "use it; or restart the kernel and load the pipeline with safety_checker=False, or with dtype=torch.float16"
+)
 
 
 def best_device() -> torch.device:
@@ -41,25 +62,39 @@ def best_device() -> torch.device:
 
 
 def best_dtype(device: torch.device | str) -> torch.dtype:
-    """float16 on CUDA, where it halves memory and time; float32 elsewhere, where it is slow or overflows."""
+    """float16 on CUDA, where it halves memory and time; float32 elsewhere.
+
+    CPUs compute slowly in float16, and on Apple's MPS it has overflowed into black pictures.
+    """
     return torch.float16 if torch.device(device).type == "cuda" else torch.float32
 
 
 def load_pipeline(
-    name: str | Path = "auto", *, device: torch.device | str | None = None, dtype: torch.dtype | None = None
+    name: str | Path = "auto",
+    *,
+    device: torch.device | str | None = None,
+    dtype: torch.dtype | None = None,
+    safety_checker: bool = True,
 ) -> "StableDiffusionPipeline":
     """A Stable Diffusion pipeline, ready to draw, with every component on one device and in one dtype.
 
     name: "pocket", the model in this repository, needs no network. "sd15" is Stable Diffusion 1.5. A hub id
-    (`owner/name`) or a folder loads any other model in the same format. "auto" takes Stable Diffusion 1.5 on a CUDA
-    GPU when it can be had, else Pocket; if it falls back it says so in one printed sentence.
+    (`owner/name`) or a folder loads any other model in the same format; a .safetensors file loads a checkpoint of
+    Stable Diffusion 1, whose configuration and tokenizer then come from the hub or its cache. "auto" takes Stable
+    Diffusion 1.5 on a CUDA GPU when it can be had, else Pocket; if it falls back it says so in one printed sentence.
     device, dtype: by default `best_device()` and `best_dtype(device)`.
+    safety_checker: load the one that the model brings, if it does (Pocket has none). The pipeline shows it every
+    finished picture, and it blackens those that it takes for sexual content; one printed sentence says that it is on.
+    False leaves it out: then what is drawn is for you to judge. `sampling.denoise` and `latents.decode` never use it.
 
-    Weights are read from safetensors only, never from pickle, and no code from the model is run. Nothing is printed
-    on stderr but the progress of a download.
+    Models of the hub that the course knows are taken at one commit (`REVISIONS`). What was downloaded is compared
+    with its hash, and what differs is thrown away. Weights are read from safetensors only, never from pickle, and no
+    code from the model is run. Nothing is printed on stderr but the progress of a download. If a GPU is short of
+    memory, what was done about it is printed.
 
-    Raises ValueError for a name, folder, device or dtype that cannot work, and for weights that are missing or
-    damaged; ConnectionError if the hub cannot be reached; PermissionError if the hub wants a login.
+    Raises ValueError for a name, folder, file, device or dtype that cannot work, and for weights that are missing or
+    damaged; ConnectionError if the hub cannot be reached or a download arrives damaged; PermissionError if the hub
+    wants a login; OSError if the disk is full; MemoryError if the device's memory is.
     """
     device = _checked_device(device)
     dtype = best_dtype(device) if dtype is None else dtype
@@ -67,24 +102,40 @@ def load_pipeline(
         raise ValueError(f"Unknown dtype {dtype!r}: choose one of {', '.join(map(str, DTYPES))}")
     if name == "auto" and device.type == "cuda":
         try:
-            return _from_hub(KNOWN["sd15"], device, dtype)
+            return _from_hub(KNOWN["sd15"], device, dtype, safety_checker)
         except (OSError, ValueError) as error:
             print(f"Stable Diffusion 1.5 could not be had, so this is Pocket Diffusion instead: {error}")
     if name in ("auto", "pocket"):
-        return _from_folder(POCKET, device, dtype)
+        return _from_folder(POCKET, device, dtype, safety_checker)
     text = KNOWN.get(name, name) if isinstance(name, str) else str(name)
     path = Path(text).expanduser()
     if text and path.is_dir():
-        return _from_folder(path, device, dtype)
+        return _from_folder(path, device, dtype, safety_checker)
     if path.is_file():
-        raise ValueError(f"{text!r} is a file: give the folder of a pipeline, with model_index.json and safetensors")
-    if isinstance(name, str) and HUB_ID.fullmatch(text):
-        return _from_hub(text, device, dtype)
-    if isinstance(name, Path) or "/" in text or "\\" in text:
-        raise ValueError(f"There is no folder {text!r}: choose {CHOICES}")
+        return _from_single_file(path, device, dtype)
+    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".safetensors"):
+        return _from_hub(text, device, dtype, safety_checker)
+    if isinstance(name, Path) or "/" in text or "\\" in text or text.endswith(".safetensors"):
+        raise ValueError(f"There is no folder or file {text!r}: choose {CHOICES}")
     near = difflib.get_close_matches(text.lower(), ["auto", "pocket", *KNOWN], n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     raise ValueError(f"Unknown model {text!r}{hint}: choose {CHOICES}")
+
+
+@contextmanager
+def memory_advice() -> Iterator[None]:
+    """Turn a full GPU into a MemoryError that says in one sentence what helps, and give back what can be given back."""
+    try:
+        yield
+    except RuntimeError as error:  # torch.OutOfMemoryError is one; Apple's MPS has no class of its own for it
+        mps = "MPS backend out of memory" in str(error)
+        if not (isinstance(error, torch.OutOfMemoryError) or mps):
+            raise
+        # The traceback holds the tensors of every function it passed through: without it they can be freed.
+        cause = error.with_traceback(None)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        raise MemoryError(FULL.format(kind="Mac's GPU" if mps else "GPU")) from cause
 
 
 def write_checksums(folder: str | Path) -> None:
@@ -99,7 +150,7 @@ def write_checksums(folder: str | Path) -> None:
         for path in paths
         if path.as_posix() not in ("README.md", CHECKSUMS) and not any(part.startswith(".") for part in path.parts)
     ]
-    lines = [f"{_sha256(folder / path)}  {path.as_posix()}\n" for path in listed]
+    lines = [f"{hub.sha256(folder / path)}  {path.as_posix()}\n" for path in listed]
     # Written as bytes: Windows would turn each line end into two characters.
     (folder / CHECKSUMS).write_bytes("".join(lines).encode())
 
@@ -112,7 +163,7 @@ def verify_checksums(folder: str | Path) -> None:
         path = folder / name[1:]  # after the hash come a space and either a space or, for binary mode, a star
         if not path.is_file():
             raise ValueError(f"{path} is missing: {_cure(folder)}")
-        if _sha256(path) != expected:
+        if hub.sha256(path) != expected:
             raise ValueError(f"{path} is damaged (its SHA-256 is not the one in {CHECKSUMS}): {_cure(folder)}")
 
 
@@ -168,18 +219,15 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
     return checked
 
 
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def _cure(folder: Path) -> str:
     if folder.resolve() == POCKET.resolve():
         return "restore it with `git checkout -- models/pocket-diffusion`, or clone the course again"
+    if folder.parent.name == "snapshots":  # of the hub's cache: repository / snapshots / commit
+        return f"delete {folder.parent.parent} and load it again"
     return "copy or download the folder again"
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, safety_checker: bool) -> None:
     """Raise ValueError unless a folder holds a whole Stable Diffusion pipeline in safetensors."""
     if not folder.is_dir():
         raise ValueError(f"The folder {folder} is missing: {_cure(folder)}")
@@ -202,7 +250,7 @@ def _check_folder(folder: Path) -> None:
         raise ValueError(f"{folder} brings its own code ({code.name}), which is never run: choose a model without any")
     # diffusers loads a pipeline without its tokenizer's files and says nothing, so each part is looked at here.
     for name, value in parts.items():
-        if not isinstance(value, list) or value[0] is None:
+        if not isinstance(value, list) or value[0] is None or (name == "safety_checker" and not safety_checker):
             continue
         needed = NEEDED.get(name, ("*.json",))
         if any(next((folder / name).glob(pattern), None) for pattern in needed):
@@ -217,15 +265,19 @@ def _refuse_pickle(folder: Path) -> None:
             raise ValueError(f"{path} is a pickle, which can run code when loaded: choose a model in .safetensors")
 
 
-def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+def _from_folder(
+    folder: Path, device: torch.device, dtype: torch.dtype, safety_checker: bool, name: str | None = None
+) -> "StableDiffusionPipeline":
+    """name: what to call the pipeline, if not by its folder."""
     from safetensors import SafetensorError
 
-    _check_folder(folder)
+    _check_folder(folder, safety_checker)
+    without = {} if safety_checker else {"safety_checker": None, "requires_safety_checker": False}
     try:
         with quiet():
             from diffusers import StableDiffusionPipeline  # here, because importing it prints advice on torchvision
 
-            pipe = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, dtype=dtype)
+            pipe = StableDiffusionPipeline.from_pretrained(str(folder), use_safetensors=True, dtype=dtype, **without)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ValueError(
             f"The weights in {folder} are damaged or do not fit its configuration: {_cure(folder)}"
@@ -233,7 +285,52 @@ def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> "Sta
     lost = _lost_tensor(pipe, folder)
     if lost is not None:
         raise ValueError(f"The weights in {folder} are damaged ({lost} is not among them): {_cure(folder)}")
-    return pipe.to(device)
+    if name is not None:
+        pipe.register_to_config(_name_or_path=name)
+    if pipe.safety_checker is not None:
+        print(
+            f"{pipe.name_or_path} brings a safety checker, and it is on: pictures that it takes for sexual content "
+            "come out black. It errs both ways. safety_checker=False leaves it out, and you judge what is drawn."
+        )
+    return _placed(pipe, device)
+
+
+def _placed(pipe: "StableDiffusionPipeline", device: torch.device) -> "StableDiffusionPipeline":
+    """The pipeline on its device; if that is short of memory, with what helps switched on, and said."""
+    weights = sum(
+        tensor.nbytes
+        for part in pipe.components.values()
+        if isinstance(part, torch.nn.Module)
+        for tensor in part.parameters()
+    )
+    free = _free_memory(device)
+    with memory_advice():
+        if free is None or free >= weights + ROOM:
+            return pipe.to(device)
+        # A part of the attention at a time, and one picture: slower, the same but for rounding.
+        pipe.enable_attention_slicing()
+        pipe.vae.enable_slicing()
+        done = "attention is computed in slices, which is slower"
+        if device.type == "cuda" and free < weights + LEAST:
+            # The last resort: a loop by hand then has to look up where a part computes, `pipe._execution_device`.
+            pipe.enable_model_cpu_offload(device=device)
+            done += ", and each part waits in main memory until it is needed, so that pipe.device is the CPU"
+        else:
+            pipe.to(device)
+    print(
+        f"Memory is short ({free / GIB:.1f} GB free, {weights / GIB:.1f} GB of weights, about {ROOM / GIB:.0f} GB more "
+        f"to draw): {done}"
+    )
+    return pipe
+
+
+def _free_memory(device: torch.device) -> int | None:
+    """Bytes that a GPU has left for a pipeline; None on the CPU, where the system knows best."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    if device.type == "mps":  # shares the main memory; this is the part that Apple advises to use at most
+        return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
+    return None
 
 
 def _lost_tensor(pipe: "StableDiffusionPipeline", folder: Path) -> str | None:
@@ -244,70 +341,92 @@ def _lost_tensor(pipe: "StableDiffusionPipeline", folder: Path) -> str | None:
         for name, tensor in getattr(pipe, part).named_parameters():
             if tensor.is_meta:
                 return f"{part}.{name}"
-    stored: set[str] = set()
-    for path in (folder / "text_encoder").glob("*.safetensors"):
-        with safe_open(path, framework="pt") as file:
-            stored |= {name.removeprefix("text_model.") for name in file.keys()}  # noqa: SIM118 (not a dict)
-    for name, _ in pipe.text_encoder.named_parameters():
-        if name.removeprefix("text_model.") not in stored:  # transformers dropped this prefix in 5.6
-            return f"text_encoder.{name}"
+    for part in ("text_encoder", "safety_checker"):
+        if getattr(pipe, part) is None:
+            continue
+        stored: set[str] = set()
+        for path in (folder / part).glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                stored |= {_short(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        for name, _ in getattr(pipe, part).named_parameters():
+            if _short(name) not in stored:
+                return f"{part}.{name}"
     return None
 
 
-def _from_hub(name: str, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+def _short(name: str) -> str:
+    """A weight's name without the prefixes that transformers dropped in 5.6 (once or twice in older files)."""
+    return name.removeprefix("text_model.").removeprefix("vision_model.").removeprefix("vision_model.")
+
+
+def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+    """A checkpoint of Stable Diffusion 1 in one file, by the names of the original code.
+
+    The file holds weights alone: no configuration, no tokenizer (a megabyte and a half), no safety checker. What is
+    missing is that of Stable Diffusion 1.5, from the hub or its cache.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if path.suffix in PICKLES:
+        raise ValueError(f"{path} is a pickle, which can run code when loaded: choose a model in .safetensors")
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no model: choose {CHOICES}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            stored = set(file.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is damaged: copy or download it again") from error
+    missing = [part for part, weight in SINGLE_FILE.items() if weight not in stored]
+    if missing:
+        raise ValueError(
+            f"{path} has no {' and no '.join(missing)} of Stable Diffusion 1: choose a whole checkpoint, not a part, "
+            "an add-on or another model, or the folder of a pipeline"
+        )
+    settings = _ask_hub(f"the settings for {path.name}", KNOWN["sd15"], _download_settings)
     try:
         with quiet():
             from diffusers import StableDiffusionPipeline
 
-            folder = Path(StableDiffusionPipeline.download(name, use_safetensors=True))
-    except Exception as error:
-        sentence = _hub_sentence(name, error)
-        if sentence is None:
-            raise
-        raise sentence from error
-    pipe = _from_folder(folder, device, dtype)
-    pipe.register_to_config(_name_or_path=name)  # rather than a folder deep in the cache
-    return pipe
+            pipe = StableDiffusionPipeline.from_single_file(
+                str(path),
+                config=str(settings),
+                local_files_only=True,
+                torch_dtype=dtype,
+                safety_checker=None,
+                requires_safety_checker=False,
+            )
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ValueError(
+            f"The weights in {path} are damaged, or not those of a Stable Diffusion 1: choose another file"
+        ) from error
+    for part in ("unet", "vae", "text_encoder"):
+        for weight, tensor in getattr(pipe, part).named_parameters():
+            if tensor.is_meta:
+                raise ValueError(f"The weights in {path} are damaged ({part}.{weight} is not among them)")
+    pipe.register_to_config(_name_or_path=str(path))
+    print(f"{path.name} brings no safety checker, as no single file does: what is drawn is for you to judge.")
+    return _placed(pipe, device)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(" .")
+def _download_settings(name: str, **options: Any) -> str:
+    """Everything of a pipeline in the hub but its weights: a folder in the cache."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(name, allow_patterns=["*.json", "*.txt"], **options)
 
 
-def _hub_sentence(name: str, error: BaseException) -> OSError | ValueError | None:
-    """The exception that says in one sentence why the hub gave nothing, or None if it was no matter of the hub.
+def _from_hub(name: str, device: torch.device, dtype: torch.dtype, safety_checker: bool) -> "StableDiffusionPipeline":
+    def download(name: str, **options: Any) -> str:
+        from diffusers import StableDiffusionPipeline
 
-    diffusers wraps what happened, so the whole chain of causes is read, the innermost last.
-    """
-    from huggingface_hub import errors
+        if not safety_checker:
+            options["safety_checker"] = None  # not even downloaded
+        return StableDiffusionPipeline.download(name, use_safetensors=True, **options)
 
-    chain: list[BaseException] = []
-    step: BaseException | None = error
-    while step is not None and step not in chain:
-        chain.append(step)
-        step = step.__cause__ or step.__context__
-    statuses = {getattr(getattr(link, "response", None), "status_code", None) for link in chain}
-    if any(isinstance(link, errors.GatedRepoError) for link in chain) or 403 in statuses:
-        return PermissionError(
-            f"{name!r} asks you to accept its terms at https://huggingface.co/{name} and to log in with "
-            "`hf auth login`; load_pipeline('pocket') needs neither"
-        )
-    if any(isinstance(link, errors.RemoteEntryNotFoundError) for link in chain):
-        return ValueError(f"{name!r} is not a pipeline: the hub has no model_index.json in it; choose {CHOICES}")
-    if any(isinstance(link, errors.RepositoryNotFoundError) for link in chain) or statuses & {401, 404}:
-        return ValueError(
-            f"The hub has no model {name!r} that you may read, nor is there such a folder here: choose {CHOICES}"
-        )
-    # HTTP libraries have no common base class; the hub's client changed from requests to httpx and on to httpx2.
-    network = ("requests", "httpx", "httpcore", "urllib3", "socket")
-    if any(
-        isinstance(link, (ConnectionError, TimeoutError, errors.HfHubHTTPError, errors.LocalEntryNotFoundError))
-        or type(link).__module__.startswith(network)
-        for link in chain
-    ):
-        return ConnectionError(
-            f"{name!r} was asked for, but the model hub could not be reached; load_pipeline('pocket') works offline"
-        )
-    if "safetensors" in str(error):
-        return ValueError(f"{name!r} has no whole set of .safetensors weights ({_first_line(error)}): choose another")
-    return None
+    folder = _ask_hub(name, name, download)
+    return _from_folder(folder, device, dtype, safety_checker, name)  # rather than a folder deep in the cache
+
+
+def _ask_hub(asked: str, name: str, download: Callable[..., str]) -> Path:
+    with quiet():
+        return hub.fetch(asked, name, download, revision=REVISIONS.get(name), choices=CHOICES)

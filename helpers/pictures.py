@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from helpers import inputs
-from helpers.loading import quiet
+from helpers.loading import memory_advice, quiet
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -37,7 +37,8 @@ def generate(
     height, width: in pixels; None stands for the model's own size.
 
     Everything is checked before any work: ValueError says what is wrong and what would do. What the model will not
-    understand of a prompt is printed, once each.
+    understand of a prompt is printed, once each, and which pictures a safety checker made black. A full GPU raises
+    MemoryError with advice.
     """
     if guidance is not None:
         inputs.check_guidance(guidance)
@@ -58,8 +59,9 @@ def generate(
     # The pipeline takes its own size for both sides unless both are given.
     own = pipe.unet.config.sample_size * pipe.vae_scale_factor
     height, width = height or own, width or own
-    with quiet(bars=True):  # the library's own warning about cut text repeats the note
-        return pipe(
+    # The library's own warnings, about cut text and black pictures, repeat the notes.
+    with quiet(bars=True), memory_advice():
+        drawn = pipe(
             prompts,
             num_inference_steps=int(steps),
             guidance_scale=guidance,
@@ -67,7 +69,14 @@ def generate(
             height=height,
             width=width,
             generator=[torch.Generator("cpu").manual_seed(int(seed) + i) for i in range(len(prompts))],
-        ).images
+        )
+    black = [i for i, flagged in enumerate(getattr(drawn, "nsfw_content_detected", None) or []) if flagged]
+    if black:
+        print(
+            f"The safety checker took picture {', '.join(map(str, black))} (counted from 0) for sexual content, and "
+            "made it black: try another seed or prompt"
+        )
+    return drawn.images
 
 
 def save_pictures(

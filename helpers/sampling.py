@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers import inputs
-from helpers.loading import quiet
+from helpers.loading import memory_advice, quiet
 from helpers.schedules import check_timesteps
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def _loop(
     device = pipe._execution_device  # differs from pipe.device when the weights wait on the CPU to be used
     guided = guidance != 1
     # The library's own warning about cut text repeats the note of `denoise`.
-    with torch.no_grad(), quiet(bars=True):
+    with torch.no_grad(), quiet(bars=True), memory_advice():
         text, uncond = pipe.encode_prompt(prompts, device, 1, guided, negative_prompt=negative_prompts)
     if guided:
         text = torch.cat([uncond, text])  # (2B, tokens, width): one call of the U-Net answers for both
@@ -157,7 +157,7 @@ def _loop(
     for index, number in enumerate(scheduler.timesteps.tolist()):
         t = scheduler.timesteps[index]
         # Not around the yield, where it would switch off the gradients of whoever takes the step.
-        with torch.no_grad():
+        with torch.no_grad(), memory_advice():
             shown = scheduler.scale_model_input(x, t)
             batch = torch.cat([shown, shown]) if guided else shown
             noise_text = pipe.unet(batch, t, encoder_hidden_states=text, return_dict=False)[0]

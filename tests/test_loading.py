@@ -1,7 +1,9 @@
 """Loading: the right pipeline, in silence, or one sentence that says what would work."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,8 +19,21 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from helpers import loading
-from helpers.loading import ARTICLE_MODEL, KNOWN, ROOT, best_device, best_dtype, load_pipeline, verify_checksums
+from helpers import hub, loading
+from helpers.loading import (
+    ARTICLE_MODEL,
+    KNOWN,
+    REVISIONS,
+    ROOT,
+    best_device,
+    best_dtype,
+    load_pipeline,
+    memory_advice,
+    verify_checksums,
+)
+from helpers.pictures import generate
+from helpers.sampling import run as run_loop
+from tests.full_format import full_pipeline, save_full, save_single_file
 from tests.tiny import tiny_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -55,6 +70,7 @@ def gpu(pocket, monkeypatch):
     moves = []
     monkeypatch.setattr(loading, "_devices", lambda: ["cuda", "cpu"])
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(loading, "_free_memory", lambda device: None)
     monkeypatch.setattr(StableDiffusionPipeline, "to", lambda pipe, device: moves.append(str(device)) or pipe)
     return moves
 
@@ -74,7 +90,8 @@ def hub_answers(monkeypatch, answer):
     """Let the hub answer with an exception, or with a folder as its download."""
 
     def download(cls, name, **options):
-        assert options == {"use_safetensors": True}
+        options.pop("local_files_only", None)  # the second try, from the cache
+        assert options == {"use_safetensors": True, "revision": REVISIONS.get(name)}
         if isinstance(answer, Exception):
             raise answer
         return str(answer)
@@ -240,11 +257,176 @@ def test_a_name_near_nothing_gets_the_choices_alone(name):
 
 @pytest.mark.parametrize("name", ["./gone", "/gone/for/good", "a/b/c", Path("gone/model")])
 def test_a_folder_that_is_not_there_is_refused(name):
-    refused(name, f"no folder {str(name)!r}", loading.CHOICES)
+    refused(name, f"no folder or file {str(name)!r}", loading.CHOICES)
 
 
-def test_a_single_file_is_refused(folder):
-    refused(folder / UNET, UNET, "is a file", "model_index.json")
+# A single file
+
+
+@pytest.fixture(scope="session")
+def full(tmp_path_factory):
+    """A folder in the full format of the hub, safety checker included."""
+    return save_full(tmp_path_factory.mktemp("models") / "full")
+
+
+@pytest.fixture
+def one_file(full, tmp_path, monkeypatch):
+    """A tiny checkpoint in one file; its settings come from a folder in place of the hub's cache."""
+    monkeypatch.setattr(loading, "_download_settings", lambda name, **options: str(full))
+    return save_single_file(full_pipeline(), tmp_path / "one.safetensors")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_single_file_holds_the_same_weights(one_file, capsys, dtype):
+    pipe, expected = load_pipeline(one_file, device="cpu", dtype=dtype), tiny_pipeline().to(dtype=dtype)
+    for part in ("unet", "vae", "text_encoder"):
+        loaded = dict(getattr(pipe, part).named_parameters())
+        for name, tensor in getattr(expected, part).named_parameters():
+            torch.testing.assert_close(loaded[name], tensor, rtol=0, atol=0)
+    assert pipe.name_or_path == str(one_file) and pipe.safety_checker is None
+    assert capsys.readouterr().out.count("no safety checker") == 1
+
+
+@pytest.mark.parametrize(
+    "start, part", [("model.", "U-Net"), ("first_stage_model.", "VAE"), ("cond_stage_model.", "text encoder")]
+)
+def test_a_file_without_one_of_the_parts_is_refused(one_file, start, part):
+    tensors = {name: tensor for name, tensor in load_file(one_file).items() if not name.startswith(start)}
+    save_file(tensors, one_file)
+    refused(one_file, one_file, f"no {part}", "Stable Diffusion 1")
+
+
+def test_the_file_of_one_component_is_refused(folder):
+    refused(folder / UNET, UNET, "no U-Net and no VAE and no text encoder", "not a part")
+
+
+def test_a_file_that_lost_a_weight_is_refused(one_file):
+    tensors = load_file(one_file)
+    for name in ("model.diffusion_model.out.2.bias", "cond_stage_model.transformer.text_model.final_layer_norm.bias"):
+        save_file({key: tensor for key, tensor in tensors.items() if key != name}, one_file)
+        refused(one_file, one_file, "damaged")
+
+
+def test_a_cut_file_is_refused(one_file):
+    os.truncate(one_file, one_file.stat().st_size // 2)
+    refused(one_file, one_file, "damaged")
+
+
+@pytest.mark.parametrize("suffix, said", [(".ckpt", "pickle"), (".pt", "pickle"), (".zip", "no model")])
+def test_other_files_are_refused_unread(tmp_path, suffix, said):
+    path = tmp_path / f"model{suffix}"
+    path.write_bytes(b"nothing")
+    refused(path, path, said)
+
+
+def test_a_single_file_without_hub_or_cache_is_refused(one_file, monkeypatch):
+    def nothing(name, **options):
+        raise errors.LocalEntryNotFoundError("not cached")
+
+    monkeypatch.setattr(loading, "_download_settings", nothing)
+    refused(one_file, "the settings for one.safetensors", "could not be reached", error=ConnectionError)
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path):
+    refused("model.safetensors", "no folder or file 'model.safetensors'")
+    refused("some/model.safetensors", "no folder or file")
+
+
+# The safety checker
+
+
+def test_the_safety_checker_is_on_and_said_unless_it_is_left_out(full, capsys):
+    pipe = load_pipeline(full, device="cpu")
+    assert pipe.safety_checker is not None and pipe.feature_extractor is not None
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    for part in (str(full), "safety checker", "it is on", "sexual content", "black", "safety_checker=False"):
+        assert part in said
+    assert load_pipeline(full, device="cpu", safety_checker=False).safety_checker is None
+    assert capsys.readouterr().out == ""
+
+
+def test_a_safety_checker_left_out_need_not_be_there(full, tmp_path):
+    folder = Path(shutil.copytree(full, tmp_path / "model"))
+    shutil.rmtree(folder / "safety_checker")
+    refused(folder, folder / "safety_checker", ".safetensors")
+    assert load_pipeline(folder, device="cpu", safety_checker=False).unet is not None
+
+
+@pytest.mark.parametrize("old_names", [True, False])
+def test_a_safety_checker_that_lost_a_weight_is_refused(tmp_path, old_names):
+    folder = save_full(tmp_path / "model", old_names=old_names)
+    assert load_pipeline(folder, device="cpu").safety_checker is not None
+    path = folder / "safety_checker" / "model.safetensors"
+    tensors = load_file(path)
+    for name in ("concept_embeds", next(name for name in tensors if name.endswith("mlp.fc1.weight"))):
+        save_file({key: x for key, x in tensors.items() if key != name}, path, metadata={"format": "pt"})
+        refused(folder, folder, "damaged", "safety_checker.")
+
+
+def test_a_picture_made_black_is_said(full, capsys):
+    pipe = load_pipeline(full, device="cpu")
+    capsys.readouterr()
+    pipe.safety_checker.concept_embeds_weights.data.fill_(-2)  # below any cosine: it finds every picture
+    pictures = generate(pipe, ["a fox", "an owl"], steps=1)
+    assert [picture.getbbox() for picture in pictures] == [None, None]
+    assert "picture 0, 1 (counted from 0)" in capsys.readouterr().out
+
+
+# Little memory
+
+
+@pytest.mark.parametrize(
+    "device, free, measures",
+    [
+        ("cuda", loading.ROOM + loading.GIB, "nothing"),
+        ("cuda", loading.ROOM // 2, "slices"),
+        ("cuda", loading.LEAST // 2, "offload"),
+        ("mps", loading.LEAST // 2, "slices"),
+    ],
+)
+def test_little_memory_is_noticed_and_said(device, free, measures, full, monkeypatch, capsys):
+    monkeypatch.setattr(loading, "_free_memory", lambda device: free)
+    done = []
+    offload = lambda pipe, device: done.append("offload")  # noqa: E731
+    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", offload)
+    monkeypatch.setattr(StableDiffusionPipeline, "to", lambda pipe, device: done.append("to") or pipe)
+    pipe = loading._from_folder(full, torch.device(device), torch.float32, False)
+    said = capsys.readouterr().out
+    sliced = any("Sliced" in type(processor).__name__ for processor in pipe.unet.attn_processors.values())
+    assert done == ["offload" if measures == "offload" else "to"]
+    assert pipe.vae.use_slicing == sliced == (measures != "nothing")
+    assert said.count("\n") == (measures != "nothing")
+    if measures != "nothing":
+        assert f"{free / loading.GIB:.1f} GB free, 0.0 GB of weights" in said and "slices" in said
+    assert ("main memory" in said) == (measures == "offload")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate"), RuntimeError("MPS backend out of memory")],
+)
+def test_a_full_gpu_becomes_advice(error, full, monkeypatch):
+    def fail(*args, **options):
+        raise error
+
+    pipe = tiny_pipeline()
+    monkeypatch.setattr(pipe.unet, "forward", fail)
+    for draw in (generate, run_loop):
+        with pytest.raises(MemoryError, match="fewer pictures at a time, or smaller ones") as caught:
+            draw(pipe, "a fox", steps=1)
+        assert caught.value.__cause__ is error
+        assert "\n" not in str(caught.value)
+    monkeypatch.setattr(StableDiffusionPipeline, "to", fail)
+    refused(full, "memory", "full", error=MemoryError, device="cpu")
+
+
+def test_other_errors_are_no_matter_of_memory():
+    with pytest.raises(RuntimeError, match="shape"), memory_advice():
+        raise RuntimeError("shape mismatch")
+
+
+# Folders
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path):
@@ -418,6 +600,37 @@ def test_a_hub_model_without_safetensors(monkeypatch):
     refused("some/model", "'some/model'", ".safetensors")
 
 
-def test_a_failure_that_is_no_matter_of_the_hub_is_not_disguised(monkeypatch):
+def test_a_full_disk_says_where_room_is_needed(monkeypatch):
     hub_answers(monkeypatch, OSError(28, "No space left on device"))
-    refused("some/model", "No space left on device", error=OSError)
+    refused("some/model", "No space left on device", "'some/model'", constants.HF_HUB_CACHE, "HF_HOME", error=OSError)
+
+
+def test_a_failure_that_is_no_matter_of_the_hub_is_not_disguised(monkeypatch):
+    hub_answers(monkeypatch, OSError(30, "Read-only file system"))
+    refused("some/model", "Read-only file system", error=OSError)
+
+
+def test_known_models_are_pinned_to_a_commit():
+    assert set(REVISIONS) == {*KNOWN.values(), ARTICLE_MODEL}
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in REVISIONS.values())
+
+
+def test_a_right_download_is_hashed_once_and_a_changed_file_again(tmp_path, monkeypatch):
+    snapshot, blobs = tmp_path / "snapshots" / "commit", tmp_path / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    blob = blobs / hashlib.sha256(b"right").hexdigest()
+    blob.write_bytes(b"right")
+    for name in ("one", "two"):  # two files of one content share it
+        (snapshot / name).symlink_to(blob)
+    hashed = []
+    right_hash = hub.file_hash
+    monkeypatch.setattr(hub, "file_hash", lambda path: hashed.append(path.name) or right_hash(path))
+    hub.verify_download(snapshot)
+    hub.verify_download(snapshot)
+    assert set(hashed) == {blob.name} and len(hashed) <= 2
+    blob.write_bytes(b"wrong")
+    os.utime(blob, (0, 0))
+    with pytest.raises(ConnectionError, match="one, two arrived damaged"):
+        hub.verify_download(snapshot)
+    assert not list(snapshot.iterdir()) and not list(blobs.iterdir())
