@@ -107,9 +107,9 @@ def small_unet():
     )
 
 
-@pytest.mark.parametrize("gamma", [None, 5.0])
-def test_denoising_loss_is_the_formula(gamma):
-    """Ho et al. (2020), eq. 14, with the weight min(SNR, gamma) / SNR of arXiv:2303.09556."""
+@pytest.mark.parametrize(("gamma", "floor"), [(None, 0.0), (5.0, 0.0), (5.0, 0.1)])
+def test_denoising_loss_is_the_formula(gamma, floor):
+    """Ho et al. (2020), eq. 14, with the weight min(SNR, gamma) / SNR of arXiv:2303.09556, and a floor under it."""
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     text_encoder = build_text_encoder(tokenizer, width=16, layers=1).eval()
@@ -118,13 +118,15 @@ def test_denoising_loss_is_the_formula(gamma):
     t = torch.tensor([10, 400, 900])
     ids = tokenizer(["a fox", "", "an owl"], padding="max_length", return_tensors="pt").input_ids
     with torch.no_grad():
-        loss = DenoisingLoss(unet, text_encoder, gamma)(x0, eps, t, ids)
+        loss = DenoisingLoss(unet, text_encoder, gamma, floor)(x0, eps, t, ids)
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
         alpha_bar = (1 - betas).cumprod(0)[t].view(3, 1, 1, 1)
         x_t = alpha_bar.sqrt() * x0 + (1 - alpha_bar).sqrt() * eps
         error = (unet(x_t, t, text_encoder(ids).last_hidden_state).sample - eps).square().mean(dim=(1, 2, 3))
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
-        weight = torch.ones(3) if gamma is None else torch.minimum(snr, torch.full_like(snr, gamma)) / snr
+        assert snr.min() < 0.1 and snr.max() > 5  # so that both bounds are at work
+        bounded = [max(min(float(ratio), gamma or 0), floor) for ratio in snr]
+        weight = torch.ones(3) if gamma is None else torch.tensor(bounded) / snr
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
 
 

@@ -41,6 +41,7 @@ class UNetConfig:
     named: float = 0.85  # share of captions that name the background, and of those that name the style
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
     min_snr_gamma: float | None = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); None: plain loss
+    snr_floor: float = 0.0  # least weight of an error in x0; more than 0 helps the noisiest steps, which set the layout
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=10_000, batch_size=16, learning_rate=7e-4, warmup_steps=300, ema_decay=0.9995
@@ -78,12 +79,15 @@ def build_scheduler() -> DDIMScheduler:
 class DenoisingLoss(nn.Module):
     """Weighted mean squared error of the predicted noise: the loss of Ho et al. (2020), equation 14.
 
-    With Min-SNR weighting each timestep's error is weighted by min(SNR, gamma) / SNR (arXiv:2303.09556, section 3.4).
+    With Min-SNR weighting each timestep's error is weighted by min(SNR, gamma) / SNR (arXiv:2303.09556, section 3.4),
+    which is to weight the error in x0 by min(SNR, gamma). `floor` bounds that weight from below as well.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, gamma: float | None):
+    def __init__(
+        self, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, gamma: float | None, floor: float = 0.0
+    ):
         super().__init__()
-        self.unet, self.text_encoder, self.gamma = unet, text_encoder, gamma
+        self.unet, self.text_encoder, self.gamma, self.floor = unet, text_encoder, gamma, floor
         self.scheduler = build_scheduler()
 
     def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, input_ids: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ class DenoisingLoss(nn.Module):
         if self.gamma is None:
             return error.mean()
         snr = compute_snr(self.scheduler, timesteps)
-        return (error * snr.clamp(max=self.gamma) / snr).mean()
+        return (error * snr.clamp(min=self.floor, max=self.gamma) / snr).mean()
 
 
 def training_scenes(config: UNetConfig) -> list[Scene]:
@@ -176,6 +180,8 @@ def main() -> None:
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/vae"), help="folder of the trained VAE")
     parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
     parser.add_argument("--scenes", type=int, default=UNetConfig().scenes, help="size of the training set")
+    parser.add_argument("--pairs", type=float, default=UNetConfig().pairs, help="share of scenes with two objects")
+    parser.add_argument("--snr-floor", type=float, default=UNetConfig().snr_floor, help="least weight of errors in x0")
     parser.add_argument("--steps", type=int, default=loop.steps)
     parser.add_argument("--batch-size", type=int, default=loop.batch_size)
     parser.add_argument("--learning-rate", type=float, default=loop.learning_rate)
@@ -190,7 +196,7 @@ def main() -> None:
         decay_from=args.decay_from,
         seed=args.seed,
     )
-    config = UNetConfig(scenes=args.scenes, loop=loop)
+    config = UNetConfig(scenes=args.scenes, pairs=args.pairs, snr_floor=args.snr_floor, loop=loop)
 
     set_seed(config.loop.seed)
     accelerator = Accelerator()
@@ -206,7 +212,7 @@ def main() -> None:
     scenes = training_scenes(config)
     latents = cached_latents(args.folder, vae, scenes, accelerator)
     trainee = train(
-        DenoisingLoss(unet, text_encoder, config.min_snr_gamma),
+        DenoisingLoss(unet, text_encoder, config.min_snr_gamma, config.snr_floor),
         lambda step: denoising_batch(step, scenes, latents, tokenizer, config),
         config.loop,
         args.folder,
