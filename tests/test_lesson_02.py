@@ -1,9 +1,5 @@
 """What lesson 02 computes by hand is what diffusers computes: the solutions of its exercises, and its own functions."""
 
-import ast
-from pathlib import Path
-
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
@@ -13,9 +9,10 @@ from torch.testing import assert_close
 
 from helpers.exercises.lesson_02 import estimate_x0, sample, skip_channels, time_embedding
 from helpers.schedules import alpha_bar, betas
+from tests.lessons import NOTEBOOKS, definitions
 from tests.tiny import WIDTH, tiny_pipeline
 
-LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "02_unet_denoising_loop.ipynb"
+LESSON = NOTEBOOKS / "02_unet_denoising_loop.ipynb"
 ALPHA_BAR = alpha_bar(betas())
 SHAPE = (2, 4, 4, 4)
 
@@ -37,17 +34,8 @@ def pipe():
 @pytest.fixture
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    tree = [
-        node
-        for cell in nbformat.read(LESSON, as_version=4).cells
-        if cell.cell_type == "code"
-        for node in ast.parse(cell.source).body
-        if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef)
-    ]
-    names = {"pipe": pipe, "config": pipe.unet.config, "alpha_bar": ALPHA_BAR}
-    names["width"] = pipe.unet.config.block_out_channels[0]
-    exec(compile(ast.Module(tree, []), LESSON.name, "exec"), names)
-    return names
+    width = pipe.unet.config.block_out_channels[0]
+    return definitions(LESSON, pipe=pipe, config=pipe.unet.config, alpha_bar=ALPHA_BAR, width=width)
 
 
 # The exercises

@@ -1,13 +1,9 @@
 """What lesson 04 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
-import ast
 import json
 import math
-from itertools import combinations
-from pathlib import Path
 
 import nbformat
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,9 +14,10 @@ from helpers.exercises.lesson_04 import attend, compose, next_pair, share_in_hal
 from helpers.loading import POCKET
 from helpers.sampling import guide, run
 from helpers.scenes import BACKGROUNDS, WORDS
+from tests.lessons import NOTEBOOKS, definitions
 from tests.tiny import tiny_pipeline
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "04_text_conditioning.ipynb"
+LESSON = NOTEBOOKS / "04_text_conditioning.ipynb"
 TEXTS = [
     *WORDS,
     *BACKGROUNDS,
@@ -37,15 +34,6 @@ def noise(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def functions_of_the_lesson(**names):
-    """The functions that the notebook defines, among other things of those names that they find there."""
-    cells = [cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells if cell.cell_type == "code"]
-    nodes = [node for source in cells for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
-    space = {"torch": torch, "math": math, "np": np, "combinations": combinations, **names}
-    exec("\n".join(ast.unparse(node) for node in nodes), space)
-    return space
-
-
 @pytest.fixture(scope="module")
 def pipe():
     pipe = tiny_pipeline()
@@ -57,7 +45,7 @@ def pipe():
 def lesson(pipe):
     """The lesson's functions, on the tiny pipeline."""
     text_model = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
-    return functions_of_the_lesson(pipe=pipe, encoder=text_model, FEW=3)
+    return definitions(LESSON, pipe=pipe, encoder=text_model, FEW=3)
 
 
 @pytest.fixture(scope="module")
@@ -80,12 +68,12 @@ def merges(tokenizer):
 
 
 def test_replaying_all_merges_is_the_library_s_tokenizer(tokenizer, merges):
-    lesson = functions_of_the_lesson(splitter=tokenizer.backend_tokenizer, merges=merges)
+    lesson = definitions(LESSON, splitter=tokenizer.backend_tokenizer, merges=merges)
     assert [lesson["tokenize"](text) for text in TEXTS] == [tokenizer.tokenize(text) for text in TEXTS]
 
 
 def test_joining_the_next_pair_until_there_is_none_is_too(tokenizer, merges):
-    lesson = functions_of_the_lesson(splitter=tokenizer.backend_tokenizer)
+    lesson = definitions(LESSON, splitter=tokenizer.backend_tokenizer)
     ranks = {pair: rank for rank, pair in enumerate(merges)}
 
     def spell(word):
@@ -101,7 +89,8 @@ def test_joining_the_next_pair_until_there_is_none_is_too(tokenizer, merges):
 
 @pytest.mark.parametrize("text", ["", "a fox", "a fox on a blue background, flat style, " * 9])
 def test_ids_with_start_end_and_padding_are_the_library_s(tokenizer, merges, text):
-    lesson = functions_of_the_lesson(
+    lesson = definitions(
+        LESSON,
         pipe=type("Pipe", (), {"tokenizer": tokenizer, "device": "cpu"}),
         splitter=tokenizer.backend_tokenizer,
         merges=merges,
@@ -163,7 +152,7 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
 
 @pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
 def test_the_share_of_a_half_in_the_folded_solution_is_the_helper_s(side):
-    text = "\n".join(cell.source for cell in nbformat.read(NOTEBOOK, as_version=4).cells)
+    text = "\n".join(cell.source for cell in nbformat.read(LESSON, as_version=4).cells)
     code = text.split("<summary>Solution: 04.share_in_half</summary>")[1].split("```python\n")[1].split("\n```")[0]
     space = {}
     exec(code, space)

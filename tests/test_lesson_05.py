@@ -5,9 +5,7 @@ The functions are those of the notebook, read from it, so that what a learner se
 
 import ast
 import copy
-from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -16,9 +14,10 @@ from PIL import Image
 
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
+from tests.lessons import NOTEBOOKS, code_cells, definitions
 from tests.tiny import SIDE, tiny_pipeline
 
-LESSON = Path(__file__).resolve().parent.parent / "notebooks" / "05_stable_diffusion_pipeline.ipynb"
+LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
 SAMPLERS = {
     "ddim": lambda config: DDIMScheduler.from_config(config),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
@@ -28,28 +27,16 @@ STEPS = 4
 PROMPT = "a mushroom on a blue background, flat style"
 
 
-def sources() -> list[str]:
-    return [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "code"]
-
-
 def cell_with(text: str) -> str:
     """The one code cell of the lesson that holds a text."""
-    (found,) = [source for source in sources() if text in source]
+    (found,) = [source for source in code_cells(LESSON) if text in source]
     return found
 
 
 @pytest.fixture(scope="module")
 def lesson() -> dict:
     """The imports, functions and classes of the lesson, as in the notebook, without anything else being run."""
-    kinds = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.ClassDef
-    found: dict[str, ast.stmt] = {}
-    for source in sources():
-        for node in ast.parse(source).body:
-            if isinstance(node, kinds):
-                found[ast.unparse(node)] = node
-    namespace = {"own": SIDE, "STEPS": 1, "BATCH": 2, "pipe": None}  # what defaults of functions refer to
-    exec("\n".join(ast.unparse(node) for node in found.values()), namespace)
-    return namespace
+    return definitions(LESSON, own=SIDE, STEPS=1, BATCH=2, pipe=None)  # what defaults of functions refer to
 
 
 @pytest.fixture(scope="module", params=["tiny", "pocket"])
@@ -146,7 +133,7 @@ def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tupl
         return [Image.new("RGB", (8, 8))]
 
     namespace = {"pipe": object(), "name": "Pocket Diffusion"}
-    exec("\n".join(source for source in sources() if source.startswith(("import ", "from "))), namespace)
+    exec("\n".join(source for source in code_cells(LESSON) if source.startswith(("import ", "from "))), namespace)
     namespace |= {"load_pipeline": load, "generate": generate}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)

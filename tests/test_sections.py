@@ -6,13 +6,12 @@
 import ast
 import builtins
 import symtable
-from pathlib import Path
 
-import nbformat
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+from tests.lessons import NOTEBOOKS, code_cells
+
+EVERY = sorted(NOTEBOOKS.glob("*.ipynb"))
 GIVEN = {*dir(builtins), "display", "get_ipython", "In", "Out", "_", "__name__", "__file__"}
 
 
@@ -77,14 +76,10 @@ def needed(sources: list[str]) -> list[set[int]]:
     return found
 
 
-def code(path: Path) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", EVERY, ids=lambda path: path.stem)
 def test_a_cell_uses_only_what_it_or_an_earlier_cell_made(path):
     there, strange = set(GIVEN), {}
-    for number, source in enumerate(code(path), start=1):
+    for number, source in enumerate(code_cells(path), start=1):
         binds, uses, _ = names(plain(source))
         there |= binds
         if uses - there:
