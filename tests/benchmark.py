@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 PROMPT = "a fox on a blue background"
 STEPS = 20
-GUIDANCE = 5.0
+GUIDANCE = 4.0
 PICTURES = 5
 CALLS = 20
 PAIRS = 9
@@ -46,9 +46,12 @@ def usable_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def peak_memory_mb() -> float:
-    """The most memory that this process has held so far, in MB (macOS counts in bytes, Linux in KiB)."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def peak_memory_mb(who: int = resource.RUSAGE_SELF) -> float:
+    """The most memory that this process, or one of its children, has held so far, in MB.
+
+    macOS counts in bytes, Linux in KiB.
+    """
+    peak = resource.getrusage(who).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
 
 
@@ -160,11 +163,34 @@ def measure_denoise(model: str) -> dict:
     return {name: statistics.median(taken[1:]) for name, taken in figures.items()}
 
 
-PARTS = {"gemm": measure_gemm, "pictures": measure_pictures, "denoise": measure_denoise}
+def measure_lesson(path: str) -> dict:
+    """Run the lesson at `path` in a temporary copy of its folder: its seconds, and the most memory its kernel held."""
+    import shutil
+
+    from execute_notebooks import execute
+
+    with tempfile.TemporaryDirectory() as folder:
+        ignore = shutil.ignore_patterns("pictures", ".ipynb_checkpoints")
+        copy = shutil.copytree(ROOT / "notebooks", Path(folder) / "notebooks", ignore=ignore)
+        start = time.perf_counter()
+        execute(Path(path), folder=copy)
+        taken = time.perf_counter() - start
+    return {"seconds": taken, "peak": peak_memory_mb(resource.RUSAGE_CHILDREN)}
+
+
+PARTS = {
+    "gemm": measure_gemm,
+    "pictures": measure_pictures,
+    "denoise": measure_denoise,
+    "lesson": measure_lesson,
+}
 
 
 def measure_apart(part: str, model: str) -> dict:
-    """Run one part of this file in a process of its own and read the figures it prints last."""
+    """Run one part of this file in a process of its own and read the figures it prints last.
+
+    model: what the part is about: a model, or for "lesson" the path of one.
+    """
     command = [sys.executable, __file__, "--part", part, "--model", model]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if child.returncode:
@@ -173,21 +199,14 @@ def measure_apart(part: str, model: str) -> dict:
 
 
 def lesson_rows() -> list[tuple[str, str]]:
-    """Run every lesson in a temporary copy of its folder: its seconds, and the size of the committed file."""
-    import shutil
-
-    from execute_notebooks import execute
-
-    rows = []
+    """For every lesson its seconds, its peak memory and the size of the committed file; then the sum of the seconds."""
+    rows, total = [], 0.0
     for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        with tempfile.TemporaryDirectory() as folder:
-            ignore = shutil.ignore_patterns("pictures", ".ipynb_checkpoints")
-            copy = shutil.copytree(ROOT / "notebooks", Path(folder) / "notebooks", ignore=ignore)
-            start = time.perf_counter()
-            execute(path, folder=copy)
-            taken = time.perf_counter() - start
-        rows.append((f"lesson {path.stem}", f"{taken:.0f} s, {path.stat().st_size / 1000:.0f} kB"))
-    return rows
+        lesson = measure_apart("lesson", str(path))
+        total += lesson["seconds"]
+        size = path.stat().st_size / 1000
+        rows.append((f"lesson {path.stem}", f"{lesson['seconds']:.0f} s, {lesson['peak']:.0f} MB, file {size:.0f} kB"))
+    return [*rows, ("all lessons", f"{total / 60:.1f} minutes")]
 
 
 def picture_rows(gemm: dict, pocket: dict) -> list[tuple[str, str]]:
