@@ -11,9 +11,18 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from torch import nn
 
+from helpers.scenes import RELATIONS
 from training.loop import LoopConfig, local_share, rate_at, train
 from training.text import TOKENS, build_text_encoder, build_tokenizer, vocabulary_captions
-from training.train_unet import DenoisingLoss, UNetConfig, build_scheduler, random_caption, training_scenes
+from training.train_unet import (
+    NO_PLACE,
+    DenoisingLoss,
+    UNetConfig,
+    build_scheduler,
+    place_task,
+    random_caption,
+    training_scenes,
+)
 from training.train_vae import VaeConfig, VaeLoss, build_vae, crop_batch
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -128,6 +137,43 @@ def test_denoising_loss_is_the_formula(gamma, floor):
         bounded = [max(min(float(ratio), gamma or 0), floor) for ratio in snr]
         weight = torch.ones(3) if gamma is None else torch.tensor(bounded) / snr
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
+
+
+def test_place_task_points_at_the_second_word_and_tells_where_it_stands():
+    tokenizer = build_tokenizer()
+    told = {}
+    for scene in training_scenes(UNetConfig(scenes=60)):
+        text = scene.caption()
+        second, place = place_task(scene, text, tokenizer)
+        if scene.relation is None:
+            assert (second, place) == (0, NO_PLACE)
+            continue
+        token = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids[second]).removesuffix("</w>")
+        assert scene.words[1].endswith(token)
+        told[RELATIONS[place]] = scene.centres
+        assert place_task(scene, "", tokenizer) == (0, NO_PLACE)
+    for relation, axis in (("left of", 0), ("above", 1)):  # what was told is where the second object was drawn
+        first, second = told[relation]
+        assert second[axis] < first[axis]
+    assert set(told) == set(RELATIONS)
+
+
+def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_object():
+    torch.manual_seed(0)
+    text_encoder = build_text_encoder(build_tokenizer(), width=16, layers=1).eval()
+    trainee = DenoisingLoss(small_unet().eval(), text_encoder, 5.0, place_weight=0.5)
+    inputs = (
+        torch.randn(2, 4, 16, 16),
+        torch.randn(2, 4, 16, 16),
+        torch.tensor([10, 900]),
+        torch.tensor([[1, 2, 3]] * 2),
+    )
+    with torch.no_grad():
+        plain = trainee(*inputs)
+        assert trainee(*inputs, torch.zeros(2, dtype=int), torch.tensor([NO_PLACE] * 2)) == plain
+        with_task = trainee(*inputs, torch.tensor([2, 0]), torch.tensor([3, NO_PLACE]))
+        read = trainee.place(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
+    torch.testing.assert_close(with_task, plain - 0.5 * read[3])
 
 
 def test_vae_loss_is_the_formula():
