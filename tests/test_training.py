@@ -1,5 +1,7 @@
 """Training: losses as in their papers, resume that continues the same run, and both stages started as a user would."""
 
+import csv
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 from torch import nn
 
 from helpers.scenes import RELATIONS
@@ -169,11 +172,11 @@ def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_obje
         torch.tensor([[1, 2, 3]] * 2),
     )
     with torch.no_grad():
-        plain = trainee(*inputs)
+        plain = DenoisingLoss(trainee.unet, text_encoder, 5.0)(*inputs)
         assert trainee(*inputs, torch.zeros(2, dtype=int), torch.tensor([NO_PLACE] * 2)) == plain
         with_task = trainee(*inputs, torch.tensor([2, 0]), torch.tensor([3, NO_PLACE]))
         read = trainee.place(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
-    torch.testing.assert_close(with_task, plain - 0.5 * read[3])
+    torch.testing.assert_close(with_task, plain - 0.5 * read[3] / 2)
 
 
 def test_vae_loss_is_the_formula():
@@ -208,10 +211,22 @@ def test_captions_leave_phrases_out_as_often_as_stated():
     assert np.mean(["style" in text for text in full]) == pytest.approx(0.85, abs=0.02)
 
 
-def launch(module, *arguments):
+def launch(module, *arguments, processes=1):
     """Run a training stage as the README says: through `accelerate launch`."""
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", module]
-    result = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True)
+    # `--cpu` alone starts several processes through MPI only; with `--multi_gpu` accelerate starts them itself.
+    how = ["--cpu"] if processes == 1 else ["--multi_gpu"]
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        *how,
+        "--num_processes",
+        str(processes),
+        "-m",
+        module,
+    ]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    result = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
 
 
@@ -237,3 +252,26 @@ def test_a_decoder_trained_alone_reads_the_same_latents(tmp_path):
     changed = {name for name, x in after.state_dict().items() if not torch.equal(x, before.state_dict()[name])}
     assert changed
     assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does_and_go_on_from_each_others_checkpoints(tmp_path):
+    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 1)
+
+    def run(folder, processes, steps):
+        arguments = ("--folder", folder, "--vae", tmp_path / "vae" / "vae", "--scenes", 16, "--batch-size", 4)
+        launch("training.train_unet", *arguments, "--steps", steps, processes=processes)
+        with open(folder / "log.csv", encoding="utf-8", newline="") as file:
+            losses = [float(row["loss"]) for row in csv.DictReader(file)]
+        return losses, load_file(folder / "checkpoint" / "model.safetensors")
+
+    alone, weights_alone = run(tmp_path / "alone", 1, 3)
+    first, weights_first = run(tmp_path / "shared", 2, 2)  # still in the warm-up, whose rates do not depend on the end
+    shared, weights_shared = run(tmp_path / "shared", 1, 3)
+    # Sums over the batch are made in another order: float32 rounding, nothing else.
+    assert np.average([*shared], weights=[2, 1]) == pytest.approx(alone[0], rel=1e-4)
+    assert len(first) == 1 and len(shared) == 2
+    moved = {name: (weights_alone[name] - weights_first[name]).abs().max() for name in weights_alone}
+    assert max(moved.values()) > 1e-6  # the third step did something
+    for name, value in weights_alone.items():
+        torch.testing.assert_close(weights_shared[name], value, rtol=0, atol=1e-6)

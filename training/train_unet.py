@@ -45,7 +45,7 @@ class UNetConfig:
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
     min_snr_gamma: float | None = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); None: plain loss
     snr_floor: float = 0.0  # least weight of an error in x0; more than 0 helps the noisiest steps, which set the layout
-    place_weight: float = 0.01  # of the text encoder's second task, see `DenoisingLoss`
+    place_weight: float = 0.015  # of the text encoder's second task, see `DenoisingLoss`
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(
             steps=10_000, batch_size=16, learning_rate=7e-4, warmup_steps=300, ema_decay=0.9995
@@ -123,10 +123,12 @@ class DenoisingLoss(nn.Module):
         if self.gamma is not None:
             snr = compute_snr(self.scheduler, timesteps)
             error = error * snr.clamp(min=self.floor, max=self.gamma) / snr
-        if self.place is None or place is None or (place == NO_PLACE).all():
+        if self.place is None:
             return error.mean()
         read = self.place(text[torch.arange(len(text)), second])  # (B, 4)
-        return error.mean() + self.place_weight * cross_entropy(read, place, ignore_index=NO_PLACE)
+        # A mean over the whole batch, not over those with a second object: so that shares of a batch add up to it.
+        wrong = cross_entropy(read, place, ignore_index=NO_PLACE, reduction="sum") / len(place)
+        return error.mean() + self.place_weight * wrong
 
 
 def training_scenes(config: UNetConfig) -> list[Scene]:
