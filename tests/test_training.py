@@ -6,6 +6,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from safetensors.torch import load_file
 from torch import nn
 
+from helpers.attention import capture
 from helpers.scenes import RELATIONS
 from training.loop import LoopConfig, local_share, rate_at, train
 from training.text import TOKENS, build_text_encoder, build_tokenizer, vocabulary_captions
@@ -22,7 +24,7 @@ from training.train_unet import (
     DenoisingLoss,
     UNetConfig,
     build_scheduler,
-    place_task,
+    places,
     random_caption,
     training_scenes,
 )
@@ -142,41 +144,73 @@ def test_denoising_loss_is_the_formula(gamma, floor):
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
 
 
-def test_place_task_points_at_the_second_word_and_tells_where_it_stands():
+def test_places_are_those_of_the_words_in_the_caption_and_of_the_objects_in_the_picture():
     tokenizer = build_tokenizer()
-    told = {}
+    seen = set()
     for scene in training_scenes(UNetConfig(scenes=60)):
         text = scene.caption()
-        second, place = place_task(scene, text, tokenizer)
+        words, masks, place = places(scene, text, tokenizer)
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
+        assert masks.shape == (2, 16, 16)
+        for i, word in enumerate(scene.words):
+            assert word.endswith(tokens[words[i]].removesuffix("</w>"))
+            rows, columns = masks[i].nonzero()
+            centre = (8 * (columns.mean() + 0.5), 8 * (rows.mean() + 0.5))  # pixels
+            assert centre == pytest.approx(scene.centres[i], abs=4)
+            assert masks[i].sum() * 64 == pytest.approx(scene.sizes[i] ** 2, rel=0.3)  # cells of 8 pixels
         if scene.relation is None:
-            assert (second, place) == (0, NO_PLACE)
-            continue
-        token = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids[second]).removesuffix("</w>")
-        assert scene.words[1].endswith(token)
-        told[RELATIONS[place]] = scene.centres
-        assert place_task(scene, "", tokenizer) == (0, NO_PLACE)
-    for relation, axis in (("left of", 0), ("above", 1)):  # what was told is where the second object was drawn
-        first, second = told[relation]
-        assert second[axis] < first[axis]
-    assert set(told) == set(RELATIONS)
+            assert words[1] == 0 and not masks[1].any() and place == NO_PLACE
+        else:
+            seen.add(RELATIONS[place])
+            (x0, y0), (x1, y1) = scene.centres
+            moved = {"left of": x0 - x1, "right of": x1 - x0, "above": y0 - y1, "below": y1 - y0}
+            assert moved[RELATIONS[place]] > 40  # pixels: told from the second object
+        nothing = places(scene, "", tokenizer)
+        assert nothing[0] == [0, 0] and not nothing[1].any() and nothing[2] == NO_PLACE
+    assert seen == set(RELATIONS)
 
 
-def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_object():
+def tiny_tasks():
+    """Models, a batch of two (two objects, then none) and what the tasks need of it."""
     torch.manual_seed(0)
     text_encoder = build_text_encoder(build_tokenizer(), width=16, layers=1).eval()
-    trainee = DenoisingLoss(small_unet().eval(), text_encoder, 5.0, place_weight=0.5)
     inputs = (
         torch.randn(2, 4, 16, 16),
         torch.randn(2, 4, 16, 16),
         torch.tensor([10, 900]),
         torch.tensor([[1, 2, 3]] * 2),
     )
-    with torch.no_grad():
-        plain = DenoisingLoss(trainee.unet, text_encoder, 5.0)(*inputs)
-        assert trainee(*inputs, torch.zeros(2, dtype=int), torch.tensor([NO_PLACE] * 2)) == plain
-        with_task = trainee(*inputs, torch.tensor([2, 0]), torch.tensor([3, NO_PLACE]))
-        read = trainee.place(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
-    torch.testing.assert_close(with_task, plain - 0.5 * read[3] / 2)
+    masks = torch.zeros(2, 2, 16, 16)
+    masks[0, 0, 4:12, :8] = masks[0, 1, 4:12, 8:] = 1
+    told = {"words": torch.tensor([[1, 2], [0, 0]]), "masks": masks, "place": torch.tensor([3, NO_PLACE])}
+    return small_unet().eval(), text_encoder, inputs, told
+
+
+@torch.no_grad()
+def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_object():
+    unet, text_encoder, inputs, told = tiny_tasks()
+    trainee = DenoisingLoss(unet, text_encoder, 5.0, place_weight=0.5)
+    plain = DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
+    read = trainee.place(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
+    torch.testing.assert_close(trainee(*inputs, **told), plain - 0.5 * read[3] / 2)
+
+
+@torch.no_grad()
+def test_grounding_is_the_formula_and_leaves_the_prediction_alone():
+    """TokenCompose (arXiv:2312.03626), section 3.2, on the probabilities that `helpers.attention` records."""
+    unet, text_encoder, inputs, told = tiny_tasks()
+    plain = DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
+    with capture(SimpleNamespace(unet=unet), guided=False) as record:
+        DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
+    shares = []
+    for name, (rows, _) in record.layers.items():
+        for i in range(2):
+            mask = told["masks"][0, i][:: 16 // rows, :: 16 // rows]
+            map = record.calls[0][name][0, :, told["words"][0, i]].unflatten(0, (rows, rows))
+            shares.append((map * mask).sum() / map.sum())
+    off = (1 - torch.stack(shares)).square().sum() / len(record.layers) / 4  # two of four places hold an object
+    trainee = DenoisingLoss(unet, text_encoder, 5.0, grounding_weight=2.0)
+    torch.testing.assert_close(trainee(*inputs, **told), plain + 2 * off, rtol=1e-4, atol=1e-6)
 
 
 def test_vae_loss_is_the_formula():
