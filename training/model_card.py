@@ -107,7 +107,10 @@ COMMANDS = """\
     accelerate launch --mixed_precision bf16 -m training.train_unet --folder runs/more \\
         --start-from runs/unet/pipeline --vae runs/vae/vae --seed 1 --scenes 24000 \\
         --steps 5200 --batch-size 32 --learning-rate 9e-4        # runs/more
-    cp -r runs/more/pipeline/. models/pocket-diffusion
+    accelerate launch --mixed_precision bf16 -m training.train_unet --folder runs/bound \\
+        --start-from runs/more/pipeline --vae runs/vae/vae --seed 2 --scenes 32000 --pairs 0.75 \\
+        --steps 4600 --decay-from 0.6 --batch-size 32 --learning-rate 9e-4 --snr-floor 0.5   # runs/bound
+    cp -r runs/bound/pipeline/. models/pocket-diffusion
     python -m training.train_judge                               # models/sprite-judge
     accelerate launch -m training.evaluate                       # these figures and this card"""
 
