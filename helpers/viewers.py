@@ -78,7 +78,9 @@ def step_viewer(
 
     slider.observe(show, names="value")
     widgets.jslink((play, "value"), (slider, "value"))
-    widgets.jslink((button, "value"), (play, "playing"))
+    # ipywidgets 7, which Google Colab's page draws, keeps the trait under a private name.
+    playing = "playing" if play.has_trait("playing") else "_playing"
+    widgets.jslink((button, "value"), (play, playing))
     columns = [widgets.VBox([widgets.Label(value=name), image]) for name, image in zip(names, images, strict=True)]
     controls = [widgets.HBox([button, play]), slider, label]
     # In a narrow window both rows go on in a new line.

@@ -3,11 +3,13 @@
 import dataclasses
 import io
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler
 from PIL import Image
+from traitlets import Bool
 
 from helpers.latents import channel_pictures, decode
 from helpers.sampling import run
@@ -33,6 +35,19 @@ def test_slider_shows_each_step():
     for step in (2, 1, 0):
         slider.value = step
         assert shown(viewer) == (COLOURS[step], (16, 16), LABELS[step])
+
+
+def test_the_play_button_is_joined_to_the_player_of_ipywidgets_7_too(monkeypatch):
+    class Play(ipywidgets.BoundedIntText):  # without the trait `playing` of ipywidgets 8
+        interval = ipywidgets.Play.interval
+        _playing = Bool().tag(sync=True)
+
+    linked = []
+    monkeypatch.setattr(ipywidgets, "jslink", lambda source, target: linked.append((source[1], target[1])))
+    step_viewer(FRAMES, LABELS)
+    monkeypatch.setattr(ipywidgets, "Play", Play)
+    step_viewer(FRAMES, LABELS)
+    assert linked == [("value", "value"), ("value", "playing"), ("value", "value"), ("value", "_playing")]
 
 
 def test_pictures_side_by_side_change_together():
