@@ -129,8 +129,8 @@ class DenoisingLoss(nn.Module):
     and `right` stay alike (each is of use only together with the other words, so at first no gradient tells them
     apart), and a U-Net that had seen 230,000 samples put two objects in each other's place every second time.
 
-    The U-Net has a second task too, weighted by `grounding_weight`: that of its `GroundedAttention` layers. With the
-    text encoder's task alone it left unused what the text then told for 2,000 steps.
+    The U-Net has a second task too, weighted by `grounding_weight`: that of its `GroundedAttention` layers. Without it
+    the U-Net left unused, for 2,000 steps, what the text then told. `training/README.md` has the figures.
     """
 
     def __init__(
@@ -267,7 +267,6 @@ def denoising_batch(
 
 def save_pipeline(folder: Path, trainee: DenoisingLoss, vae: AutoencoderKL, tokenizer: CLIPTokenizer) -> None:
     """The finished model as a plain Stable Diffusion folder; VAE and U-Net in float16 to halve its size."""
-    trainee.unet.set_default_attn_processor()
     for part in (vae, trainee.unet):
         part.register_to_config(_name_or_path=None)  # where it was trained says nothing to anybody else
     pipe = StableDiffusionPipeline(
