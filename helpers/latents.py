@@ -11,6 +11,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
+from helpers.loading import memory_advice
 from helpers.plots import as_picture
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ SLICE_PIXELS = 512 * 512
 
 
 @torch.no_grad()
+@memory_advice()
 def encode(
     pipe: "StableDiffusionPipeline",
     pictures: Image.Image | Sequence[Image.Image] | Tensor,
@@ -42,6 +44,7 @@ def encode(
     Returns (B, 4, H / f, W / f) on the VAE's device and in its dtype.
 
     Raises ValueError for no pictures, several sizes, another shape, dtype or range, or a size that f does not divide.
+    A full GPU raises MemoryError with advice.
     """
     vae, factor = pipe.vae, pipe.vae_scale_factor
     x = _to_tensor(pictures)
@@ -63,6 +66,7 @@ def encode(
 
 
 @torch.no_grad()
+@memory_advice()
 def decode_tensor(pipe: "StableDiffusionPipeline", latents: Tensor) -> Tensor:
     """Latents as the VAE paints them: D(x0 / scaling_factor) (Rombach et al., 2022, section 3.1).
 
@@ -70,7 +74,7 @@ def decode_tensor(pipe: "StableDiffusionPipeline", latents: Tensor) -> Tensor:
     Returns (B, 3, h * f, w * f), about -1 (black) to 1 (white) and a little beyond, on the VAE's device and in its
     dtype.
 
-    Raises ValueError for another shape or dtype.
+    Raises ValueError for another shape or dtype. A full GPU raises MemoryError with advice.
     """
     vae, factor = pipe.vae, pipe.vae_scale_factor
     channels = vae.config.latent_channels

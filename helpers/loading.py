@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ REVISIONS = {
     ARTICLE_MODEL: "d9e27ac81cfa72def39d74ca673219c349f0a0d5",
 }
 CHECKSUMS = "SHA256SUMS"
+CHOICE = "SDSS_MODEL"  # the environment variable that says what "auto" stands for
 
 CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', a folder, or a .safetensors file"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -80,8 +82,10 @@ def load_pipeline(
 
     name: "pocket", the model in this repository, needs no network. "sd15" is Stable Diffusion 1.5. A hub id
     (`owner/name`) or a folder loads any other model in the same format; a .safetensors file loads a checkpoint of
-    Stable Diffusion 1, whose configuration and tokenizer then come from the hub or its cache. "auto" takes Stable
-    Diffusion 1.5 on a CUDA GPU when it can be had, else Pocket; if it falls back it says so in one printed sentence.
+    Stable Diffusion 1, whose configuration and tokenizer then come from the hub or its cache. "auto", which all
+    lessons ask for, takes Stable Diffusion 1.5 on a CUDA GPU when it can be had, else Pocket; if it falls back it says
+    so in one printed sentence. The environment variable SDSS_MODEL, set to any of the other names before Python
+    starts, says what "auto" is instead, for all lessons at once; that is printed too, and nothing is fallen back to.
     device, dtype: by default `best_device()` and `best_dtype(device)`.
     safety_checker: load the one that the model brings, if it does (Pocket has none). The pipeline shows it every
     finished picture, and it blackens those that it takes for sexual content; one printed sentence says that it is on.
@@ -90,7 +94,9 @@ def load_pipeline(
     Models of the hub that the course knows are taken at one commit (`REVISIONS`). What was downloaded is compared
     with its hash, and what differs is thrown away. Weights are read from safetensors only, never from pickle, and no
     code from the model is run. Nothing is printed on stderr but the progress of a download. If a GPU is short of
-    memory, what was done about it is printed.
+    memory, what was done about it is printed. Where it cannot hold all the weights, "auto" says so and takes Pocket,
+    and by another name each part waits in main memory until it is called. That suits the pipeline and our helpers, but
+    not the lessons' own loops, which put their tensors on `pipe.device` and call the layers inside a part.
 
     Raises ValueError for a name, folder, file, device or dtype that cannot work, and for weights that are missing or
     damaged; ConnectionError if the hub cannot be reached or a download arrives damaged; PermissionError if the hub
@@ -100,26 +106,18 @@ def load_pipeline(
     dtype = best_dtype(device) if dtype is None else dtype
     if dtype not in DTYPES:
         raise ValueError(f"Unknown dtype {dtype!r}: choose one of {', '.join(map(str, DTYPES))}")
-    if name == "auto" and device.type == "cuda":
+    if name != "auto":
+        return _placed(_read(name, dtype, safety_checker), device)
+    chosen = os.environ.get(CHOICE, "auto") or "auto"
+    if chosen != "auto":
+        print(f"{CHOICE} is set, so this is {chosen}.")
+        return _placed(_read(chosen, dtype, safety_checker), device, offload=False)
+    if device.type == "cuda":
         try:
-            return _from_hub(KNOWN["sd15"], device, dtype, safety_checker)
-        except (OSError, ValueError) as error:
+            return _placed(_read("sd15", dtype, safety_checker), device, offload=False)
+        except (OSError, ValueError, MemoryError) as error:
             print(f"Stable Diffusion 1.5 could not be had, so this is Pocket Diffusion instead: {error}")
-    if name in ("auto", "pocket"):
-        return _from_folder(POCKET, device, dtype, safety_checker)
-    text = KNOWN.get(name, name) if isinstance(name, str) else str(name)
-    path = Path(text).expanduser()
-    if text and path.is_dir():
-        return _from_folder(path, device, dtype, safety_checker)
-    if path.is_file():
-        return _from_single_file(path, device, dtype)
-    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".safetensors"):
-        return _from_hub(text, device, dtype, safety_checker)
-    if isinstance(name, Path) or "/" in text or "\\" in text or text.endswith(".safetensors"):
-        raise ValueError(f"There is no folder or file {text!r}: choose {CHOICES}")
-    near = difflib.get_close_matches(text.lower(), ["auto", "pocket", *KNOWN], n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else ""
-    raise ValueError(f"Unknown model {text!r}{hint}: choose {CHOICES}")
+    return _placed(_read("pocket", dtype, safety_checker), device, offload=False)
 
 
 @contextmanager
@@ -219,6 +217,25 @@ def _checked_device(device: torch.device | str | None) -> torch.device:
     return checked
 
 
+def _read(name: str | Path, dtype: torch.dtype, safety_checker: bool) -> "StableDiffusionPipeline":
+    """The pipeline of this name, in main memory."""
+    if name == "pocket":
+        return _from_folder(POCKET, dtype, safety_checker)
+    text = KNOWN.get(name, name) if isinstance(name, str) else str(name)
+    path = Path(text).expanduser()
+    if text and path.is_dir():
+        return _from_folder(path, dtype, safety_checker)
+    if path.is_file():
+        return _from_single_file(path, dtype)
+    if isinstance(name, str) and HUB_ID.fullmatch(text) and not text.endswith(".safetensors"):
+        return _from_hub(text, dtype, safety_checker)
+    if isinstance(name, Path) or "/" in text or "\\" in text or text.endswith(".safetensors"):
+        raise ValueError(f"There is no folder or file {text!r}: choose {CHOICES}")
+    near = difflib.get_close_matches(text.lower(), ["auto", "pocket", *KNOWN], n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else ""
+    raise ValueError(f"Unknown model {text!r}{hint}: choose {CHOICES}")
+
+
 def _cure(folder: Path) -> str:
     if folder.resolve() == POCKET.resolve():
         return "restore it with `git checkout -- models/pocket-diffusion`, or clone the course again"
@@ -266,7 +283,7 @@ def _refuse_pickle(folder: Path) -> None:
 
 
 def _from_folder(
-    folder: Path, device: torch.device, dtype: torch.dtype, safety_checker: bool, name: str | None = None
+    folder: Path, dtype: torch.dtype, safety_checker: bool, name: str | None = None
 ) -> "StableDiffusionPipeline":
     """name: what to call the pipeline, if not by its folder."""
     from safetensors import SafetensorError
@@ -292,11 +309,16 @@ def _from_folder(
             f"{pipe.name_or_path} brings a safety checker, and it is on: pictures that it takes for sexual content "
             "come out black. It errs both ways. safety_checker=False leaves it out, and you judge what is drawn."
         )
-    return _placed(pipe, device)
+    return pipe
 
 
-def _placed(pipe: "StableDiffusionPipeline", device: torch.device) -> "StableDiffusionPipeline":
-    """The pipeline on its device; if that is short of memory, with what helps switched on, and said."""
+def _placed(
+    pipe: "StableDiffusionPipeline", device: torch.device, *, offload: bool = True
+) -> "StableDiffusionPipeline":
+    """The pipeline on its device; if that is short of memory, with what helps switched on, and said.
+
+    offload: let parts wait in main memory as the last resort; without, MemoryError if the weights leave no room.
+    """
     weights = sum(
         tensor.nbytes
         for part in pipe.components.values()
@@ -307,14 +329,22 @@ def _placed(pipe: "StableDiffusionPipeline", device: torch.device) -> "StableDif
     with memory_advice():
         if free is None or free >= weights + ROOM:
             return pipe.to(device)
+        tight = device.type == "cuda" and free < weights + LEAST
+        if tight and not offload:
+            raise MemoryError(
+                f"The GPU has {free / GIB:.1f} GB free and this model needs {(weights + LEAST) / GIB:.1f} GB: shut "
+                "down other notebooks that use it, or load the pipeline with safety_checker=False or device='cpu'"
+            )
         # A part of the attention at a time, and one picture: slower, the same but for rounding.
         pipe.enable_attention_slicing()
         pipe.vae.enable_slicing()
         done = "attention is computed in slices, which is slower"
-        if device.type == "cuda" and free < weights + LEAST:
-            # The last resort: a loop by hand then has to look up where a part computes, `pipe._execution_device`.
+        if tight:
             pipe.enable_model_cpu_offload(device=device)
-            done += ", and each part waits in main memory until it is needed, so that pipe.device is the CPU"
+            done += (
+                ", and each part waits in main memory until it is needed, so that pipe.device is the CPU: loops of "
+                "your own, as in the lessons, do not work so"
+            )
         else:
             pipe.to(device)
     print(
@@ -359,7 +389,7 @@ def _short(name: str) -> str:
     return name.removeprefix("text_model.").removeprefix("vision_model.").removeprefix("vision_model.")
 
 
-def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> "StableDiffusionPipeline":
+def _from_single_file(path: Path, dtype: torch.dtype) -> "StableDiffusionPipeline":
     """A checkpoint of Stable Diffusion 1 in one file, by the names of the original code.
 
     The file holds weights alone: no configuration, no tokenizer (a megabyte and a half), no safety checker. What is
@@ -405,7 +435,7 @@ def _from_single_file(path: Path, device: torch.device, dtype: torch.dtype) -> "
                 raise ValueError(f"The weights in {path} are damaged ({part}.{weight} is not among them)")
     pipe.register_to_config(_name_or_path=str(path))
     print(f"{path.name} brings no safety checker, as no single file does: what is drawn is for you to judge.")
-    return _placed(pipe, device)
+    return pipe
 
 
 def _download_settings(name: str, **options: Any) -> str:
@@ -415,7 +445,7 @@ def _download_settings(name: str, **options: Any) -> str:
     return snapshot_download(name, allow_patterns=["*.json", "*.txt"], **options)
 
 
-def _from_hub(name: str, device: torch.device, dtype: torch.dtype, safety_checker: bool) -> "StableDiffusionPipeline":
+def _from_hub(name: str, dtype: torch.dtype, safety_checker: bool) -> "StableDiffusionPipeline":
     def download(name: str, **options: Any) -> str:
         from diffusers import StableDiffusionPipeline
 
@@ -424,7 +454,7 @@ def _from_hub(name: str, device: torch.device, dtype: torch.dtype, safety_checke
         return StableDiffusionPipeline.download(name, use_safetensors=True, **options)
 
     folder = _ask_hub(name, name, download)
-    return _from_folder(folder, device, dtype, safety_checker, name)  # rather than a folder deep in the cache
+    return _from_folder(folder, dtype, safety_checker, name)  # rather than a folder deep in the cache
 
 
 def _ask_hub(asked: str, name: str, download: Callable[..., str]) -> Path:

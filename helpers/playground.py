@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from helpers import inputs
 from helpers.latents import decode
-from helpers.loading import quiet
+from helpers.loading import memory_advice, quiet
 from helpers.pictures import save_pictures
 from helpers.plots import as_picture
 from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, with_article
@@ -86,7 +86,7 @@ def draw(
     it is. The film strip shows up to 7 steps: x_t as the U-Net would see it next, decoded.
 
     Everything is checked before any work: ValueError says what is wrong and what would do. What the model will not
-    understand of the prompts is in the notes.
+    understand of the prompts is in the notes. A full GPU raises MemoryError with advice.
     """
     inputs.check_prompt(prompt)
     if not prompt.strip():
@@ -126,7 +126,7 @@ def draw(
         progress(index + 1, own.num_timesteps)
         return tensors
 
-    with quiet(bars=True):  # the library's own warning about cut text repeats the note
+    with quiet(bars=True), memory_advice():  # the library's own warning about cut text repeats the note
         result = own(
             prompt,
             num_inference_steps=int(steps),
@@ -363,11 +363,11 @@ class Playground:
                 strength=self.strength.value,
                 progress=self._advance,
             )
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:
             self.say(f"{error}.")
         except KeyboardInterrupt:
             self.say("Interrupted. The last picture is still there.")
-        except Exception as error:  # no memory left on a GPU, for one: the page stays usable
+        except Exception as error:  # whatever it is, the page stays usable
             self.say(f"This did not work ({type(error).__name__}: {error}). Other settings may.")
         else:
             self.result.value = _shown(self.drawing, prompt)

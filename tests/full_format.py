@@ -1,4 +1,4 @@
-"""The tiny pipeline in every form in which Stable Diffusion is published: with a safety checker, and as one file."""
+"""Pipelines in every form in which Stable Diffusion is published: with a safety checker, and as one file."""
 
 import json
 from pathlib import Path
@@ -47,10 +47,14 @@ VAE = {
 
 
 def full_pipeline(seed: int = 0) -> StableDiffusionPipeline:
-    """The tiny pipeline with a safety checker that finds nothing: every threshold is 2, above any cosine."""
+    """The tiny pipeline with a safety checker."""
+    return with_checker(tiny_pipeline(seed), seed)
+
+
+def with_checker(pipe: StableDiffusionPipeline, seed: int = 0) -> StableDiffusionPipeline:
+    """The pipeline with a safety checker that finds nothing: every threshold is 2, above any cosine."""
     from transformers import CLIPImageProcessor
 
-    pipe = tiny_pipeline(seed)
     size = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,12 +77,14 @@ def full_pipeline(seed: int = 0) -> StableDiffusionPipeline:
     )
 
 
-def save_full(folder: Path, seed: int = 0, *, old_names: bool = True) -> Path:
-    """A folder as the hub has it.
+def save_full(
+    folder: Path, seed: int = 0, *, pipe: StableDiffusionPipeline | None = None, old_names: bool = True
+) -> Path:
+    """A folder as the hub has it, of `pipe`, which has a safety checker, or of the tiny pipeline.
 
     old_names: the weights have the names of before transformers 5.6, as those of Stable Diffusion 1.5 do.
     """
-    full_pipeline(seed).save_pretrained(folder)
+    (pipe or full_pipeline(seed)).save_pretrained(folder)
     index = json.loads((folder / "model_index.json").read_text())
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]  # and not its stand-in without torchvision
     (folder / "model_index.json").write_text(json.dumps(index))

@@ -61,6 +61,7 @@ def pocket(folder, monkeypatch):
     """The same copy in the place of Pocket Diffusion, on a machine with no GPU."""
     monkeypatch.setattr(loading, "POCKET", folder)
     monkeypatch.setattr(loading, "_devices", lambda: ["cpu"])
+    monkeypatch.delenv("SDSS_MODEL", raising=False)
     return folder
 
 
@@ -164,6 +165,33 @@ def test_auto_on_a_gpu_without_the_hub_says_so_in_one_line_and_takes_pocket(gpu,
 
 def test_auto_on_the_cpu_of_a_machine_with_a_gpu_takes_pocket(gpu, pocket):
     assert load_pipeline(device="cpu").name_or_path == str(pocket)
+
+
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_variable_chooses_what_auto_is(gpu, pocket, saved, tmp_path, monkeypatch, capsys, device):
+    other = shutil.copytree(saved, tmp_path / "other")
+    hub_answers(monkeypatch, saved)
+    for chosen, name in ((str(other), str(other)), ("pocket", str(pocket)), ("sd15", KNOWN["sd15"])):
+        monkeypatch.setenv("SDSS_MODEL", chosen)
+        assert load_pipeline("auto", device=device).name_or_path == name
+        assert capsys.readouterr().out == f"SDSS_MODEL is set, so this is {chosen}.\n"
+    assert load_pipeline("pocket", device=device).name_or_path == str(pocket)  # what is asked for by name stays
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("nothing", ["", "auto"])
+def test_a_variable_that_chooses_nothing_is_none(pocket, monkeypatch, capsys, nothing):
+    monkeypatch.setenv("SDSS_MODEL", nothing)
+    assert load_pipeline("auto").name_or_path == str(pocket)
+    assert capsys.readouterr().out == ""
+
+
+def test_what_a_variable_chose_is_not_replaced_by_pocket(gpu, monkeypatch):
+    monkeypatch.setenv("SDSS_MODEL", "sd15")
+    hub_answers(monkeypatch, wrapped(ConnectionError("no route")))
+    refused("auto", KNOWN["sd15"], "could not be reached", error=ConnectionError)
+    monkeypatch.setenv("SDSS_MODEL", "sd51")
+    refused("auto", "Unknown model 'sd51'", "did you mean 'sd15'")
 
 
 @pytest.mark.parametrize("name", ["sd15", ARTICLE_MODEL])
@@ -386,12 +414,13 @@ def test_a_picture_made_black_is_said(full, capsys):
     ],
 )
 def test_little_memory_is_noticed_and_said(device, free, measures, full, monkeypatch, capsys):
+    model = load_pipeline(full, device="cpu", safety_checker=False)
     monkeypatch.setattr(loading, "_free_memory", lambda device: free)
     done = []
     offload = lambda pipe, device: done.append("offload")  # noqa: E731
     monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", offload)
     monkeypatch.setattr(StableDiffusionPipeline, "to", lambda pipe, device: done.append("to") or pipe)
-    pipe = loading._from_folder(full, torch.device(device), torch.float32, False)
+    pipe = loading._placed(model, torch.device(device))
     said = capsys.readouterr().out
     sliced = any("Sliced" in type(processor).__name__ for processor in pipe.unet.attn_processors.values())
     assert done == ["offload" if measures == "offload" else "to"]
@@ -400,6 +429,23 @@ def test_little_memory_is_noticed_and_said(device, free, measures, full, monkeyp
     if measures != "nothing":
         assert f"{free / loading.GIB:.1f} GB free, 0.0 GB of weights" in said and "slices" in said
     assert ("main memory" in said) == (measures == "offload")
+
+
+def test_the_lessons_are_never_given_a_pipeline_whose_parts_wait_elsewhere(gpu, pocket, saved, monkeypatch, capsys):
+    """Their loops put tensors on pipe.device and call layers inside a part: offloading would break both."""
+    hub_answers(monkeypatch, saved)
+    # The GPU is nearly full for the first model that asks, as Stable Diffusion would find it, and not for the second.
+    free = iter([loading.LEAST // 2, None])
+    monkeypatch.setattr(loading, "_free_memory", lambda device: next(free))
+    monkeypatch.setattr(StableDiffusionPipeline, "enable_model_cpu_offload", lambda *_, **__: pytest.fail("offloaded"))
+    assert load_pipeline("auto").name_or_path == str(pocket)
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1
+    assert "this is Pocket Diffusion instead: The GPU has 0.2 GB free and this model needs 0.5 GB" in said
+    monkeypatch.setattr(loading, "_free_memory", lambda device: loading.LEAST // 2)
+    for chosen in ("", "sd15"):
+        monkeypatch.setenv("SDSS_MODEL", chosen)
+        refused("auto", "The GPU has 0.2 GB free", "shut down other notebooks", error=MemoryError)
 
 
 @pytest.mark.parametrize(

@@ -298,6 +298,24 @@ def test_what_nobody_thought_of_is_a_sentence_too(page, monkeypatch):
     assert not page.draw.disabled
 
 
+@pytest.mark.parametrize("part", ["unet", "vae.decoder", "vae.encoder"])
+def test_a_full_gpu_is_advice_on_the_page(tmp_path, part):
+    pipe = tiny_pipeline()
+
+    def fail(*inputs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    name, _, inside = part.partition(".")
+    pipe.components[name].get_submodule(inside).register_forward_pre_hook(fail)
+    page = Playground(pipe, tmp_path)
+    page.prompt.value, page.steps.value = "a fox", 2
+    upload(page, encoded(PHOTO))
+    page.draw.click()
+    assert "The memory of the GPU is full: draw fewer pictures at a time, or smaller ones;" in page.message.value
+    assert "did not work" not in page.message.value
+    assert page.drawing is None and not page.draw.disabled
+
+
 def test_a_prompt_cannot_write_html(page):
     page.prompt.value = "<b>a fox</b>"
     page.draw.click()
