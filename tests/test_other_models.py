@@ -35,7 +35,7 @@ def run_lax(notebook: Path, model: Path) -> subprocess.CompletedProcess:
     environment = {
         **os.environ,
         "SDSS_MODEL": str(model),
-        "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ['PYTHONPATH']}",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
     }
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=2 * SECONDS)
 
