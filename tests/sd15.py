@@ -50,21 +50,22 @@ SCHEDULER = {
     "clip_sample": False,  # nothing to PNDM, but other samplers made from its settings find it there
 }
 # Nothing here is as in Pocket Diffusion: neither widths, levels, heads nor layers, nor the VAE's factor of 8. Each call
-# has to be cheap, as the lessons make thousands; so there are two levels only, the lower one, as always, without text.
-# Half of a picture's side still has to be one that can be drawn, and the decoder has to be what takes most memory.
+# has to be cheap, as the lessons make thousands; so there are two levels only, the lower one, as always, without text,
+# and latents 16 times smaller than pictures, since attention's cost grows with the square of their area. Half of a
+# picture's side still has to be one that can be drawn, and the decoder has to be what takes most memory.
 NARROW_TEXT = {"hidden_size": 48, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 3}
 NARROW_UNET = {
-    "sample_size": 36,
+    "sample_size": 8,
     "block_out_channels": (16, 32),
     "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
     "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
     "cross_attention_dim": 48,
 }
 NARROW_VAE = {
-    "sample_size": 144,
-    "block_out_channels": (16, 32, 32),
-    "down_block_types": ("DownEncoderBlock2D",) * 3,
-    "up_block_types": ("UpDecoderBlock2D",) * 3,
+    "sample_size": 128,
+    "block_out_channels": (16, 32, 32, 32, 32),
+    "down_block_types": ("DownEncoderBlock2D",) * 5,
+    "up_block_types": ("UpDecoderBlock2D",) * 5,
 }
 
 
@@ -84,7 +85,7 @@ def full_size(seed: int = 0) -> StableDiffusionPipeline:
 
 
 def narrow(seed: int = 0) -> StableDiffusionPipeline:
-    """The same tokens, layers and heads, with two levels and few channels, for pictures of 144 pixels; float32."""
+    """The same tokens, layers and heads, with two levels and few channels, for pictures of 128 pixels; float32."""
     unet = {**UNET, **NARROW_UNET, "norm_num_groups": 4}
     return _pipeline({**TEXT, **NARROW_TEXT}, unet, {**VAE, **NARROW_VAE, "norm_num_groups": 4}, seed)
 
