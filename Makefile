@@ -57,7 +57,7 @@ notebooks: $(INSTALLED) ## run the lessons again and keep their new outputs (NOT
 	$(BIN)/python tests/execute_notebooks.py $(NOTEBOOKS)
 
 stamp: $(INSTALLED) ## put the address and version of pyproject.toml into the lessons' Colab badges and cells, and the README
-	$(BIN)/python tests/stamp_notebooks.py
+	$(BIN)/python -m tests.stamp_notebooks
 
 format: $(INSTALLED) ## let ruff repair and lay out code and lessons
 	$(BIN)/ruff check --fix --exit-zero .

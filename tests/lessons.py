@@ -7,6 +7,7 @@ from typing import Any
 import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))  # all notebooks but the playground
 
 
 def code_cells(path: Path) -> list[str]:

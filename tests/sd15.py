@@ -8,8 +8,9 @@ from itertools import islice, product
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from training.text import BYTES, LAST_BYTES, clip_tokenizer
 
 TOKENS = 77  # what the text encoder reads, both ends included
 VOCABULARY = 49_408
@@ -71,12 +72,7 @@ NARROW_VAE = {
 
 def tokenizer() -> CLIPTokenizer:
     """A tokenizer of CLIP's kind and size: 512 bytes, 48,894 merges and two special tokens; it pads with the end."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    ends = [byte + "</w>" for byte in alphabet]
-    merges = list(islice(product(alphabet, ends), VOCABULARY - 2 * len(alphabet) - 2))
-    tokens = [*alphabet, *ends, *map("".join, merges), "<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {token: i for i, token in enumerate(tokens)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+    return clip_tokenizer(islice(product(BYTES, LAST_BYTES), VOCABULARY - 2 * len(BYTES) - 2), TOKENS)
 
 
 def full_size(seed: int = 0) -> StableDiffusionPipeline:

@@ -1,6 +1,6 @@
 """Put the repository's address and version into the lessons' Colab badges and set-up cells, and into the README.
 
-    python tests/stamp_notebooks.py      (or: make stamp)
+    python -m tests.stamp_notebooks      (or: make stamp)
 
 The address is that of pyproject.toml, the version too: a lesson opened in Colab fetches the tag `v` + version, so that
 it finds the helpers it was written with. The cell does nothing outside Colab, so that a lesson need not be run again.
@@ -14,6 +14,8 @@ from pathlib import Path
 
 import nbformat
 from nbformat.v4 import new_code_cell
+
+from tests.lessons import LESSONS
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -47,10 +49,6 @@ if "google.colab" in sys.modules:
 
     colab.set_up()
 """
-
-
-def lessons() -> list[Path]:
-    return sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 
 
 def colab_address(name: str) -> str:
@@ -93,19 +91,19 @@ def stamped_readme(text: str) -> str:
     badges = [
         f"[![tests]({workflows}/ci.yml/badge.svg)]({workflows}/ci.yml)",
         f"[![tests on a GPU]({workflows}/gpu.yml/badge.svg)]({workflows}/gpu.yml)",
-        f"[![Open in Colab](images/{BADGE})]({colab_address(lessons()[0].name)})",
+        f"[![Open in Colab](images/{BADGE})]({colab_address(LESSONS[0].name)})",
     ]
     return README_BADGES.sub("\n".join([*badges, ""]), text)
 
 
 def main() -> int:
-    for path in lessons():
+    for path in LESSONS:
         notebook = nbformat.read(path, as_version=4)
         stamp(notebook, path.name)
         nbformat.write(notebook, path)
     readme = ROOT / "README.md"
     readme.write_text(stamped_readme(readme.read_text(encoding="utf-8")), encoding="utf-8")
-    print(f"Stamped {len(lessons())} lessons and the README with {ADDRESS} at {REF}")
+    print(f"Stamped {len(LESSONS)} lessons and the README with {ADDRESS} at {REF}")
     return 0
 
 

@@ -17,7 +17,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from tests import browser
+from tests import browser, lessons
 from tests.browser import Notebook, find_chromium, text_of
 from tests.test_exercises import CHECK, SOLUTION
 from tests.test_sections import needed
@@ -30,7 +30,7 @@ if find_chromium() is None:  # all of it at once, so that the summary has one li
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
-LESSONS = sorted(path.stem for path in (browser.ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+LESSONS = [path.stem for path in lessons.LESSONS]
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known
 PRESSES = 6  # arrow keys in each viewer of a lesson

@@ -23,7 +23,8 @@ import nbformat
 import pytest
 
 from helpers import colab
-from tests.stamp_notebooks import ADDRESS, BADGE, CELL, REF, ROOT, colab_address, lessons, stamp, stamped_readme
+from tests.lessons import LESSONS
+from tests.stamp_notebooks import ADDRESS, BADGE, CELL, REF, ROOT, colab_address, stamp, stamped_readme
 from tests.test_repository import committed_files
 
 SITE = Path(sysconfig.get_paths()["purelib"])
@@ -37,13 +38,13 @@ print(json.dumps({"folder": os.getcwd(), "helpers": helpers.__file__, **versions
 
 
 def set_up_cell() -> str:
-    return nbformat.read(lessons()[0], as_version=4).cells[1].source
+    return nbformat.read(LESSONS[0], as_version=4).cells[1].source
 
 
 # What stands in the notebooks
 
 
-@pytest.mark.parametrize("path", lessons(), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_every_lesson_is_stamped_with_the_address_and_version_of_the_project(path):
     committed, stamped = (nbformat.read(path, as_version=4) for _ in range(2))
     stamp(stamped, path.name)

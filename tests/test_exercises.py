@@ -11,9 +11,7 @@ import torch
 
 from helpers import exercises
 from helpers.exercises import EXERCISES, Exercise, Mistake, difference, verdict
-
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+from tests.lessons import LESSONS
 
 CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
 SOLUTION = re.compile(
@@ -298,7 +296,7 @@ def test_the_folded_form_is_read():
     assert SOLUTION.search(f"Before.\n\n{text}\n").groupdict() == {"name": "00.x", "code": "def x():\n    return 1"}
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_notebook_checks_exactly_the_exercises_of_its_lesson(path):
     names = [name for name, _ in checks(path)]
     assert sorted(names) == sorted(name for name in EXERCISES if name.startswith(path.stem[:3].replace("_", ".")))
@@ -306,14 +304,14 @@ def test_a_notebook_checks_exactly_the_exercises_of_its_lesson(path):
         assert function == EXERCISES[name].solution.__name__
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_every_check_in_a_notebook_is_one_this_file_can_read(path):
     text = "\n".join(cells(path, "code"))
     assert text.count("exercises.check(") == len(checks(path))
 
 
 @pytest.mark.parametrize(
-    ("path", "name"), [(path, name) for path in NOTEBOOKS for name, _ in checks(path)], ids=lambda value: str(value)
+    ("path", "name"), [(path, name) for path in LESSONS for name, _ in checks(path)], ids=lambda value: str(value)
 )
 def test_the_folded_solution_in_the_notebook_passes(path, name):
     folded = solutions(path)

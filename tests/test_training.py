@@ -303,7 +303,7 @@ def test_two_processes_train_as_one_does_and_go_on_from_each_others_checkpoints(
     first, weights_first = run(tmp_path / "shared", 2, 2)  # still in the warm-up, whose rates do not depend on the end
     shared, weights_shared = run(tmp_path / "shared", 1, 3)
     # Sums over the batch are made in another order: float32 rounding, nothing else.
-    assert np.average([*shared], weights=[2, 1]) == pytest.approx(alone[0], rel=1e-4)
+    assert np.average(shared, weights=[2, 1]) == pytest.approx(alone[0], rel=1e-4)
     assert len(first) == 1 and len(shared) == 2
     moved = {name: (weights_alone[name] - weights_first[name]).abs().max() for name in weights_alone}
     assert max(moved.values()) > 1e-6  # the third step did something

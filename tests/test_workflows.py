@@ -5,17 +5,16 @@ import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from itertools import chain
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.stamp_notebooks import ROOT, lessons
+from tests.lessons import LESSONS
+from tests.stamp_notebooks import PROJECT, ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 # On Windows, where the README offers conda in place of make.
 CONDA = {
@@ -140,5 +139,5 @@ def test_gpu_lessons_run_every_lesson_with_stable_diffusion_and_a_network(progra
     assert done.returncode == 0, done.stderr
     (ran,) = [line for line in done.stdout.splitlines() if line.startswith("ran with sd15: -m pytest")]
     assert "--nbval-lax" in ran
-    assert [word for word in ran.split() if word.endswith(".ipynb")] == [f"notebooks/{path.name}" for path in lessons()]
+    assert [word for word in ran.split() if word.endswith(".ipynb")] == [f"notebooks/{path.name}" for path in LESSONS]
     assert "tests" not in ran.split()  # whose conftest.py refuses the network

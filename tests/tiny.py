@@ -2,9 +2,9 @@
 
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
-from tokenizers import pre_tokenizers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from training.text import clip_tokenizer
 from training.train_unet import build_scheduler
 
 TOKENS = 32  # what the text encoder reads, both ends included
@@ -14,9 +14,7 @@ WIDTH = 16  # of the text embeddings
 
 def tiny_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with bytes only and no merges: each letter is one token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = [*alphabet, *(byte + "</w>" for byte in alphabet), "<|startoftext|>", "<|endoftext|>"]
-    return CLIPTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[], model_max_length=TOKENS)
+    return clip_tokenizer([], TOKENS)
 
 
 def tiny_pipeline(seed: int = 0) -> StableDiffusionPipeline:

@@ -1,7 +1,7 @@
 """The tokenizer and the text encoder: Stable Diffusion's classes, with a vocabulary made for the scenes."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
@@ -10,6 +10,8 @@ from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, caption
 
 TOKENS = 32  # the longest caption has 16 tokens with both ends; the rest is room for words never seen
 START, END = "<|startoftext|>", "<|endoftext|>"
+BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # each byte as a printable character
+LAST_BYTES = [byte + "</w>" for byte in BYTES]  # the same at the end of a word
 
 
 def vocabulary_captions() -> Iterator[str]:
@@ -21,20 +23,26 @@ def vocabulary_captions() -> Iterator[str]:
             yield caption(("owl",), background=background, style=style)
 
 
+def clip_tokenizer(merges: Iterable[tuple[str, str]], length: int) -> CLIPTokenizer:
+    """A byte-level BPE tokenizer with these merges, whose text encoder reads `length` tokens, both ends included.
+
+    Its vocabulary is laid out as CLIP's own: 256 bytes, 256 bytes that end a word, merges, start, end.
+    """
+    merges = list(merges)
+    tokens = [*BYTES, *LAST_BYTES, *map("".join, merges), START, END]
+    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
+
+
 def build_tokenizer() -> CLIPTokenizer:
     """A byte-level BPE tokenizer (Sennrich et al., 2016, arXiv:1508.07909) that knows each word as one token.
 
-    Its vocabulary is laid out as CLIP's own: 256 bytes, 256 bytes that end a word, merges, start, end.
     Any other text still has tokens, byte by byte.
     """
     trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
     trained = CLIPTokenizer().backend_tokenizer
     trained.train_from_iterator(vocabulary_captions(), trainer)
-    merges = [tuple(pair) for pair in json.loads(trained.to_str())["model"]["merges"]]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokens = alphabet + [byte + "</w>" for byte in alphabet] + ["".join(pair) for pair in merges] + [START, END]
-    vocabulary = {token: i for i, token in enumerate(dict.fromkeys(tokens))}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=TOKENS)
+    return clip_tokenizer(map(tuple, json.loads(trained.to_str())["model"]["merges"]), TOKENS)
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, layers: int) -> CLIPTextModel:

@@ -96,14 +96,9 @@ class GroundedAttention(AttnProcessor):
         attention_mask: None = None,
         temb: None = None,
     ) -> Tensor:
-        query, key, value = (
-            attn.head_to_batch_dim(layer(x))
-            for layer, x in (
-                (attn.to_q, hidden_states),
-                (attn.to_k, encoder_hidden_states),
-                (attn.to_v, encoder_hidden_states),
-            )
-        )
+        query = attn.head_to_batch_dim(attn.to_q(hidden_states))  # (B * heads, N, width)
+        key = attn.head_to_batch_dim(attn.to_k(encoder_hidden_states))  # (B * heads, tokens, width)
+        value = attn.head_to_batch_dim(attn.to_v(encoder_hidden_states))
         probabilities = attn.get_attention_scores(query, key)  # (B * heads, N, tokens)
         self.maps = probabilities.unflatten(0, (-1, attn.heads)).mean(dim=1)  # (B, N, tokens)
         return attn.to_out[1](attn.to_out[0](attn.batch_to_head_dim(probabilities @ value)))
