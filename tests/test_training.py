@@ -121,6 +121,12 @@ def small_unet():
     )
 
 
+def test_every_tokenizer_is_the_same():
+    """A resumed run and every process make their own; equally frequent pairs were once joined in an order of chance."""
+    first, *others = (build_tokenizer().get_vocab() for _ in range(4))
+    assert all(vocabulary == first for vocabulary in others)
+
+
 @pytest.mark.parametrize(("gamma", "floor"), [(None, 0.0), (5.0, 0.0), (5.0, 0.1)])
 def test_denoising_loss_is_the_formula(gamma, floor):
     """Ho et al. (2020), eq. 14, with the weight min(SNR, gamma) / SNR of arXiv:2303.09556, and a floor under it."""

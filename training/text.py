@@ -39,7 +39,15 @@ def build_tokenizer() -> CLIPTokenizer:
 
     Any other text still has tokens, byte by byte.
     """
-    trainer = trainers.BpeTrainer(vocab_size=4096, min_frequency=1, end_of_word_suffix="</w>", show_progress=False)
+    # Equally frequent pairs are joined in the order of their tokens' numbers. Given beforehand, these are always the
+    # same: a resumed run makes its tokenizer anew, and its weights know tokens by number.
+    trainer = trainers.BpeTrainer(
+        vocab_size=4096,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+        special_tokens=[*BYTES, *LAST_BYTES],
+    )
     trained = CLIPTokenizer().backend_tokenizer
     trained.train_from_iterator(vocabulary_captions(), trainer)
     return clip_tokenizer(map(tuple, json.loads(trained.to_str())["model"]["merges"]), TOKENS)
