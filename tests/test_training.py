@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
 from helpers.scenes import RELATIONS
@@ -24,11 +25,13 @@ from training.train_unet import (
     DenoisingLoss,
     UNetConfig,
     build_scheduler,
+    build_unet,
+    denoising_batch,
     places,
     random_caption,
     training_scenes,
 )
-from training.train_vae import VaeConfig, VaeLoss, build_vae, crop_batch
+from training.train_vae import CROP, VaeConfig, VaeLoss, build_vae, crop_batch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -315,3 +318,21 @@ def test_two_processes_train_as_one_does_and_go_on_from_each_others_checkpoints(
     assert max(moved.values()) > 1e-6  # the third step did something
     for name, value in weights_alone.items():
         torch.testing.assert_close(weights_shared[name], value, rtol=0, atol=1e-6)
+
+
+def test_the_cost_in_the_readme_is_counted():
+    config = UNetConfig(scenes=4, loop=replace(UNetConfig().loop, batch_size=2))
+    tokenizer = build_tokenizer()
+    text_encoder = build_text_encoder(tokenizer, width=config.text_width, layers=config.text_layers)
+    loss = DenoisingLoss(build_unet(config), text_encoder, 5.0, 0.0, config.place_weight, config.grounding_weight)
+    batch = denoising_batch(0, training_scenes(config), torch.zeros(4, 4, 16, 16), tokenizer, config)
+    with FlopCounterMode(display=False) as unet:
+        loss(**batch).backward()
+    autoencoder = VaeLoss(build_vae(VaeConfig().channels), VaeConfig())
+    with FlopCounterMode(display=False) as vae:
+        autoencoder(torch.zeros(1, 3, CROP, CROP), torch.zeros(1, 4, CROP // 8, CROP // 8)).backward()
+    readme = " ".join((ROOT / "training" / "README.md").read_text(encoding="utf-8").split())
+    gflop = [counter.get_total_flops() / samples / 1e9 for counter, samples in ((unet, 2), (vae, 1))]
+    assert "training takes {:.1f} GFLOP and a crop of the autoencoder's {:.1f}".format(*gflop) in readme
+    trained = sum(x.numel() for x in loss.parameters())
+    assert f"{4 * trained / 1e6:.0f} MB of gradients" in readme

@@ -8,6 +8,7 @@ model's folder.
 """
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from helpers.hub import sha256
 from helpers.judge import features, frechet_distance, read
 from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, write_checksums
@@ -70,10 +72,17 @@ def held_out_scenes(config: EvaluationConfig) -> list[Scene]:
 
 
 def draw_with(
-    pipe: StableDiffusionPipeline, prompts: Sequence[str], config: EvaluationConfig, accelerator: Accelerator
+    pipe: StableDiffusionPipeline,
+    prompts: Sequence[str],
+    config: EvaluationConfig,
+    accelerator: Accelerator,
+    first: int = 0,
 ) -> list[Image.Image]:
-    """One picture per prompt, in order. Picture i has seed i, so the number of processes changes nothing."""
-    with accelerator.split_between_processes(list(enumerate(prompts))) as mine:
+    """One picture per prompt, in order. Each has its own seed, so the number of processes changes nothing.
+
+    first: the number of the first picture, where these are a part of more.
+    """
+    with accelerator.split_between_processes(list(enumerate(prompts, first))) as mine:
         pictures = []
         for start in tqdm(range(0, len(mine), config.batch_size), mininterval=10):
             numbers, texts = zip(*mine[start : start + config.batch_size], strict=True)
@@ -129,17 +138,27 @@ def evaluate(pipe: StableDiffusionPipeline, config: EvaluationConfig, accelerato
     return results
 
 
-def sample_grid(pipe: StableDiffusionPipeline, config: EvaluationConfig, columns: int = 6) -> Image.Image:
+def sheet(pictures: Sequence[Image.Image], columns: int = 6) -> Image.Image:
+    """Pictures of one size in rows, side by side."""
+    width, height = pictures[0].size
+    whole = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for i, picture in enumerate(pictures):
+        whole.paste(picture, (i % columns * width, i // columns * height))
+    return whole
+
+
+def draw_samples(pipe: StableDiffusionPipeline, config: EvaluationConfig) -> list[Image.Image]:
     """The twelve sample prompts, seeds 0 to 11, none chosen."""
     generators = [torch.Generator().manual_seed(i) for i in range(len(SAMPLES))]
-    pictures = pipe(
+    return pipe(
         list(SAMPLES), num_inference_steps=config.steps, guidance_scale=config.guidance, generator=generators
     ).images
-    width, height = pictures[0].size
-    grid = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
-    for i, picture in enumerate(pictures):
-        grid.paste(picture, (i % columns * width, i // columns * height))
-    return grid
+
+
+def weights_key(folder: Path) -> str:
+    """Twelve digits that change with any weight of the model."""
+    hashes = [sha256(path) for path in sorted(folder.rglob("*.safetensors"))]
+    return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
 
 
 def main() -> None:
@@ -157,10 +176,10 @@ def main() -> None:
             write_checksums(args.model)  # of weights that have just been put there: loading compares them
     pipe = load_pipeline(str(args.model), device=accelerator.device)
     pipe.set_progress_bar_config(disable=True)
-    results = evaluate(pipe, config, accelerator)
+    results = {"weights": weights_key(args.model)} | evaluate(pipe, config, accelerator)
     if accelerator.is_main_process:
         (args.model / "evaluation.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        sample_grid(pipe, config).save(args.model / "samples.webp", quality=90)
+        sheet(draw_samples(pipe, config)).save(args.model / "samples.webp", quality=90)
         write_card(args.model)
         write_checksums(args.model)
         print((args.model / "README.md").read_text(encoding="utf-8"))

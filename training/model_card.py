@@ -84,7 +84,7 @@ Frechet distance between features of the judge, generated against real pictures 
 the autoencoder's reconstructions against the same real pictures: {frechet_floor:.2f}. The features and the number
 of pictures are this course's own, so the distance compares versions of this model and nothing else.
 
-## Limits
+{studies}## Limits
 
 It knows nothing but its 124 words, and draws something even for words it does not know. Two objects are harder than
 one; small ones are soft. It knows no other layout and no plain colours but the ten.
@@ -131,9 +131,109 @@ def figures_table(results: dict) -> str:
     return "\n".join(lines)
 
 
+DISTANCE = """\
+## Longer measurements
+
+`training/studies.py` measured these, each on the weights that are here.
+
+**Frechet distance** of features of the judge, {pictures:,} pictures, to as many real pictures of other scenes:
+{model:.2f}. Real pictures have {real:.2f}, the autoencoder's reconstructions of them {reconstruction:.2f}, which is the
+least this model could reach. The features are this course's own, so the distance compares versions of this model and
+nothing else. On these pictures the judge read the words right in {one:.1f} % with one object, in {two:.1f} % with two.
+
+**Is it copying?** Root mean squared distance of a picture (32 x 32 pixels, 0 to 1) to the nearest of {training:,}
+training scenes:
+
+| pictures | one object, median | two objects, median | one: nearer than 95 % of reconstructions | two |
+|---|---:|---:|---:|---:|
+{nearest}
+
+![Samples over their nearest training scenes, then unseen real pictures over theirs](nearest.webp)
+
+*Six samples, the training scene nearest to each; six unseen real pictures, the training scene nearest to each. None was
+chosen.*
+
+"""
+
+SETTINGS = """\
+**Steps and guidance.** The same {pictures} prompts of each kind and the same noise, words right and in place (and with
+the style right as well):
+
+| DDIM steps | guidance | one object | two objects |
+|---:|---:|---:|---:|
+{rows}
+
+"""
+
+CHOICES = """\
+**What training chose.** From the same weights, runs of equal length with a constant learning rate. "averaged" are the
+weights of the moving average, "last" those of the last step. The error is the mean square of the predicted noise on
+{pictures} unseen pairs:
+
+| run and weights | {timesteps} | one object | two objects |
+|---|{rules}---:|---:|
+{rows}
+
+"""
+
+
+def _words(shares: dict[str, float]) -> str:
+    return f"{100 * shares['words']:.1f} % ({100 * shares['words and style']:.1f} %)"
+
+
+def studies_section(studies: dict) -> str:
+    """The part of the card that says what `training/studies.py` measured; nothing if it has not."""
+    section = ""
+    if "distance" in studies:
+        study = studies["distance"]
+        rows = []
+        for name, title in (
+            ("model", "samples"),
+            ("reconstruction", "reconstructions"),
+            ("real", "unseen real pictures"),
+        ):
+            one, two = (study["nearest"][kind][name] for kind in ("one object", "two objects"))
+            shares = " | ".join(f"{100 * kind['nearer than 95 %']:.1f} %" for kind in (one, two))
+            rows.append(f"| {title} | {one['median']:.4f} | {two['median']:.4f} | {shares} |")
+        section += DISTANCE.format(
+            pictures=study["pictures"],
+            **study["frechet"],
+            one=100 * study["judged"]["one object"]["words"],
+            two=100 * study["judged"]["two objects"]["words"],
+            training=study["training scenes"],
+            nearest="\n".join(rows),
+        )
+    if "settings" in studies:
+        study = studies["settings"]
+        settings = [(steps, f"{study['default']['guidance']:g}", shares) for steps, shares in study["steps"].items()]
+        settings += [(study["default"]["steps"], guidance, shares) for guidance, shares in study["guidance"].items()]
+        rows = [
+            f"| {steps} | {guidance} | {_words(shares['one object'])} | {_words(shares['two objects'])} |"
+            for steps, guidance, shares in settings
+        ]
+        section += SETTINGS.format(pictures=study["pictures"], rows="\n".join(rows))
+    if "choices" in studies:
+        study = studies["choices"]
+        timesteps = list(next(iter(study["runs"].values()))["errors"])
+        rows = [
+            f"| {name} | "
+            + " | ".join(f"{run['errors'][t]:.4f}" for t in timesteps)
+            + f" | {_words(run['one object'])} | {_words(run['two objects'])} |"
+            for name, run in study["runs"].items()
+        ]
+        section += CHOICES.format(
+            pictures=study["pictures"],
+            timesteps=" | ".join(f"t = {t}" for t in timesteps),
+            rules="---:|" * len(timesteps),
+            rows="\n".join(rows),
+        )
+    return section
+
+
 def write_card(folder: Path) -> None:
     """Write `README.md` into the model's folder from its `evaluation.json` and its weights."""
     results = json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))
+    studies = folder / "studies.json"
     pipe = StableDiffusionPipeline.from_pretrained(folder)
     parts = [
         f"| {name} | `{type(part).__name__}` | {_count(part):,} |"
@@ -151,6 +251,7 @@ def write_card(folder: Path) -> None:
         psnr_two=results["kinds"]["two objects"]["psnr"],
         frechet=results["frechet"]["model"],
         frechet_floor=results["frechet"]["reconstruction"],
+        studies=studies_section(json.loads(studies.read_text(encoding="utf-8")) if studies.exists() else {}),
         commands=COMMANDS,
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
