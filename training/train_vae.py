@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=VaeConfig().loop.steps)
     parser.add_argument("--learning-rate", type=float, default=VaeConfig().loop.learning_rate)
     parser.add_argument("--seed", type=int, default=VaeConfig().loop.seed, help="another seed shows other crops")
+    parser.add_argument("--mse-weight", type=float, default=VaeConfig().mse_weight, help="more of it raises the PSNR")
     parser.add_argument("--start-from", type=Path, help="folder of a trained VAE to begin with, instead of at random")
     parser.add_argument(
         "--decoder-only",
@@ -121,7 +122,7 @@ def main() -> None:
     if args.decoder_only and not args.start_from:
         parser.error("--decoder-only needs --start-from: an encoder at random is not worth keeping")
     loop = replace(VaeConfig().loop, steps=args.steps, learning_rate=args.learning_rate, seed=args.seed)
-    config = VaeConfig(loop=loop)
+    config = VaeConfig(mse_weight=args.mse_weight, loop=loop)
     set_seed(config.loop.seed)
     vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
     if args.decoder_only:
