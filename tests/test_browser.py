@@ -204,7 +204,11 @@ VIEWER = """
 async viewer => {
     const pictures = [];
     for (const img of viewer.querySelectorAll('img')) {
-        await img.decode();
+        // A picture that is replaced while it is being decoded is refused: then its successor is waited for.
+        for (let source = null; source !== img.src;) {
+            source = img.src;
+            await img.decode().catch(refused => { if (source === img.src) throw refused; });
+        }
         const canvas = document.createElement('canvas');
         [canvas.width, canvas.height] = [img.naturalWidth, img.naturalHeight];
         const context = canvas.getContext('2d');
