@@ -1,6 +1,7 @@
 """Training: losses as in their papers, resume that continues the same run, and both stages started as a user would."""
 
 import csv
+import math
 import os
 import subprocess
 import sys
@@ -130,7 +131,7 @@ def test_every_tokenizer_is_the_same():
     assert all(vocabulary == first for vocabulary in others)
 
 
-@pytest.mark.parametrize(("gamma", "floor"), [(None, 0.0), (5.0, 0.0), (5.0, 0.1)])
+@pytest.mark.parametrize(("gamma", "floor"), [(math.inf, 0.0), (5.0, 0.0), (5.0, 0.1)])
 def test_denoising_loss_is_the_formula(gamma, floor):
     """Ho et al. (2020), eq. 14, with the weight min(SNR, gamma) / SNR of arXiv:2303.09556, and a floor under it."""
     torch.manual_seed(0)
@@ -148,8 +149,8 @@ def test_denoising_loss_is_the_formula(gamma, floor):
         error = (unet(x_t, t, text_encoder(ids).last_hidden_state).sample - eps).square().mean(dim=(1, 2, 3))
         snr = (alpha_bar / (1 - alpha_bar)).flatten()
         assert snr.min() < 0.1 and snr.max() > 5  # so that both bounds are at work
-        bounded = [max(min(float(ratio), gamma or 0), floor) for ratio in snr]
-        weight = torch.ones(3) if gamma is None else torch.tensor(bounded) / snr
+        bounded = [max(min(float(ratio), gamma), floor) for ratio in snr]
+        weight = torch.ones(3) if gamma == math.inf else torch.tensor(bounded) / snr
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
 
 

@@ -23,7 +23,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from helpers.hub import sha256
-from helpers.judge import features, frechet_distance, read
+from helpers.judge import read
 from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, write_checksums
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
@@ -116,7 +116,6 @@ def evaluate(pipe: StableDiffusionPipeline, config: EvaluationConfig, accelerato
         "held-out pairs": held_out_scenes(config),
     }
     results: dict = {"settings": vars(config), "kinds": {}}
-    real_all, rebuilt_all, drawn_all = [], [], []
     for kind, scenes in kinds.items():
         real = [draw(scene) for scene in scenes]
         rebuilt = decode(pipe, encode(pipe, real))  # the best this model could draw
@@ -128,13 +127,7 @@ def evaluate(pipe: StableDiffusionPipeline, config: EvaluationConfig, accelerato
             "reconstruction": judged(rebuilt, scenes),
             "real": judged(real, scenes),
         }
-        if kind != "held-out pairs":
-            real_all, rebuilt_all, drawn_all = real_all + real, rebuilt_all + rebuilt, drawn_all + drawn
     results["psnr"] = float(np.mean([results["kinds"][kind]["psnr"] for kind in ("one object", "two objects")]))
-    results["frechet"] = {
-        "model": frechet_distance(features(drawn_all), features(real_all)),
-        "reconstruction": frechet_distance(features(rebuilt_all), features(real_all)),
-    }
     return results
 
 

@@ -2,7 +2,7 @@
 
     accelerate launch -m training.studies distance                 # Frechet distance and memorisation
     accelerate launch -m training.studies settings                 # steps and guidance
-    accelerate launch -m training.studies choices --runs runs/min-snr runs/plain      # what training chose
+    accelerate launch -m training.studies choices --runs runs/gamma-5 runs/gamma-inf      # what training chose
 
 Each writes its part of `studies.json` into the model's folder, and the model card again. Pictures are kept under
 `runs/studies` as they are drawn, so that a study that was stopped goes on where it was.
@@ -45,7 +45,7 @@ class StudiesConfig:
     kept: int = 250  # pictures in a file
     seed: int = 3_000_000  # far from the seeds of training, evaluation and samplers
     training: UNetConfig = field(  # of the last run, as the model card's command has it
-        default_factory=lambda: UNetConfig(scenes=32_000, pairs=0.6, loop=replace(UNetConfig().loop, seed=3))
+        default_factory=lambda: UNetConfig(scenes=32_000, pairs=0.6, loop=replace(UNetConfig().loop, seed=4))
     )
     steps: tuple[int, ...] = (10, 20, 50, 100)
     guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # 1 is none: the prediction for the prompt alone

@@ -43,7 +43,7 @@ class UNetConfig:
     pairs: float = 0.6  # share of scenes with two objects, which take longest to learn
     named: float = 0.85  # share of captions that name the background, and of those that name the style
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
-    min_snr_gamma: float | None = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); None: plain loss
+    min_snr_gamma: float = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); infinity: plain loss
     snr_floor: float = 0.0  # least weight of an error in x0; more than 0 helps the noisiest steps, which set the layout
     place_weight: float = 0.015  # of the text encoder's second task, see `DenoisingLoss`
     grounding_weight: float = 0.1  # of the cross-attention's second task, see `GroundedAttention`
@@ -117,7 +117,8 @@ class DenoisingLoss(nn.Module):
     """Weighted mean squared error of the predicted noise: the loss of Ho et al. (2020), equation 14.
 
     With Min-SNR weighting each timestep's error is weighted by min(SNR, gamma) / SNR (arXiv:2303.09556, section 3.4),
-    which is to weight the error in x0 by min(SNR, gamma). `floor` bounds that weight from below as well.
+    which is to weight the error in x0 by min(SNR, gamma). `floor` bounds that weight from below as well. With gamma
+    infinite and no floor every weight is 1: the plain loss.
 
     The text encoder has a second task, weighted by `place_weight`: a linear layer, thrown away after training,
     reads from the vector of the second object's word where that object stands. Without it the vectors of `left`
@@ -132,7 +133,7 @@ class DenoisingLoss(nn.Module):
         self,
         unet: UNet2DConditionModel,
         text_encoder: CLIPTextModel,
-        gamma: float | None,
+        gamma: float,
         floor: float = 0.0,
         place_weight: float = 0.0,
         grounding_weight: float = 0.0,
@@ -167,9 +168,8 @@ class DenoisingLoss(nn.Module):
         text = self.text_encoder(input_ids).last_hidden_state
         predicted = self.unet(noisy, timesteps, text).sample
         error = (predicted - noise).square().mean(dim=(1, 2, 3))  # (B,)
-        if self.gamma is not None:
-            snr = compute_snr(self.scheduler, timesteps)
-            error = error * snr.clamp(min=self.floor, max=self.gamma) / snr
+        snr = compute_snr(self.scheduler, timesteps)
+        error = error * snr.clamp(min=self.floor, max=self.gamma) / snr
         loss = error.mean()
         # The tasks are means over the whole batch, not over those with objects: so that shares of a batch add up to it.
         if self.place is not None:
@@ -287,6 +287,7 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
     parser.add_argument("--scenes", type=int, default=UNetConfig().scenes, help="size of the training set")
     parser.add_argument("--pairs", type=float, default=UNetConfig().pairs, help="share of scenes with two objects")
+    parser.add_argument("--min-snr-gamma", type=float, default=UNetConfig().min_snr_gamma, help="inf: the plain loss")
     parser.add_argument("--snr-floor", type=float, default=UNetConfig().snr_floor, help="least weight of errors in x0")
     parser.add_argument("--steps", type=int, default=loop.steps)
     parser.add_argument("--batch-size", type=int, default=loop.batch_size)
@@ -302,7 +303,9 @@ def main() -> None:
         decay_from=args.decay_from,
         seed=args.seed,
     )
-    config = UNetConfig(scenes=args.scenes, pairs=args.pairs, snr_floor=args.snr_floor, loop=loop)
+    config = UNetConfig(
+        scenes=args.scenes, pairs=args.pairs, min_snr_gamma=args.min_snr_gamma, snr_floor=args.snr_floor, loop=loop
+    )
 
     set_seed(config.loop.seed)
     accelerator = Accelerator()
