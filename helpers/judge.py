@@ -118,18 +118,32 @@ def read(pictures: Sequence[Image.Image], net: JudgeNet | None = None) -> list[R
 
 @torch.no_grad()
 def features(pictures: Sequence[Image.Image], net: JudgeNet | None = None) -> Tensor:
-    """What the judge sees before it decides: (B, 192), for the Frechet distance."""
+    """What the judge sees before it decides: the input of its three heads, (B, 192), for the Frechet distance."""
     return (net or load_judge()).features(to_views(pictures))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Frechet distance of two sets of features, each taken as a normal distribution (Heusel et al., 2017, eq. 6).
 
-    a, b: (N, D). The trace of the square root of cov_a cov_b is the sum of the square roots of its eigenvalues,
-    which are those of the symmetric matrix root_a cov_b root_a.
+    |mean_a - mean_b|^2 + trace(cov_a + cov_b - 2 (cov_a cov_b)^(1/2)), arXiv:1706.08500, in float64. The trace of the
+    square root is the sum of the square roots of the eigenvalues of cov_a cov_b, which are those of the symmetric
+    matrix root_a cov_b root_a: no general matrix root is needed.
+
+    a, b: (N, D) and (M, D), at least 2 rows each. The result is 0 for two equal sets and has no upper limit.
+
+    It is biased upwards for small samples: two sets from one distribution have a distance above 0, which falls about
+    as 1 / N + 1 / M. So compare distances of equally many pictures only, and beside that of as many real ones.
+
+    Raises ValueError for another shape, or fewer than 2 rows.
     """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"a and b have the shapes {tuple(a.shape)} and {tuple(b.shape)}: give (N, D) and (M, D), at least 2 rows"
+        )
     a, b = a.double(), b.double()
     mean_a, mean_b, cov_a, cov_b = a.mean(dim=0), b.mean(dim=0), a.T.cov(), b.T.cov()
+    # Of one feature, cov gives a number and not a matrix.
+    cov_a, cov_b = (cov.reshape(a.shape[1], a.shape[1]) for cov in (cov_a, cov_b))
     values, vectors = torch.linalg.eigh(cov_a)
     root_a = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()

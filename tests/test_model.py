@@ -14,7 +14,7 @@ from helpers.latents import decode, encode, psnr
 from helpers.loading import POCKET, load_pipeline, verify_checksums
 from helpers.pictures import generate
 from helpers.scenes import draw, random_scene
-from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes
+from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes, weights_key
 from training.model_card import write_card
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,15 @@ def test_it_draws_what_the_prompt_says(pocket):
 
 def test_reconstructions_are_sharp(pocket):
     real = [draw(scene) for scene in pair_scenes(EvaluationConfig(pictures=16))]
-    assert np.mean([psnr(a, b) for a, b in zip(real, decode(pocket, encode(pocket, real)), strict=True)]) > 26
+    assert np.mean([psnr(a, b) for a, b in zip(real, decode(pocket, encode(pocket, real)), strict=True)]) > 28
+
+
+def test_every_figure_is_of_the_weights_that_are_here():
+    key = weights_key(POCKET)
+    assert json.loads((POCKET / "evaluation.json").read_text())["weights"] == key
+    studies = POCKET / "studies.json"
+    found = json.loads(studies.read_text()) if studies.exists() else {}
+    assert {study["weights"] for study in found.values()} <= {key}
 
 
 def test_evaluation_asks_for_what_was_and_was_not_trained():

@@ -287,6 +287,7 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
     parser.add_argument("--scenes", type=int, default=UNetConfig().scenes, help="size of the training set")
     parser.add_argument("--pairs", type=float, default=UNetConfig().pairs, help="share of scenes with two objects")
+    parser.add_argument("--named", type=float, default=UNetConfig().named, help="share of captions naming the style")
     parser.add_argument("--min-snr-gamma", type=float, default=UNetConfig().min_snr_gamma, help="inf: the plain loss")
     parser.add_argument("--snr-floor", type=float, default=UNetConfig().snr_floor, help="least weight of errors in x0")
     parser.add_argument("--steps", type=int, default=loop.steps)
@@ -304,7 +305,12 @@ def main() -> None:
         seed=args.seed,
     )
     config = UNetConfig(
-        scenes=args.scenes, pairs=args.pairs, min_snr_gamma=args.min_snr_gamma, snr_floor=args.snr_floor, loop=loop
+        scenes=args.scenes,
+        pairs=args.pairs,
+        named=args.named,
+        min_snr_gamma=args.min_snr_gamma,
+        snr_floor=args.snr_floor,
+        loop=loop,
     )
 
     set_seed(config.loop.seed)
