@@ -47,8 +47,8 @@ class StudiesConfig:
     training: UNetConfig = field(  # of the last run, as the model card's command has it
         default_factory=lambda: UNetConfig(scenes=32_000, pairs=0.6, loop=replace(UNetConfig().loop, seed=4))
     )
-    steps: tuple[int, ...] = (10, 20, 50, 100)
-    guidances: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)  # 1 is none: the prediction for the prompt alone
+    steps: tuple[int, ...] = (10, 20, 100)
+    guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # 1 is none: the prediction for the prompt alone
     timesteps: tuple[int, ...] = (50, 200, 400, 600, 800, 950)  # where the error of a training choice is measured
     shown: int = 6  # pictures with their nearest training pictures
 
