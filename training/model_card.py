@@ -215,7 +215,11 @@ def studies_section(studies: dict) -> str:
     if "settings" in studies:
         study = studies["settings"]
         settings = [(steps, f"{study['default']['guidance']:g}", shares) for steps, shares in study["steps"].items()]
-        settings += [(study["default"]["steps"], guidance, shares) for guidance, shares in study["guidance"].items()]
+        settings += [
+            (study["default"]["steps"], guidance, shares)
+            for guidance, shares in study["guidance"].items()
+            if float(guidance) != study["default"]["guidance"]  # which is among the steps
+        ]
         rows = [
             f"| {steps} | {guidance} | {_words(shares['one object'])} | {_words(shares['two objects'])} |"
             for steps, guidance, shares in settings
