@@ -1,0 +1,378 @@
+"""Lesson 07: its solvers are the library's samplers and have the order they claim; what was measured can be trusted.
+
+The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
+"""
+
+import ast
+import csv
+import math
+from itertools import pairwise
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from torch.testing import assert_close
+
+from helpers.exercises.lesson_07 import ancestral_step, midpoint_step, trailing, two_step
+from helpers.judge import frechet_distance, read
+from helpers.latents import decode
+from helpers.loading import POCKET, load_pipeline
+from helpers.sampling import run
+from helpers.scenes import draw
+from tests.lessons import NOTEBOOKS, code_cells, definitions
+from tests.tiny import tiny_pipeline
+from training import measure_samplers
+from training.measure_samplers import (
+    COLUMNS,
+    SAMPLERS,
+    SHARED,
+    SamplersConfig,
+    build_sampler,
+    jackknife_error,
+    measure,
+    measured_scenes,
+    plan,
+    read_rows,
+    setup_key,
+    write_rows,
+)
+from training.train_judge import in_reading_order, layout_of
+
+LESSON = NOTEBOOKS / "07_samplers.ipynb"
+SHAPE = (2, 4, 4, 4)
+FEW = SamplersConfig(
+    pictures=3, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=3
+)
+
+
+def normal(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def assigned(name: str):
+    """The value of a plain assignment at the top of a cell of the lesson."""
+    for source in code_cells(LESSON):
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+                return ast.literal_eval(node.value)
+    raise AssertionError(f"the lesson assigns no {name}")
+
+
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture(scope="module")
+def lesson(pipe):
+    """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
+    alpha_bar = pipe.scheduler.alphas_cumprod.double()
+    table = ((1 - alpha_bar) / alpha_bar).sqrt().numpy()
+    words, empty = pipe.encode_prompt("a cat", pipe.device, 1, do_classifier_free_guidance=True)
+    toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
+    made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
+    with torch.no_grad():
+        return definitions(LESSON, pipe=pipe, SAMPLERS=assigned("SAMPLERS"), **made, **toy)
+
+
+# --- by hand equals the library
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 16])
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
+@torch.no_grad()
+def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
+    solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
+    sigmas = lesson["stairs"](steps)
+    factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
+    ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
+    theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
+    assert len(ours) == steps + 1
+    assert lesson["distance"](ours[-1], theirs) < 1e-4
+
+
+@torch.no_grad()
+def test_another_solver_would_be_noticed(lesson, pipe):
+    sigmas = lesson["stairs"](5)
+    ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
+    theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
+    assert lesson["distance"](ours, theirs) > 1e-2
+
+
+def fixed_answers(scheduler, steps, *, seed=0):
+    """A run with a stand-in for the U-Net that is told what the latents are before they are scaled for it."""
+    scheduler.set_timesteps(steps)
+    x = normal(*SHAPE) * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
+    for t in scheduler.timesteps:
+        shown = scheduler.scale_model_input(x, t)
+        x = scheduler.step(answer(shown, float(t)), t, x, **options).prev_sample
+    return x
+
+
+def answer(x, t):
+    return math.sqrt(t / 1000) * x + 0.1 * torch.sin(3 * x)
+
+
+def shown(x, sigma):
+    return x / math.sqrt(sigma**2 + 1)
+
+
+@pytest.mark.parametrize("kind", ["Euler", "Heun", "DPM++ 2M", "UniPC", "PNDM", "DDIM", "DDPM", "Euler a"])
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 20])
+def test_trailing_gives_the_timesteps_of_every_sampler(pipe, kind, steps):
+    one = build_sampler(kind, pipe)
+    one.set_timesteps(steps)
+    assert list(dict.fromkeys(int(t) for t in one.timesteps)) == trailing(steps, 1000)
+
+
+@pytest.mark.parametrize("steps", [2, 6, 20])
+def test_the_ancestral_step_is_the_librarys_for_the_same_dice(pipe, steps):
+    scheduler = build_sampler("Euler a", pipe)
+    expected = fixed_answers(scheduler, steps, seed=4)
+    scheduler.set_timesteps(steps)
+    dice = torch.Generator().manual_seed(4)
+    sigmas = scheduler.sigmas.tolist()
+    x = normal(*SHAPE) * sigmas[0]
+    for t, (sigma, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True):
+        x = ancestral_step(x, answer(shown(x, sigma), t), sigma, after, torch.randn(SHAPE, generator=dice))
+    assert_close(x, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_two_step_rule_is_pndms_where_the_steps_are_equal():
+    eps, before = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    x = normal(*SHAPE)
+    assert_close(two_step(x, eps, before, 3.0, 2.0, 1.0), x - (3 * eps - before) / 2)
+
+
+def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
+    """From one start: the library takes Euler's from sigma times the noise, not from sqrt(sigma^2 + 1) times it.
+
+    With a number of steps that divides 1000: otherwise DDIM rounds the timesteps between its steps in its own way.
+    """
+    side = pipe.unet.config.sample_size
+    noise = normal(1, pipe.unet.config.in_channels, side, side)
+    high = float(build_sampler("Euler", pipe).sigmas.max())
+    drawn = {}
+    for name in ("DDIM", "Euler", "DDPM", "Euler a", "UniPC"):
+        start = noise * math.sqrt(high**2 + 1) / high if name.startswith("Euler") else noise
+        options = {"steps": 4, "guidance": 4.0, "seed": 1, "latents": start}
+        drawn[name] = run(pipe, "a cat", sampler=build_sampler(name, pipe), **options).latents
+
+    def apart(a, b):
+        return float((drawn[a] - drawn[b]).norm() / drawn[b].norm())
+
+    assert apart("DDIM", "Euler") < 1e-4
+    assert apart("DDPM", "Euler a") < 1e-4
+    assert apart("DDIM", "DDPM") > 0.1
+    assert apart("DDIM", "UniPC") > 1e-3
+
+
+# --- the order that is claimed
+
+
+def toy_orders(lesson, solve):
+    x = 5 * torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope, ladder = lesson["toy_slope"], lesson["ladder"]
+    truth = lesson["heun"](slope, x, ladder(2001, 0.05, 5)[:-1])[-1]
+    errors = [float((solve(slope, x, ladder(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
+    return math.log2(errors[0] / errors[1])
+
+
+def by_midpoint(slope, x, sigmas):
+    path = [x]
+    for sigma, after in pairwise(sigmas):
+        path.append(midpoint_step(slope, path[-1], sigma, after))
+    return path
+
+
+def by_trend(slope, x, sigmas):
+    path, before = [x], None
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
+        eps = slope(path[-1], sigma)
+        if before is None:
+            path.append(path[-1] + (after - sigma) * eps)
+        else:
+            path.append(two_step(path[-1], eps, before, sigmas[i - 1], sigma, after))
+        before = eps
+    return path
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm_solver", 2)])
+def test_the_solvers_have_their_order(lesson, name, order):
+    assert toy_orders(lesson, lesson[name]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("solve", [by_midpoint, by_trend])
+def test_the_exercises_are_of_order_two(lesson, solve):
+    assert toy_orders(lesson, solve) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 5.0])
+def test_the_toy_slope_is_minus_sigma_times_the_score(lesson, sigma):
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64).requires_grad_()
+    (score,) = torch.autograd.grad(lesson["log_density"](x, sigma).sum(), x)
+    assert_close(lesson["toy_slope"](x.detach(), sigma), -sigma * score, rtol=0, atol=1e-8)
+
+
+def test_the_ladder_is_karras(pipe, lesson):
+    one = build_sampler("Euler", pipe)
+    one = type(one).from_config(one.config, use_karras_sigmas=True)
+    one.set_timesteps(8)
+    sigmas = one.sigmas.tolist()
+    np.testing.assert_allclose(lesson["ladder"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
+
+
+def test_a_path_drawn_as_the_network_sees_it_begins_as_standard_noise(lesson):
+    sigmas = lesson["stairs"](4)
+    path = lesson["euler"](lambda x, sigma: 0 * x, math.sqrt(sigmas[0] ** 2 + 1) * lesson["normal"](1, 0), sigmas)
+    curve = lesson["seen"](path, sigmas)
+    assert_close(curve[0], lesson["normal"](1, 0).flatten())
+    assert_close(curve[-1], path[-1].flatten())
+
+
+# --- the statistics
+
+
+@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
+def test_wilson(lesson, hits, n, least, most):
+    assert lesson["wilson"](hits, n) == pytest.approx((least, most), abs=1e-3)
+
+
+def test_the_sign_test_counts_coins(lesson):
+    assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
+    assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))
+    assert lesson["sign_test"]("1000", "0111") == (1, 3, pytest.approx(2 * 5 / 16))
+
+
+def test_the_jackknife_error_is_the_spread_of_repeated_measurements():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(4000, 4, generator=generator)
+    sets = [torch.randn(200, 4, generator=generator) * 1.3 + 0.5 for _ in range(40)]
+    spread = np.std([frechet_distance(x, reference) for x in sets], ddof=1)
+    errors = [jackknife_error(x, reference, 10) for x in sets]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)  # 40 sets tell a spread to about 11 %
+
+
+# --- the lesson and the script speak of the same things
+
+
+def test_the_table_of_the_lesson_is_that_of_the_script(pipe, lesson):
+    assert assigned("SAMPLERS") == SAMPLERS
+    for name in SAMPLERS:
+        ours, theirs = lesson["sampler"](name), build_sampler(name, pipe)
+        assert type(ours) is type(theirs) is getattr(diffusers, SAMPLERS[name][0])
+        assert dict(ours.config) == dict(theirs.config)
+        assert ours.config.timestep_spacing == SHARED["timestep_spacing"]
+
+
+def test_the_scenes_of_the_lesson_are_those_of_the_script(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=6)
+    assert [lesson["scene_of"](i) for i in range(6)] == scenes
+    assert [len(scene.words) for scene in scenes] == [1, 2] * 3
+    assert not any(scene.held_out() for scene in scenes)
+    assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
+
+
+def test_the_lesson_judges_as_the_script_does(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=12)
+    readings = read([draw(scene) for scene in scenes])
+    for reading in readings:
+        for scene in scenes:
+            expected = reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
+            assert lesson["is_right"](reading, scene) == expected
+    assert sum(map(lesson["is_right"], readings, scenes)) >= 10
+
+
+# --- measuring
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    pipe = load_pipeline("pocket", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_path, monkeypatch):
+    file = tmp_path / "runs" / "samplers.csv"
+    rows = measure(pocket, POCKET, FEW, file, batch_size=2)
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(FEW)
+    written = read_rows(file)
+    assert [tuple(row) for row in written] == [COLUMNS] * len(plan(FEW))
+    calls = {(row["sampler"], row["steps"]): row["calls"] for row in written}
+    assert calls == {
+        ("real", "0"): "0",
+        ("rebuilt", "0"): "0",
+        ("DDIM", "1"): "1",
+        ("DDIM", "2"): "2",
+        ("Heun", "2"): "3",
+    }
+    for row in written:
+        assert len(row["right"]) == int(row["pictures"]) == 3
+        assert row["right"].count("1") == int(row["words"])
+        assert float(row["frechet"]) > 0
+        assert (float(row["seconds"]) > 0) == (row["sampler"] not in ("real", "rebuilt"))
+
+    drawn = []
+    real_row = measure_samplers.measure_row
+
+    def counted(pipe, name, steps, *rest):
+        drawn.append((name, steps))
+        return real_row(pipe, name, steps, *rest)
+
+    monkeypatch.setattr(measure_samplers, "measure_row", counted)
+    other = {**written[2], "setup": "another"}
+    write_rows(file, [*written[:2], other, written[4]])
+    again = measure(pocket, POCKET, FEW, file)  # in one batch instead of two
+    assert drawn == [("DDIM", 1), ("DDIM", 2)]  # the row of another setup counts as missing
+    assert [row["right"] for row in again] == [row["right"] for row in rows]
+    assert float(again[2]["frechet"]) == pytest.approx(float(rows[2]["frechet"]), rel=1e-2)
+
+
+def test_a_row_draws_what_the_pipeline_draws(pocket):
+    """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
+    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
+    assert (len(pictures), calls) == (3, 2)
+    assert seconds > 0
+    own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
+    try:
+        latents = pocket(
+            [scene.caption() for scene in measured_scenes(FEW)],
+            num_inference_steps=2,
+            guidance_scale=FEW.guidance,
+            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(3)],
+            output_type="latent",
+        ).images
+    finally:
+        pocket.scheduler = own
+    for ours, theirs in zip(pictures, decode(pocket, latents), strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+
+
+def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
+    (tmp_path / "unet").mkdir()
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.write_bytes(b"one")
+    key = setup_key(tmp_path, FEW)
+    assert len(key) == 12
+    assert setup_key(tmp_path, FEW) == key
+    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",)})
+    assert setup_key(tmp_path, more_rows) == key
+    assert setup_key(tmp_path, SamplersConfig(**{**vars(FEW), "guidance": 5.0})) != key
+    weights.write_bytes(b"two")
+    assert setup_key(tmp_path, FEW) != key
+
+
+def test_the_file_that_is_shipped_is_whole_and_of_the_model_that_is_shipped():
+    rows = read_rows(POCKET / measure_samplers.FILE)
+    config = SamplersConfig(pictures=int(rows[0]["pictures"]))
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(config)
+    assert {row["setup"] for row in rows} == {setup_key(POCKET, config)}
+    assert config.pictures >= 50
+    with open(POCKET / measure_samplers.FILE, encoding="utf-8", newline="") as lines:
+        assert tuple(next(csv.reader(lines))) == COLUMNS
