@@ -112,9 +112,10 @@ def test_the_settings_are_what_the_pictures_were_drawn_with(pocket, tmp_path, mo
     results = studies.settings_study(pocket, FEW, studies.Accelerator(cpu=True), tmp_path)
     guided = FEW.evaluation.guidance
     assert set(asked) == {(steps, guided) for steps in FEW.steps} | {(1, guidance) for guidance in FEW.guidances}
-    assert list(results["steps"]) == ["10", "20", "50", "100"]
+    assert list(results["steps"]) == [str(steps) for steps in FEW.steps]
     section = studies_section({"settings": results})
     assert "| 100 | 4 | 0.0 % (0.0 %) | 0.0 % (0.0 %) |" in section
+    assert section.count("0.0 % (0.0 %) |\n") == len(FEW.steps) + len(FEW.guidances) - 1  # the default stands once
 
 
 def test_noise_errors_are_those_of_the_definition(pocket):
