@@ -94,6 +94,7 @@ def test_learning_rate_warms_up_holds_and_decays():
     assert rate_at(99, config) == rate_at(300, config) == 1.0
     assert rate_at(750, config) == pytest.approx(0.51)
     assert rate_at(1000, config) == pytest.approx(0.02)
+    assert rate_at(1000, replace(config, decay_from=1.0)) == 1.0  # asked for after the last step; no decay at all
 
 
 def test_a_batch_that_cannot_be_shared_is_refused():

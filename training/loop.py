@@ -42,7 +42,7 @@ def rate_at(step: int, config: LoopConfig) -> float:
     hold_until = config.decay_from * config.steps
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    if step < hold_until:
+    if step < hold_until or config.decay_from == 1:
         return 1.0
     left = max(0.0, (config.steps - step) / (config.steps - hold_until))
     return config.final_rate + (1 - config.final_rate) * left

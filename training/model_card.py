@@ -175,9 +175,10 @@ the style right as well):
 """
 
 CHOICES = """\
-**What training chose.** From the same weights, runs of equal length with a constant learning rate. "averaged" are the
-weights of the moving average, "last" those of the last step. The error is the mean square of the predicted noise on
-{pictures} unseen pairs:
+**What training chose.** From the weights that are here, runs of 600 steps of 32 with a constant learning rate. gamma-5
+weighs the loss by Min-SNR with a gamma of 5, as the training of these weights did, gamma-inf is the plain loss.
+"averaged" are the weights of the moving average, "last" those of the last step. The error is the mean square of the
+predicted noise on {pictures} unseen pairs:
 
 | run and weights | {timesteps} | one object | two objects |
 |---|{rules}---:|---:|
