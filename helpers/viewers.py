@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
@@ -167,3 +169,45 @@ def _sized(image: Image.Image, side: int) -> Image.Image:
     """The picture with `side` pixels along its longer side: those of a large model would not fit beside each other."""
     scale = side / max(image.size)
     return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+
+
+class LiveViewer(widgets.VBox):
+    """A line of text, a curve and pictures that a long loop renews while it runs: `display` it first, then `renew` it.
+
+    Only the widgets change, so the cell's output stays the same, and a saved notebook keeps nothing of what was shown:
+    draw a figure of the result after the loop.
+
+    label: the line before the first `renew`.
+    """
+
+    def __init__(self, label: str = "not started"):
+        self._label = widgets.Label(value=label)
+        self._curve, self._pictures = (
+            widgets.Image(value=_png(Image.new("RGB", (8, 8), "white"), 8), format="png") for _ in range(2)
+        )
+        row = widgets.HBox([self._curve, self._pictures], layout=widgets.Layout(flex_flow="row wrap"))
+        super().__init__([self._label, row])
+        self.add_class("live-viewer")
+
+    def renew(self, label: str, figure: Figure, pictures: Sequence[Any], *, columns: int = 4) -> None:
+        """Show another state, and close the figure.
+
+        pictures: at least one, all of one size; what a picture may be is said in `plots.as_picture`.
+        columns: pictures in a row.
+
+        Raises ValueError for no pictures.
+        """
+        if not pictures:
+            raise ValueError("There are no pictures to show: give at least one")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+        plt.close(figure)
+        tiles = [as_picture(picture) for picture in pictures]
+        height, width, _ = tiles[0].shape
+        sheet = Image.new("RGB", (columns * (width + GAP), math.ceil(len(tiles) / columns) * (height + GAP)), "white")
+        for index, tile in enumerate(tiles):
+            row, column = divmod(index, columns)
+            sheet.paste(Image.fromarray(tile), (column * (width + GAP), row * (height + GAP)))
+        self._curve.value = buffer.getvalue()
+        self._pictures.value = _png(sheet, max(sheet.size))
+        self._label.value = label

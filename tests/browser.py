@@ -19,6 +19,8 @@ from pathlib import Path
 
 import nbformat
 
+from tests.lessons import hurried
+
 ROOT = Path(__file__).resolve().parent.parent
 # Debian's and Ubuntu's names, then those of the browser it is made into. CHROMIUM names another one.
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -212,16 +214,17 @@ class Notebook:
 
 
 def copy_lessons(folder: Path) -> None:
-    """The notebooks without their outputs, so that what is seen comes from this run, and what lies beside them."""
+    """The notebooks, hurried and without outputs, so that what is seen is of this run, and what lies beside them."""
     shutil.copytree(ROOT / "images", folder / "images")
     (folder / "notebooks").mkdir()
     shutil.copy(ROOT / "notebooks" / "voila.json", folder / "notebooks")
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        notebook = nbformat.read(path, as_version=4)
+        copy = hurried(path, folder / "notebooks")
+        notebook = nbformat.read(copy, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
-        nbformat.write(notebook, folder / "notebooks" / path.name)
+        nbformat.write(notebook, copy)
 
 
 def text_of(output: dict) -> str:

@@ -1,6 +1,7 @@
 """The code of a lesson as its tests want it: cell by cell, or its definitions ready to be called."""
 
 import ast
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,10 @@ import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))  # all notebooks but the playground
+# Constants of lessons that train for minutes, for runs that look at something else than what was learned.
+HURRY = {
+    "09_fine_tuning": {"VECTOR_STEPS": 5, "LORA_STEPS": 5, "DRAWING": 2},
+}
 
 
 def code_cells(path: Path) -> list[str]:
@@ -24,3 +29,29 @@ def definitions(path: Path, **names: Any) -> dict[str, Any]:
     found = [node for source in code_cells(path) for node in ast.parse(source).body if isinstance(node, kinds)]
     exec(compile(ast.Module(found, []), path.name, "exec"), names)
     return names
+
+
+def hurried(path: Path, folder: Path) -> Path:
+    """A copy of a notebook in `folder`, whose constants in `HURRY` are set anew at the end of the cell that sets them.
+
+    Raises ValueError if no cell sets one of them.
+    """
+    copy = Path(shutil.copy(path, folder))
+    constants = HURRY.get(path.stem)
+    if constants:
+        notebook = nbformat.read(copy, as_version=4)
+        for name, value in constants.items():
+            cell = next((cell for cell in notebook.cells if cell.cell_type == "code" and name in assigned(cell)), None)
+            if cell is None:
+                raise ValueError(f"No cell of {path.name} sets {name}")
+            cell.source += f"\n{name} = {value}"
+        nbformat.write(notebook, copy)
+    return copy
+
+
+def assigned(cell: nbformat.NotebookNode) -> set[str]:
+    """The names that a cell assigns to outside of functions."""
+    targets = [
+        target for node in ast.parse(cell.source).body if isinstance(node, ast.Assign) for target in node.targets
+    ]
+    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}

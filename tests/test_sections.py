@@ -7,9 +7,11 @@ import ast
 import builtins
 import symtable
 
+import nbformat
 import pytest
+from nbformat import v4
 
-from tests.lessons import NOTEBOOKS, code_cells
+from tests.lessons import HURRY, NOTEBOOKS, code_cells, hurried
 
 EVERY = sorted(NOTEBOOKS.glob("*.ipynb"))
 GIVEN = {*dir(builtins), "display", "get_ipython", "In", "Out", "_", "__name__", "__file__"}
@@ -98,3 +100,22 @@ def test_needs_are_followed_back():
         "print(x, z)",
     ]
     assert needed(sources) == [set(), {0}, {0, 1}, {0, 1, 2}, {0, 1, 2, 3}, set(), {5}]
+
+
+def test_a_hurried_copy_differs_in_its_constants_alone(tmp_path, monkeypatch):
+    path = tmp_path / "lesson.ipynb"
+    sources = ["import math", "STEPS, RATE = 750, 2e-3\nSHORT = 250", "print(STEPS)"]
+    nbformat.write(v4.new_notebook(cells=[v4.new_code_cell(source) for source in sources]), path)
+    monkeypatch.setitem(HURRY, "lesson", {"STEPS": 10, "SHORT": 5})
+    (tmp_path / "copies").mkdir()
+    copy = hurried(path, tmp_path / "copies")
+    assert code_cells(copy) == [sources[0], f"{sources[1]}\nSTEPS = 10\nSHORT = 5", sources[2]]
+    assert code_cells(path) == sources
+    monkeypatch.setitem(HURRY, "lesson", {"EPOCHS": 1})
+    with pytest.raises(ValueError, match="sets EPOCHS"):
+        hurried(path, tmp_path / "copies")
+
+
+@pytest.mark.parametrize("name", HURRY)
+def test_every_lesson_that_is_hurried_is_there(name, tmp_path):
+    hurried(NOTEBOOKS / f"{name}.ipynb", tmp_path)

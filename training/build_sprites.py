@@ -1,8 +1,10 @@
-"""Rebuild `images/sprites/sprites.webp` from the four pinned npm packages and check it by hash.
+"""Rebuild the sprites from the four pinned npm packages and check them by hash.
 
     python -m training.build_sprites
 
-needs npm and the package registry, and `pip install resvg-py`. Lessons and training read the result only.
+needs npm and the package registry, and `pip install resvg-py`. Lessons and training read the results only:
+`images/sprites/sprites.webp`, all that Pocket Diffusion has seen, and `images/new-word/flamingo.webp`, which it has
+never seen.
 """
 
 import hashlib
@@ -11,13 +13,14 @@ import json
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import resvg_py
 from PIL import Image
 
-from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, WORDS, _read
+from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, _read
 
 # npm package and version, and the sha256 of its tarball, for each style.
 PACKAGES = {
@@ -32,6 +35,8 @@ PACKAGES = {
     "noto": ("@iconify-json/noto@1.2.9", "3e918d88fc945c0bb3d468dbace6f88caef67f01c9f0e7bcae0915a042e8f1ad"),
     "twemoji": ("@iconify-json/twemoji@1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
 }
+
+NEW_WORD = "flamingo"  # the icon for lesson 09: in all four sets, and not among the words of concepts.tsv
 
 
 def fetch_icons(package: str, sha256: str, folder: Path) -> dict:
@@ -65,27 +70,38 @@ def pixel_hash(image: Image.Image) -> str:
     return hashlib.sha256(np.asarray(image.convert("RGBA")).tobytes()).hexdigest()
 
 
-def build() -> Image.Image:
-    """The atlas: word by word, its four styles side by side, 16 sprites a row."""
-    rows = -(-len(WORDS) * len(STYLES) // ATLAS_COLUMNS)
-    atlas = Image.new("RGBA", (ATLAS_COLUMNS * SIZE, rows * SIZE))
-    names = {row["word"]: row["icon"] for row in _read("concepts.tsv")}
+def fetch_sets() -> dict[str, dict]:
+    """The icons of every style, by style."""
     with tempfile.TemporaryDirectory() as folder:
-        sets = {style: fetch_icons(*PACKAGES[style], Path(folder)) for style in STYLES}
-    for i, (word, style) in enumerate((word, style) for word in WORDS for style in STYLES):
-        row, column = divmod(i, ATLAS_COLUMNS)
-        atlas.paste(render(sets[style], names[word]), (column * SIZE, row * SIZE))
+        return {style: fetch_icons(*PACKAGES[style], Path(folder)) for style in STYLES}
+
+
+def build(sets: dict[str, dict], names: Sequence[str]) -> Image.Image:
+    """An atlas of the icons called `names`: one by one, each in its four styles side by side, 16 sprites a row."""
+    tiles = [render(sets[style], name) for name in names for style in STYLES]
+    columns = min(ATLAS_COLUMNS, len(tiles))
+    atlas = Image.new("RGBA", (columns * SIZE, -(-len(tiles) // columns) * SIZE))
+    for i, tile in enumerate(tiles):
+        row, column = divmod(i, columns)
+        atlas.paste(tile, (column * SIZE, row * SIZE))
     return atlas
 
 
-def main() -> None:
-    atlas = build()
-    target, expected = SPRITES / "sprites.webp", (SPRITES / "sprites.sha256")
+def write(atlas: Image.Image, target: Path) -> None:
+    """Save an atlas losslessly, and its hash beside it; another hash than the one that is there ends the program."""
+    expected = target.with_suffix(".sha256")
     if expected.exists() and pixel_hash(atlas) != expected.read_text().strip():
-        raise SystemExit(f"The rebuilt sprites differ from {expected.name}; nothing was written")
+        raise SystemExit(f"The rebuilt sprites differ from {expected.name}; {target.name} was not written")
+    target.parent.mkdir(exist_ok=True)
     atlas.save(target, lossless=True, exact=True, quality=100, method=6)
     expected.write_text(pixel_hash(atlas) + "\n")
-    print(f"{target.name}: {len(WORDS) * len(STYLES)} sprites, {target.stat().st_size:,} bytes")
+    print(f"{target.name}: {atlas.width * atlas.height // SIZE**2} sprites, {target.stat().st_size:,} bytes")
+
+
+def main() -> None:
+    sets = fetch_sets()
+    write(build(sets, [row["icon"] for row in _read("concepts.tsv")]), SPRITES / "sprites.webp")
+    write(build(sets, [NEW_WORD]), SPRITES.parent / "new-word" / f"{NEW_WORD}.webp")
 
 
 if __name__ == "__main__":
