@@ -183,7 +183,11 @@ class LiveViewer(widgets.VBox):
     def __init__(self, label: str = "not started"):
         self._label = widgets.Label(value=label)
         self._curve, self._pictures = (
-            widgets.Image(value=_png(Image.new("RGB", (8, 8), "white"), 8), format="png") for _ in range(2)
+            # In a narrow window a picture is as wide as the cell, and a margin would push it beyond.
+            widgets.Image(
+                value=_png(Image.new("RGB", (8, 8), "white"), 8), format="png", layout=widgets.Layout(margin="0")
+            )
+            for _ in range(2)
         )
         row = widgets.HBox([self._curve, self._pictures], layout=widgets.Layout(flex_flow="row wrap"))
         super().__init__([self._label, row])
