@@ -1,0 +1,130 @@
+"""The small denoiser of lesson 08, trained longer than a lesson can wait, with its weights kept on the way.
+
+    accelerate launch -m training.train_denoiser
+
+Writes `models/denoiser-checkpoints`: a file for each of `MOMENTS`, which the lesson puts under a slider, their
+network's config.json and their hashes. About 20 minutes on two cores; no network is needed.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from diffusers import UNet2DModel
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from helpers.latents import encode
+from helpers.loading import load_pipeline, write_checksums
+from helpers.scenes import Scene, draw, place_scene
+from training.loop import LoopConfig, step_rng, train
+from training.train_unet import LATENT, build_scheduler
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "models" / "denoiser-checkpoints"
+MOMENTS = (50, 150, 500, 1500, 3000, 5000, 8000)  # steps, about even on a logarithmic axis
+
+# The lesson's world: few things in one style, so that minutes are enough, on two backgrounds that nobody tells the
+# network. The lesson sets the same values; a test holds the two equal.
+THINGS = ("fox", "pizza", "castle", "owl", "rocket", "cactus", "fish", "house")
+STYLE, GROUNDS, PLACINGS = "flat", ("white", "blue"), 32
+
+LOOP = LoopConfig(
+    steps=MOMENTS[-1],
+    batch_size=16,
+    learning_rate=2e-3,
+    weight_decay=0.0,  # the lesson's loop has none
+    warmup_steps=30,
+)
+
+
+def build_denoiser(side: int = LATENT) -> UNet2DModel:
+    """The lesson's network: 1 M weights, no text; one learned vector for each thing joins the time embedding."""
+    return UNet2DModel(
+        sample_size=side,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(32, 64, 64),
+        layers_per_block=1,
+        down_block_types=("DownBlock2D",) * 3,
+        up_block_types=("UpBlock2D",) * 3,
+        add_attention=False,
+        norm_num_groups=8,
+        num_class_embeds=len(THINGS),
+    )
+
+
+def small_world(seed: int) -> list[Scene]:
+    """Every thing on every background, `PLACINGS` times, each time a few pixels off."""
+    rng = np.random.default_rng(seed)
+    looks = [(thing, ground) for thing in THINGS for ground in GROUNDS]
+    return [place_scene((thing,), STYLE, ground, None, rng) for _ in range(PLACINGS) for thing, ground in looks]
+
+
+class PlainLoss(nn.Module):
+    """The mean squared error of the predicted noise: the loss of Ho et al. (2020), arXiv:2006.11239, equation 14."""
+
+    def __init__(self, network: UNet2DModel):
+        super().__init__()
+        self.network = network
+        self.scheduler = build_scheduler()
+
+    def forward(self, latents: Tensor, noise: Tensor, timesteps: Tensor, labels: Tensor) -> Tensor:
+        """latents, noise: (B, 4, 16, 16); timesteps, labels: (B,) whole numbers, labels an index into `THINGS`."""
+        noisy = self.scheduler.add_noise(latents, noise, timesteps)
+        return (self.network(noisy, timesteps, labels).sample - noise).square().mean()
+
+
+def labelled_batch(step: int, latents: Tensor, labels: Tensor, loop: LoopConfig) -> dict[str, Tensor]:
+    """The global batch of one step."""
+    rng = step_rng(loop.seed, step)
+    chosen = torch.from_numpy(rng.integers(len(latents), size=loop.batch_size))
+    noise = rng.standard_normal((len(chosen), *latents.shape[1:]), dtype=np.float32)
+    timesteps = rng.integers(1000, size=len(chosen))
+    return {
+        "latents": latents[chosen],
+        "noise": torch.from_numpy(noise),
+        "timesteps": torch.from_numpy(timesteps),
+        "labels": labels[chosen],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--folder", type=Path, default=Path("runs/denoiser"), help="the run's own checkpoint and log")
+    parser.add_argument("--output", type=Path, default=CHECKPOINTS, help="where the kept weights go")
+    parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="steps whose weights are kept")
+    args = parser.parse_args()
+    moments = sorted(set(args.moments))
+    loop = replace(LOOP, steps=moments[-1])
+
+    set_seed(loop.seed)
+    pipe, scenes = load_pipeline("pocket"), small_world(seed=0)
+    latents = encode(pipe, [draw(scene) for scene in scenes]).float().cpu()
+    labels = torch.tensor([THINGS.index(scene.words[0]) for scene in scenes])
+    trainee = PlainLoss(build_denoiser())
+    args.output.mkdir(parents=True, exist_ok=True)
+    for moment in moments:
+        accelerator = Accelerator()
+        # Each call goes on from the run's checkpoint, which holds the raw weights; it returns the averaged ones.
+        trainee = train(
+            trainee,
+            lambda step: labelled_batch(step, latents, labels, loop),
+            loop,
+            args.folder,
+            accelerator=accelerator,
+            stop_after=moment,
+        )
+        if accelerator.is_main_process:
+            weights = {name: value.half().cpu().contiguous() for name, value in trainee.network.state_dict().items()}
+            save_file(weights, args.output / f"step-{moment:05}.safetensors")
+    if accelerator.is_main_process:
+        trainee.network.save_config(args.output)
+        write_checksums(args.output)
+
+
+if __name__ == "__main__":
+    main()
