@@ -11,7 +11,7 @@ NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))  # all notebooks but the playground
 # Constants of lessons that train for minutes, for runs that look at something else than what was learned.
 HURRY = {
-    "08_train_from_scratch": {"STEPS": 6, "SHORT": 3},
+    "08_train_from_scratch": {"STEPS": 5, "SHORT": 3},
     "09_fine_tuning": {"VECTOR_STEPS": 5, "LORA_STEPS": 5, "DRAWING": 2},
 }
 
