@@ -5,19 +5,20 @@ The functions are those of the notebook, read from it, so that what a learner se
 
 import subprocess
 import sys
+from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate.utils import set_seed
 from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from helpers.exercises.lesson_08 import averaged_weights, drop_labels, ends, min_snr_weight
-from helpers.latents import encode
-from helpers.loading import load_pipeline, verify_checksums
-from helpers.scenes import draw
+from helpers.loading import verify_checksums
 from tests.lessons import NOTEBOOKS, code_cells, definitions
 from tests.tiny import tiny_pipeline
 from training import train_denoiser
@@ -32,15 +33,17 @@ def normal(*shape, seed=0):
 
 
 def constants():
-    """What the lesson sets in its second cell of constants."""
+    """What the lesson sets in its cell of constants."""
     (source,) = [cell for cell in code_cells(LESSON) if cell.startswith("THINGS")]
     found = {}
     exec(source, found)
     return {name: value for name, value in found.items() if name.isupper()}
 
 
-def taken(pipe, **changed):
+@pytest.fixture
+def lesson():
     """The lesson's functions, with random latents in the place of the encoded pictures."""
+    pipe = tiny_pipeline()
     made = constants() | {
         "pipe": pipe,
         "device": pipe.device,
@@ -53,12 +56,7 @@ def taken(pipe, **changed):
         "fresh_labels": torch.arange(4),
         "LEVELS": [50, 600],
     }
-    return definitions(LESSON, **(made | changed))
-
-
-@pytest.fixture
-def lesson():
-    return taken(tiny_pipeline())
+    return definitions(LESSON, **made)
 
 
 # --- the loss, the batches, the loop
@@ -158,17 +156,15 @@ def test_the_shipped_states_are_whole_and_better_the_longer_they_were_trained(le
     assert {name: config[name] for name in mine if name in config and not name.startswith("_")} == {
         name: list(value) if isinstance(value, tuple) else value for name, value in mine.items() if name in config
     }
-    fresh = train_denoiser.small_world(1)[:32]
-    pipe = load_pipeline("pocket")
-    x0 = encode(pipe, [draw(scene) for scene in fresh])
-    y = torch.tensor([train_denoiser.THINGS.index(scene.words[0]) for scene in fresh])
-    lesson |= {"alpha_bar": pipe.scheduler.alphas_cumprod}
+    x0, y = train_denoiser.encoded(train_denoiser.small_world(1)[:32])
+    eps, t = normal(*x0.shape), torch.full_like(y, 600)
+    lesson |= {"alpha_bar": train_denoiser.build_scheduler().alphas_cumprod}
     found = []
     for name in names:
         network = train_denoiser.build_denoiser()
         network.load_state_dict({key: value.float() for key, value in load_file(folder / name).items()})
         with torch.no_grad():
-            found.append(lesson["errors"](network, x0, y, torch.full_like(y, 600), torch.randn_like(x0)).mean().item())
+            found.append(lesson["errors"](network, x0, y, t, eps).mean().item())
     # At t = 600 the simple guess has alpha_bar = 0.19; every state but the first is far below it.
     assert found[0] > found[1] > found[2] > found[3]
     assert found[-1] < 0.03
@@ -186,15 +182,12 @@ def test_the_longer_run_keeps_the_averaged_weights_of_each_moment(tmp_path):
     ]
 
     # The same three steps without a stop between them.
-    torch.manual_seed(0)
-    scenes = train_denoiser.small_world(seed=0)
-    latents = encode(load_pipeline("pocket"), [draw(scene) for scene in scenes]).float()
-    labels = torch.tensor([train_denoiser.THINGS.index(scene.words[0]) for scene in scenes])
-    loop = train_denoiser.replace(train_denoiser.LOOP, steps=3)
-    train_denoiser.set_seed(loop.seed)
+    latents, labels = train_denoiser.encoded(train_denoiser.small_world(seed=0))
+    loop = replace(train_denoiser.LOOP, steps=3)
+    set_seed(loop.seed)
     trainee = train_denoiser.PlainLoss(train_denoiser.build_denoiser())
-    make = lambda step: train_denoiser.labelled_batch(step, latents, labels, loop)  # noqa: E731
-    whole = train(trainee, make, loop, tmp_path / "whole").network.state_dict()
+    make_batch = partial(train_denoiser.labelled_batch, latents=latents, labels=labels, loop=loop)
+    whole = train(trainee, make_batch, loop, tmp_path / "whole").network.state_dict()
     kept = load_file(tmp_path / "kept" / "step-00003.safetensors")
     for name, value in kept.items():
         assert value.dtype == torch.float16

@@ -7,6 +7,7 @@ network's config.json and their hashes. It took 17 minutes on one core; no netwo
 """
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,10 +42,10 @@ LOOP = LoopConfig(
 )
 
 
-def build_denoiser(side: int = LATENT) -> UNet2DModel:
+def build_denoiser() -> UNet2DModel:
     """The lesson's network: 1 M weights, no text; one learned vector for each thing joins the time embedding."""
     return UNet2DModel(
-        sample_size=side,
+        sample_size=LATENT,
         in_channels=4,
         out_channels=4,
         block_out_channels=(32, 64, 64),
@@ -62,6 +63,12 @@ def small_world(seed: int) -> list[Scene]:
     rng = np.random.default_rng(seed)
     looks = [(thing, ground) for thing in THINGS for ground in GROUNDS]
     return [place_scene((thing,), STYLE, ground, None, rng) for _ in range(PLACINGS) for thing, ground in looks]
+
+
+def encoded(scenes: Sequence[Scene]) -> tuple[Tensor, Tensor]:
+    """The scenes' latents by Pocket's autoencoder, (N, 4, 16, 16), and their labels, (N,), on the CPU."""
+    latents = encode(load_pipeline("pocket"), [draw(scene) for scene in scenes]).float().cpu()
+    return latents, torch.tensor([THINGS.index(scene.words[0]) for scene in scenes])
 
 
 class PlainLoss(nn.Module):
@@ -102,9 +109,7 @@ def main() -> None:
     loop = replace(LOOP, steps=moments[-1])
 
     set_seed(loop.seed)
-    pipe, scenes = load_pipeline("pocket"), small_world(seed=0)
-    latents = encode(pipe, [draw(scene) for scene in scenes]).float().cpu()
-    labels = torch.tensor([THINGS.index(scene.words[0]) for scene in scenes])
+    latents, labels = encoded(small_world(seed=0))
     trainee = PlainLoss(build_denoiser())
     args.output.mkdir(parents=True, exist_ok=True)
     for moment in moments:
