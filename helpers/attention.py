@@ -7,6 +7,8 @@ attention.overlay(picture, fox)
 """
 
 import contextlib
+import functools
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,9 +29,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # How diffusers names cross-attention in every U-Net of Stable Diffusion; attn1 is self-attention.
-CROSS = "attn2.processor"
+CROSS = "attn2"
 HEAT = "inferno"  # dark to light, so that it reads in grey and with any colour blindness
 REGIONS = ("left", "right", "top", "bottom")
+
+
+@torch.no_grad()
+def probabilities(layer: nn.Module, x: Tensor, text: Tensor) -> Tensor:
+    """Where each place of the picture looks: softmax(Q K^T / sqrt(d)), Vaswani et al. (2017), arXiv:1706.03762, eq. 1.
+
+    layer: a cross-attention layer of diffusers. x: (B, places, channels), what comes into it. text: (B, tokens, width).
+    Returns (B, heads, places, tokens) in float32, whatever the model's dtype; over the tokens they add up to 1. The
+    layer's own answer is their product with V, `layer.to_v(text)`, head by head, through `layer.to_out`.
+    """
+    q = layer.to_q(x).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()  # (B, heads, places, d)
+    k = layer.to_k(text).unflatten(-1, (layer.heads, -1)).transpose(1, 2).float()  # (B, heads, tokens, d)
+    return (q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])).softmax(dim=-1)
 
 
 @dataclass
@@ -49,9 +64,60 @@ class AttentionRecord:
     keep_heads: bool = False
     tokenizer: "PreTrainedTokenizerBase | None" = None
 
-    def maps(self, **chosen: Any) -> Tensor:
-        """As the function `maps`."""
-        return maps(self, **chosen)
+    def maps(
+        self,
+        *,
+        token: int | Sequence[int] | None = None,
+        layer: str | None = None,
+        step: int | Sequence[int] | None = None,
+        resolution: tuple[int, int] | None = None,
+        head: int | None = None,
+        picture: int = 0,
+    ) -> Tensor:
+        """Attention probabilities over the picture, averaged over all layers, steps and heads that are not chosen.
+
+        token: one token's index, or several whose probabilities add up; None keeps all of them. 0 is the start token.
+        layer: one of `layers`.
+        step: index of a call of the U-Net, or several; -1 is the last.
+        resolution: only layers with these (rows, columns).
+        head: one head, if the record keeps them.
+        picture: which picture of the batch.
+
+        Returns (rows, columns, tokens), or (rows, columns) if a token was chosen. Layers of different size are first
+        brought to the largest among them by nearest neighbour, which at whole multiples keeps what lies in a half of
+        the picture in that half, and keeps the sum over tokens at 1.
+
+        Raises ValueError for an empty record, and for a choice that is not in it, with what there is.
+        """
+        if not self.calls:
+            raise ValueError("The record is empty: draw a picture inside `with capture(pipe) as record:`")
+        sizes = {
+            name: size for name, size in self.layers.items() if layer in (None, name) and resolution in (None, size)
+        }
+        if not sizes:
+            there = ", ".join(f"{name} {size}" for name, size in self.layers.items())
+            raise ValueError(f"No layer has the name {layer!r} and the resolution {resolution!r}: there are {there}")
+        some = self.calls[0][next(iter(sizes))]
+        steps = range(len(self.calls)) if step is None else _chosen("step", step, len(self.calls), from_end=True)
+        _chosen("picture", picture, len(some))
+        if head is not None:
+            if not self.keep_heads:
+                raise ValueError("This record holds the mean of the heads: use capture(pipe, keep_heads=True)")
+            _chosen("head", head, some.shape[1])
+        tokens = None if token is None else _chosen("token", token, some.shape[-1])
+
+        largest = max(sizes.values(), key=math.prod)
+        total = torch.zeros(())
+        for name, size in sizes.items():
+            values = torch.stack([self.calls[index][name][picture] for index in steps]).mean(dim=0)
+            if self.keep_heads:
+                values = values.mean(dim=0) if head is None else values[head]
+            if tokens is not None:
+                values = values[:, tokens].sum(dim=-1, keepdim=True)
+            values = values.T.unflatten(1, size)  # (tokens, rows, columns)
+            total = total + F.interpolate(values[None], size=largest, mode="nearest-exact")[0]
+        mean = (total / len(sizes)).movedim(0, -1)  # (rows, columns, tokens)
+        return mean if tokens is None else mean[..., 0]
 
     def word(self, prompt: str, word: str, **chosen: Any) -> Tensor:
         """The map (rows, columns) of a word, or of several that follow each other, such as "red heart".
@@ -61,7 +127,7 @@ class AttentionRecord:
 
         Raises ValueError for a word that is not in the prompt, or that the text encoder did not read.
         """
-        return maps(self, token=find_word(self.tokenizer, prompt, word), **chosen)
+        return self.maps(token=find_word(self.tokenizer, prompt, word), **chosen)
 
 
 @contextlib.contextmanager
@@ -70,9 +136,8 @@ def capture(
 ) -> Iterator[AttentionRecord]:
     """Record the cross-attention of every call of `pipe.unet`, made by the pipeline or by a loop of your own.
 
-    Each layer computes softmax(Q K^T / sqrt(d)) V (Vaswani et al., 2017, arXiv:1706.03762, eq. 1); the record holds
-    the softmax. It is computed beside the pipeline's own processors, which go on making the output, so the pictures
-    are bit for bit the same. On the way out the processors are put back, after an exception too.
+    The record holds what `probabilities` says of each layer. It is computed from what the layer is given, beside the
+    layer itself, so the pictures are bit for bit the same. Nothing of it stays behind, after an exception either.
 
     keep_heads: keep every head instead of their mean: several times the memory.
     guided: True if a batch holds the unconditional half first, as in classifier-free guidance; False if it does not.
@@ -82,30 +147,19 @@ def capture(
     Raises ValueError for a pipeline without a U-Net or without cross-attention; and while drawing if a call does not
     fit the calls before it, because one record holds pictures of one size and number.
     """
-    unet = getattr(pipe, "unet", None)
-    processors = dict(getattr(unet, "attn_processors", {}))
-    if not any(name.endswith(CROSS) for name in processors):
-        raise ValueError(f"This {type(pipe).__name__} has no U-Net with cross-attention (attn2) to record")
+    unet = getattr(pipe, "unet", nn.Module())
+    layers = {name: layer for name, layer in unet.named_modules() if name.endswith(CROSS)}
+    if not layers:
+        raise ValueError(f"This {type(pipe).__name__} has no U-Net with cross-attention ({CROSS}) to record")
     record = AttentionRecord(keep_heads=keep_heads, tokenizer=getattr(pipe, "tokenizer", None))
     recorder = _Recorder(record, guided)
-    hooks = (
-        unet.register_forward_pre_hook(recorder.before_call, with_kwargs=True),
-        unet.register_forward_hook(recorder.after_call),
-    )
-    try:
-        unet.set_attn_processor(
-            {
-                name: _RecordingProcessor(name.removesuffix(".processor"), processor, recorder)
-                if name.endswith(CROSS)
-                else processor
-                for name, processor in processors.items()
-            }
-        )
+    with contextlib.ExitStack() as hooks:
+        hooks.enter_context(unet.register_forward_pre_hook(recorder.before_call, with_kwargs=True))
+        hooks.enter_context(unet.register_forward_hook(recorder.after_call))
+        for name, layer in layers.items():
+            see = functools.partial(recorder.see, name)
+            hooks.enter_context(layer.register_forward_pre_hook(see, with_kwargs=True))
         yield record
-    finally:
-        unet.set_attn_processor(dict(processors))  # a copy: diffusers empties the dictionary it is given
-        for hook in hooks:
-            hook.remove()
 
 
 class _Recorder:
@@ -118,10 +172,8 @@ class _Recorder:
     def before_call(self, unet: nn.Module, args: tuple, kwargs: dict) -> None:
         sample = args[0] if args else kwargs["sample"]  # (B, C, H, W)
         timestep = args[1] if len(args) > 1 else kwargs["timestep"]
-        batch, half = len(sample), len(sample) // 2
-        guided = self.guided
-        if guided is None:
-            guided = batch % 2 == 0 and torch.equal(sample[:half], sample[half:])
+        half, odd = divmod(len(sample), 2)
+        guided = not odd and torch.equal(sample[:half], sample[half:]) if self.guided is None else self.guided
         self.first = half if guided else 0  # of the rows to keep
         self.latent_size = tuple(sample.shape[-2:])
         self.t = float(torch.as_tensor(timestep).flatten()[0])
@@ -132,146 +184,40 @@ class _Recorder:
         self.record.timesteps.append(self.t)
         self.pending = None
 
-    def add(self, name: str, attn: nn.Module, hidden_states: Tensor, text: Tensor, mask: Tensor | None) -> None:
+    def see(self, name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         if self.pending is None:
             return  # a layer called by itself
-        probabilities = _probabilities(attn, hidden_states, text, mask, self.first)  # (pictures, heads, N, tokens)
-        if not self.record.keep_heads:
-            probabilities = probabilities.mean(dim=1)
-        probabilities = probabilities.cpu()
-        size = _layer_size(self.latent_size, probabilities.shape[-2])
+        seen = probabilities(layer, args[0][self.first :], kwargs["encoder_hidden_states"][self.first :])
+        seen = (seen if self.record.keep_heads else seen.mean(dim=1)).cpu()
+        size = _layer_size(self.latent_size, seen.shape[-2])
         known = self.record.layers.setdefault(name, size)
-        seen = self.record.calls[0][name].shape if self.record.calls else probabilities.shape
-        if size != known or probabilities.shape != seen:
+        before = self.record.calls[0][name].shape if self.record.calls else seen.shape
+        if size != known or seen.shape != before:
             raise ValueError(
-                f"One record holds pictures of one size and number, but {name} had {tuple(seen)} at {known} and now "
-                f"has {tuple(probabilities.shape)} at {size}: use one capture for each, or say guided=True or False"
+                f"One record holds pictures of one size and number, but {name} had {tuple(before)} at {known} and now "
+                f"has {tuple(seen.shape)} at {size}: use one capture for each, or say guided=True or False"
             )
-        self.pending[name] = probabilities
+        self.pending[name] = seen
 
 
-class _RecordingProcessor:
-    """Stands in for a layer's processor: lets it make the output, and records the probabilities beside it."""
-
-    def __init__(self, name: str, processor: Any, recorder: _Recorder):
-        self.name, self.processor, self.recorder = name, processor, recorder
-
-    def __call__(
-        self,
-        attn: nn.Module,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        temb: Tensor | None = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Tensor:
-        text = encoder_hidden_states
-        if isinstance(text, tuple):  # with an IP-Adapter: the text, then the pictures
-            text = text[0]
-        self.recorder.add(self.name, attn, hidden_states, hidden_states if text is None else text, attention_mask)
-        # The processors of sliced attention know no temb; Stable Diffusion has none for them.
-        rest = (temb, *args) if temb is not None or args else ()
-        return self.processor(attn, hidden_states, encoder_hidden_states, attention_mask, *rest, **kwargs)
-
-
-@torch.no_grad()
-def _probabilities(attn: nn.Module, hidden_states: Tensor, text: Tensor, mask: Tensor | None, first: int) -> Tensor:
-    """softmax(Q K^T / sqrt(d)) of the batch's rows from `first` on: (B - first, heads, N, tokens), float32.
-
-    The steps are those of diffusers' `AttnProcessor2_0`, with scores in float32 whatever the model's dtype.
-    """
-    batch, tokens, _ = text.shape
-    if mask is not None:
-        mask = attn.prepare_attention_mask(mask, tokens, batch).view(batch, attn.heads, -1, mask.shape[-1])[first:]
-    hidden_states, text = hidden_states[first:], text[first:]
-    if attn.group_norm is not None:
-        hidden_states = attn.group_norm(hidden_states.transpose(1, 2)).transpose(1, 2)
-    if attn.norm_cross:
-        text = attn.norm_encoder_hidden_states(text)
-    query = attn.to_q(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-    key = attn.to_k(text).unflatten(-1, (attn.heads, -1)).transpose(1, 2)  # (B, heads, tokens, d)
-    if attn.norm_q is not None:
-        query = attn.norm_q(query)
-    if attn.norm_k is not None:
-        key = attn.norm_k(key)
-    scores = query.float() @ key.float().transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, heads, N, tokens)
-    if mask is not None:
-        scores = scores + mask
-    return scores.softmax(dim=-1)
-
-
-def _layer_size(latent_size: tuple[int, int], positions: int) -> tuple[int, int]:
-    """(rows, columns) of a layer that has so many positions: the U-Net halves the latents, rounding up."""
+def _layer_size(latent_size: tuple[int, int], places: int) -> tuple[int, int]:
+    """(rows, columns) of a layer that has so many places: the U-Net halves the latents, rounding up."""
     rows, columns = latent_size
-    while rows * columns > positions:
+    while rows * columns > places:
         rows, columns = (rows + 1) // 2, (columns + 1) // 2
-    if rows * columns != positions:
-        raise ValueError(f"A layer with {positions} positions does not come from halving latents of {latent_size}")
     return rows, columns
 
 
-def maps(
-    record: AttentionRecord,
-    *,
-    token: int | Sequence[int] | None = None,
-    layer: str | Sequence[str] | None = None,
-    step: int | Sequence[int] | None = None,
-    resolution: tuple[int, int] | None = None,
-    head: int | None = None,
-    picture: int = 0,
-) -> Tensor:
-    """Attention probabilities over the picture, averaged over all layers, steps and heads that are not chosen.
-
-    token: one token's index, or several whose probabilities add up; None keeps all of them. 0 is the start token.
-    layer: one of `record.layers`, or several.
-    step: index of a call of the U-Net, or several; -1 is the last.
-    resolution: only layers with these (rows, columns).
-    head: one head, if the record keeps them.
-    picture: which picture of the batch.
-
-    Returns (rows, columns, tokens), or (rows, columns) if a token was chosen. Layers of different size are first
-    brought to the largest among them by nearest neighbour, which at whole multiples keeps what lies in a half of the
-    picture in that half, and keeps the sum over tokens at 1.
-
-    Raises ValueError for an empty record, and for a choice that is not in it, with what there is.
-    """
-    if not record.calls:
-        raise ValueError("The record is empty: draw a picture inside `with capture(pipe) as record:`")
-    names = _chosen_layers(record, layer, resolution)
-    steps = list(range(len(record.calls))) if step is None else _as_list(step)
-    for index in steps:
-        _check_index("step", index, len(record.calls), lowest=-len(record.calls))
-    if not steps:
-        raise ValueError("No step was chosen: give at least one, or None for all")
-    some = record.calls[0][names[0]]
-    _check_index("picture", picture, len(some))
-    if head is not None:
-        if not record.keep_heads:
-            raise ValueError("This record holds the mean of the heads: use capture(pipe, keep_heads=True)")
-        fewest = min(record.calls[0][name].shape[1] for name in names)
-        _check_index("head", head, fewest)
-    tokens = None if token is None else _as_list(token)
-    if tokens is not None:
-        for index in tokens:
-            _check_index("token", index, some.shape[-1])
-        if not tokens:
-            raise ValueError("No token was chosen: give at least one, or None for all")
-
-    largest = max((record.layers[name] for name in names), key=lambda size: size[0] * size[1])
-    total: Tensor | float = 0.0
-    for name in names:
-        values = torch.stack([record.calls[index][name][picture] for index in steps]).mean(dim=0)
-        if record.keep_heads:
-            values = values.mean(dim=0) if head is None else values[head]
-        if tokens is not None:
-            values = values[:, tokens].sum(dim=-1, keepdim=True)
-        values = values.T.unflatten(1, record.layers[name])  # (tokens, rows, columns)
-        if values.shape[1:] != largest:
-            values = F.interpolate(values[None], size=largest, mode="nearest-exact")[0]
-        total = total + values
-    mean = (total / len(names)).movedim(0, -1)  # (rows, columns, tokens)
-    return mean if tokens is None else mean[..., 0]
+def _chosen(name: str, choice: int | Iterable[int], length: int, *, from_end: bool = False) -> list[int]:
+    """A choice of indices as a list, checked."""
+    indices = list(choice) if isinstance(choice, Iterable) else [choice]
+    lowest = -length if from_end else 0
+    if not indices:
+        raise ValueError(f"No {name} was chosen: give at least one, or None for all")
+    for index in indices:
+        if not isinstance(index, Integral) or not lowest <= index < length:
+            raise ValueError(f"{name} is {index!r}: choose a whole number from {lowest} to {length - 1}")
+    return indices
 
 
 def word_tokens(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[tuple[str, list[int]]]:
@@ -312,44 +258,50 @@ def find_word(tokenizer: "PreTrainedTokenizerBase", prompt: str, word: str) -> l
     return indices
 
 
+def _spans(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[tuple[int, tuple[int, int]]]:
+    """(index, (start, end) in the prompt) of every token that stands for text; both ends and the padding do not."""
+    encoded = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
+    return [(index, (start, end)) for index, (start, end) in enumerate(encoded.offset_mapping) if end > start]
+
+
 def overlay(
-    picture: Any, map: Tensor | np.ndarray, *, strength: float = 0.65, span: tuple[float, float] | None = None
+    picture: Any, heat: Tensor | np.ndarray, *, strength: float = 0.65, span: tuple[float, float] | None = None
 ) -> Image.Image:
     """A heat map over a picture in grey: black where the map is low, through violet to yellow where it is high.
 
     picture: as in `plots.as_picture`.
-    map: (rows, columns), enlarged smoothly to the picture's size.
+    heat: the map, (rows, columns), enlarged smoothly to the picture's size.
     strength: how much of the colour shows, from 0 (the grey picture) to 1 (the map alone).
     span: the values at both ends of the colours; by default 0 and the map's largest. Give the same to compare maps.
 
     Raises ValueError for another shape, values that are not finite, or a strength or span out of range.
     """
-    values = _as_map(map)
+    values = _as_map(heat)
     if not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength!r}: choose a number from 0 to 1")
-    low, high = span if span is not None else (0.0, float(values.max()) or 1.0)  # all zero: any scale will do
+    low, high = span or (0.0, float(values.max()) or 1.0)  # all zero: any scale will do
     if not low < high:
         raise ValueError(f"span is {span!r}: choose two numbers, the lower one first")
     pixels = as_picture(picture)
     height, width = pixels.shape[:2]
     smooth = Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC)
     scaled = np.clip((np.asarray(smooth) - low) / (high - low), 0, 1)
-    heat = Image.fromarray(matplotlib.colormaps[HEAT](scaled, bytes=True)[..., :3].copy())
+    colours = Image.fromarray(matplotlib.colormaps[HEAT](scaled, bytes=True)[..., :3].copy())
     grey = Image.fromarray(pixels).convert("L").convert("RGB")
-    return Image.blend(grey, heat, strength)
+    return Image.blend(grey, colours, strength)
 
 
-def mass_share(map: Tensor | np.ndarray, region: str) -> float:
+def mass_share(heat: Tensor | np.ndarray, region: str) -> float:
     """Share of a map's mass that lies in one half of the picture, from 0 to 1; 0.5 for an even map.
 
-    map: (rows, columns), nothing negative. region: "left", "right", "top" or "bottom". A middle row or column counts
-    half for each side, so that opposite halves add up to 1.
+    heat: the map, (rows, columns), nothing negative. region: "left", "right", "top" or "bottom". A middle row or column
+    counts half for each side, so that opposite halves add up to 1.
 
     Raises ValueError for another region, shape, or a map that is negative somewhere or zero everywhere.
     """
     if region not in REGIONS:
         raise ValueError(f"Unknown region {region!r}: choose one of {', '.join(REGIONS)}")
-    values = _as_map(map).astype(float)
+    values = _as_map(heat).astype(float)
     total = values.sum()
     if values.min() < 0 or total <= 0:
         raise ValueError(
@@ -362,41 +314,11 @@ def mass_share(map: Tensor | np.ndarray, region: str) -> float:
     return float((profile[:half].sum() + odd * profile[half] / 2) / total)
 
 
-def _as_map(map: Tensor | np.ndarray) -> np.ndarray:
-    values = map.detach().float().cpu().numpy() if isinstance(map, Tensor) else np.asarray(map, dtype=np.float32)
+def _as_map(heat: Tensor | np.ndarray) -> np.ndarray:
+    values = torch.as_tensor(heat).detach().float().cpu().numpy()
     if values.ndim != 2 or not values.size:
         hint = ": choose a token" if values.ndim == 3 else ""
         raise ValueError(f"A map has the shape (rows, columns), not {values.shape}{hint}")
     if not np.isfinite(values).all():
         raise ValueError("The map holds values that are not finite (nan or inf)")
-    return np.ascontiguousarray(values, dtype=np.float32)
-
-
-def _spans(tokenizer: "PreTrainedTokenizerBase", prompt: str) -> list[tuple[int, tuple[int, int]]]:
-    """(index, (start, end) in the prompt) of every token that stands for text; both ends and the padding do not."""
-    encoded = tokenizer(prompt, truncation=True, max_length=tokenizer.model_max_length, return_offsets_mapping=True)
-    return [(index, (start, end)) for index, (start, end) in enumerate(encoded.offset_mapping) if end > start]
-
-
-def _chosen_layers(
-    record: AttentionRecord, layer: str | Sequence[str] | None, resolution: tuple[int, int] | None
-) -> list[str]:
-    names = list(record.layers) if layer is None else [layer] if isinstance(layer, str) else list(layer)
-    for name in names:
-        if name not in record.layers:
-            raise ValueError(f"Unknown layer {name!r}: choose one of {', '.join(record.layers)}")
-    if resolution is not None:
-        names = [name for name in names if record.layers[name] == tuple(_as_list(resolution))]
-    if not names:
-        sizes = ", ".join(str(size) for size in dict.fromkeys(record.layers.values()))
-        raise ValueError(f"No layer chosen has the resolution {resolution!r}: the layers have {sizes}")
-    return names
-
-
-def _as_list(x: Any) -> list:
-    return list(x) if isinstance(x, Iterable) else [x]
-
-
-def _check_index(name: str, index: int, length: int, *, lowest: int = 0) -> None:
-    if not isinstance(index, Integral) or isinstance(index, bool) or not lowest <= index < length:
-        raise ValueError(f"{name} is {index!r}: choose a whole number from {lowest} to {length - 1}")
+    return np.ascontiguousarray(values)

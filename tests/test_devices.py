@@ -169,8 +169,8 @@ def test_attention_is_computed_where_the_layer_is(absent):
     layer = absent.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
     width = layer.to_q.in_features
     hidden, text = torch.zeros(2, 9, width, device=META), torch.zeros(2, 5, layer.to_k.in_features, device=META)
-    probabilities = attention._probabilities(layer, hidden, text, None, 1)
-    assert (probabilities.device, probabilities.shape) == (META, (1, layer.heads, 9, 5))
+    probabilities = attention.probabilities(layer, hidden, text)
+    assert (probabilities.device, probabilities.shape) == (META, (2, layer.heads, 9, 5))
 
 
 # Another dtype
