@@ -1,4 +1,4 @@
-"""Between pictures and latents: encode, decode, look at the four channels, and measure what the trip costs."""
+"""Between pictures and latents: encode, decode, and look at the four channels."""
 
 import math
 from collections.abc import Sequence
@@ -116,23 +116,6 @@ def channel_pictures(latents: Tensor, *, limit: float | None = None) -> tuple[li
         raise ValueError(f"limit is {limit!r}: choose a number above 0")
     colours = matplotlib.colormaps[DIVERGING]((values / limit + 1) / 2, bytes=True)  # (C, h, w, RGBA)
     return [np.ascontiguousarray(channel[..., :3]) for channel in colours], float(limit)
-
-
-def psnr(a: Image.Image | np.ndarray, b: Image.Image | np.ndarray) -> float:
-    """Peak signal-to-noise ratio of two 8-bit pictures in dB: 10 log10(255^2 / mean((a - b)^2)).
-
-    Twice the error costs 6 dB; above about 40 dB two pictures look the same; two equal pictures give infinity.
-
-    a, b: PIL pictures, or uint8 arrays, of one size. Raises ValueError for two sizes or another dtype.
-    """
-    one, other = (np.asarray(x.convert("RGB") if isinstance(x, Image.Image) else x) for x in (a, b))
-    for x in (one, other):
-        if x.dtype != np.uint8:
-            raise ValueError(f"PSNR compares 8-bit pictures, 0 to 255 (uint8), not {x.dtype}")
-    if one.shape != other.shape:
-        raise ValueError(f"PSNR compares pictures of one size, not {one.shape} with {other.shape}")
-    error = float(np.square(one.astype(float) - other.astype(float)).mean())
-    return 10 * math.log10(255**2 / error) if error else math.inf
 
 
 def _device(pipe: "StableDiffusionPipeline") -> torch.device:

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from helpers import latents as module
-from helpers.latents import channel_pictures, decode, decode_tensor, encode, psnr
+from helpers.latents import channel_pictures, decode, decode_tensor, encode
 from tests.tiny import SIDE, tiny_pipeline
 
 FACTOR = 2  # of the tiny VAE
@@ -169,24 +169,3 @@ def test_channels_of_nothing_are_white():
 def test_what_has_no_channel_pictures_says_so(given, limit, message):
     with pytest.raises(ValueError, match=message):
         channel_pictures(given, limit=limit)
-
-
-# PSNR
-
-
-def test_psnr_is_its_formula():
-    a = np.full((4, 4, 3), 100, np.uint8)
-    b = a.copy()
-    b[0, 0, 0] = 40  # a mean squared error of 60^2 / 48 = 75; in uint8, 40 - 100 would wrap
-    assert psnr(a, b) == pytest.approx(10 * math.log10(255**2 / 75))
-    assert psnr(Image.fromarray(a), Image.fromarray(b)) == psnr(b, a)
-    assert psnr(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)) == 0.0
-    assert psnr(a, a) == math.inf
-
-
-def test_psnr_compares_like_with_like():
-    a = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match=r"one size, not \(4, 4, 3\) with \(4, 2, 3\)"):
-        psnr(a, a[:, :2])
-    with pytest.raises(ValueError, match=r"8-bit pictures, 0 to 255 .* not float64"):
-        psnr(a, a / 255)

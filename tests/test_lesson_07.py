@@ -15,9 +15,10 @@ import torch
 from torch.testing import assert_close
 
 from helpers.exercises.lesson_07 import ancestral_step, midpoint_step, trailing, two_step
-from helpers.judge import frechet_distance, read
+from helpers.judge import read
 from helpers.latents import decode
 from helpers.loading import POCKET, load_pipeline
+from helpers.measures import frechet_distance
 from helpers.sampling import run
 from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, code_cells, definitions

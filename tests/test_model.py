@@ -10,8 +10,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 from helpers.judge import JUDGE, read
-from helpers.latents import decode, encode, psnr
+from helpers.latents import decode, encode
 from helpers.loading import POCKET, load_pipeline, verify_checksums
+from helpers.measures import psnr
 from helpers.pictures import generate
 from helpers.scenes import draw, random_scene
 from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes, weights_key

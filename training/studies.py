@@ -22,9 +22,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from helpers.judge import features, frechet_distance
+from helpers.judge import features
 from helpers.latents import decode, encode
 from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.measures import frechet_distance
 from helpers.scenes import Scene, draw, random_scene
 from training.evaluate import EvaluationConfig, draw_with, judged, pair_scenes, sheet, single_scenes, weights_key
 from training.model_card import write_card
