@@ -278,8 +278,8 @@ def _alpha_bar_shown(scheduler: Any, index: int, t: Tensor, number: float) -> fl
     """alpha_bar of the latents that the U-Net is shown at a step of a sampler, whichever kind it is.
 
     The U-Net always sees sqrt(alpha_bar) x0 + sqrt(1 - alpha_bar) eps. Samplers such as Euler, whose own latents are
-    x0 + sigma eps, divide them by sqrt(sigma² + 1) for it, so that alpha_bar is 1 / (sigma² + 1). To ask how they
-    scale a one finds the sigma also of those that call the U-Net between two noise levels of their list.
+    x0 + sigma eps, divide them by sqrt(sigma² + 1) for it, so that alpha_bar is 1 / (sigma² + 1). What they make of
+    the number 1 is its root, also where Heun and its kin stand between two entries of `sigmas`.
     """
     scale = float(scheduler.scale_model_input(torch.ones((), dtype=torch.float64), t))
     if scale != 1:

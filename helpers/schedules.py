@@ -45,21 +45,21 @@ def betas(kind: str = "scaled_linear", steps: int = 1000, *, start: float = 0.00
     return values.float()
 
 
-def alpha_bar(betas: Tensor) -> Tensor:
+def alpha_bar(beta: Tensor) -> Tensor:
     """The share of the picture's variance left at each timestep: the product of all (1 - beta) up to t.
 
-    Ho et al. (2020), arXiv:2006.11239, section 2. betas: (steps,); returns (steps,) float32, falling from near 1 to
-    near 0, on the device of `betas`, which must have float64.
+    Ho et al. (2020), arXiv:2006.11239, section 2. beta: (steps,), as from `betas`; returns (steps,) float32, falling
+    from near 1 to near 0, on the device of `beta`, which must have float64.
     """
-    return (1 - betas.double()).cumprod(dim=0).float()
+    return (1 - beta.double()).cumprod(dim=0).float()
 
 
-def snr(alpha_bar: Tensor) -> Tensor:
+def snr(a: Tensor) -> Tensor:
     """The signal-to-noise ratio alpha_bar / (1 - alpha_bar): Kingma et al. (2021), arXiv:2107.00630, equation 2.
 
-    A ratio of variances, of the shape of `alpha_bar`; above 1 there is more picture than noise.
+    a: alpha_bar, of any shape, which the result keeps. A ratio of variances; above 1 there is more picture than noise.
     """
-    return alpha_bar / (1 - alpha_bar)
+    return a / (1 - a)
 
 
 def add_noise(x0: Tensor, eps: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Tensor:
