@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
@@ -25,7 +26,7 @@ def latent_mask(mask: Tensor, factor: int) -> Tensor:
 
     mask: (H, W) bool, True is drawn anew; factor divides both sides. Returns (1, 1, H / factor, W / factor), float32.
     """
-    return mask.unflatten(0, (-1, factor)).unflatten(2, (-1, factor)).any(dim=3).any(dim=1)[None, None].float()
+    return F.max_pool2d(mask[None, None].float(), factor)
 
 
 def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
@@ -154,7 +155,7 @@ def _predictions() -> list[tuple[Tensor, Tensor]]:
 
 
 def _difference_mask(
-    source: Tensor, target: Tensor, *, heat: Callable[[Tensor], Tensor], rescale: bool = True, keepdim: bool = True
+    source: Tensor, target: Tensor, *, heat: Callable[[Tensor], Tensor], rescale: bool = True
 ) -> Tensor:
     values = heat(target - source)
     if rescale:

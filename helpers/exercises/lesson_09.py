@@ -1,5 +1,7 @@
 """The exercises of lesson 09: a layer with an adapter, its size, the loss with a prior, several adapters in one."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -108,6 +110,11 @@ def _losses() -> list[tuple]:
     return [(predicted, eps, 0.5), (predicted, eps, 0.0), (predicted, eps, 1.0)]
 
 
+def _summed_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
+    new, old = (predicted - eps).square().chunk(2)
+    return new.sum() + weight * old.sum()
+
+
 PRIOR_LOSS = Exercise(
     name="09.prior_loss",
     solution=prior_loss,
@@ -130,7 +137,7 @@ PRIOR_LOSS = Exercise(
             "lambda is a factor of the second part alone; the sum is not divided again.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) * predicted[0].numel() * 3,
+            _summed_loss,
             "sums instead of means: take the mean over everything in each half.",
         ),
     ),
@@ -150,27 +157,43 @@ def _ranks_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
     return a, torch.cat([scale * alpha / len(a) * b for _, b, alpha, scale in adapters], dim=1)
 
 
+Factor = Callable[[int, float, float], float]  # of rank, alpha and scale
+
+
+def _one(rank: int, alpha: float, scale: float) -> float:
+    return 1.0
+
+
+def _whole(rank: int, alpha: float, scale: float) -> float:
+    return scale * alpha / rank
+
+
+def _merged(adapters: list[Adapter], in_b: Factor, in_a: Factor = _one) -> tuple[Tensor, Tensor]:
+    """The matrices of all adapters side by side, each times a factor; `merge` has all of it in b."""
+    a = torch.cat([in_a(len(a), alpha, scale) * a for a, _, alpha, scale in adapters])
+    b = torch.cat([in_b(len(a), alpha, scale) * b for a, b, alpha, scale in adapters], dim=1)
+    return a, b
+
+
+def _all_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
+    return sum(a for a, *_ in adapters), sum(scale * alpha / len(a) * b for a, b, alpha, scale in adapters)
+
+
 MERGE = Exercise(
     name="09.merge",
     solution=merge,
     cases=_adapters,
     mistakes=(
         Mistake(
-            lambda adapters: (torch.cat([x[0] for x in adapters]), torch.cat([x[1] for x in adapters], dim=1)),
+            lambda adapters: _merged(adapters, _one),
             "the matrices stand side by side, as they should. But each has its own alpha / r and scale to go in.",
         ),
         Mistake(
-            lambda adapters: (
-                torch.cat([x[0] for x in adapters]),
-                torch.cat([x[2] / len(x[0]) * x[1] for x in adapters], dim=1),
-            ),
+            lambda adapters: _merged(adapters, lambda rank, alpha, scale: alpha / rank),
             "alpha / r is in it; the scales are missing.",
         ),
         Mistake(
-            lambda adapters: (
-                torch.cat([x[0] for x in adapters]),
-                torch.cat([x[3] * x[1] for x in adapters], dim=1),
-            ),
+            lambda adapters: _merged(adapters, lambda rank, alpha, scale: scale),
             "the scales are in it; alpha / r of each adapter is missing.",
         ),
         Mistake(
@@ -178,21 +201,15 @@ MERGE = Exercise(
             "alpha is divided by the adapter's own rank, not by that of the result.",
         ),
         Mistake(
-            lambda adapters: (
-                torch.cat([x[3] * x[2] / len(x[0]) * x[0] for x in adapters]),
-                torch.cat([x[3] * x[2] / len(x[0]) * x[1] for x in adapters], dim=1),
-            ),
+            lambda adapters: _merged(adapters, in_b=_whole, in_a=_whole),
             "the factor is in both matrices, so it counts squared: put it into one of them, b.",
         ),
         Mistake(
-            lambda adapters: (
-                torch.cat([x[3] * x[2] / len(x[0]) * x[0] for x in adapters]),
-                torch.cat([x[1] for x in adapters], dim=1),
-            ),
+            lambda adapters: _merged(adapters, in_b=_one, in_a=_whole),
             "the product is right. The check compares the two matrices, and expects the factors in b.",
         ),
         Mistake(
-            lambda adapters: (sum(x[0] for x in adapters), sum(x[3] * x[2] / len(x[0]) * x[1] for x in adapters)),
+            _all_summed,
             "the sum of the As times the sum of the Bs has mixed terms, and needs equal ranks. Put them side by side.",
         ),
     ),
