@@ -10,10 +10,9 @@ import torch
 from diffusers import DDIMScheduler
 from torch.testing import assert_close
 
-from helpers import broken
-from helpers.broken import HEALTHY, PATIENTS, Cause
-from helpers.exercises import EXERCISES, verdict
-from helpers.exercises.lesson_10 import DIAGNOSES, LOOK, SIGNS, decode
+from helpers.exercises import EXERCISES, patients, verdict
+from helpers.exercises.lesson_10 import DIAGNOSES, SIGNS, decode
+from helpers.exercises.patients import HEALTHY, PATIENTS, Cause
 from helpers.loading import quiet
 from helpers.schedules import betas as course_betas
 from tests.lessons import NOTEBOOKS, definitions
@@ -70,42 +69,42 @@ def test_padding_is_the_tokenizer_s(texts):
     tokenizer = tiny_tokenizer()
     rows, length = tokenizer(texts).input_ids, tokenizer.model_max_length
     expected = tokenizer(texts, padding="max_length", truncation=True).input_ids
-    assert broken.pad(rows, length, tokenizer.pad_token_id) == expected
+    assert patients.pad(rows, length, tokenizer.pad_token_id) == expected
 
 
 @pytest.mark.parametrize("kind", ["linear", "scaled_linear"])
 def test_the_betas_are_the_scheduler_s_and_the_course_s(kind):
     scheduler = DDIMScheduler(beta_schedule=kind, beta_start=0.00085, beta_end=0.012)
-    assert_close(broken.betas(scheduler.config), scheduler.betas)
-    assert_close(broken.betas(scheduler.config), course_betas(kind), rtol=1e-5, atol=1e-8)
+    assert_close(patients.betas(scheduler.config), scheduler.betas)
+    assert_close(patients.betas(scheduler.config), course_betas(kind), rtol=1e-5, atol=1e-8)
 
 
 def test_an_unknown_schedule_is_refused_by_name():
     with pytest.raises(ValueError, match="'squaredcos_cap_v2': choose 'linear' or 'scaled_linear'"):
-        broken.betas(DDIMScheduler(beta_schedule="squaredcos_cap_v2").config)
+        patients.betas(DDIMScheduler(beta_schedule="squaredcos_cap_v2").config)
 
 
 @pytest.mark.parametrize("t", [1, 500, 981])
 def test_the_noise_in_a_velocity_is_the_one_that_went_in(t):
     scheduler = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
-    x0, eps = broken.noises(0, 2, (1, 4, 3, 3))
+    x0, eps = patients.noises(0, 2, (1, 4, 3, 3))
     time, a = torch.tensor([t]), float(scheduler.alphas_cumprod[t])
     x_t, v = scheduler.add_noise(x0, eps, time), scheduler.get_velocity(x0, eps, time)
-    assert_close(broken.as_noise(v, x_t, a, "v_prediction"), eps, rtol=0, atol=1e-5)
-    assert broken.as_noise(eps, x_t, a, "epsilon") is eps
+    assert_close(patients.as_noise(v, x_t, a, "v_prediction"), eps, rtol=0, atol=1e-5)
+    assert patients.as_noise(eps, x_t, a, "epsilon") is eps
 
 
 def test_pixels_are_those_of_the_image_processor(pipe):
-    y = 1.2 * broken.noises(0, 1, (2, 3, 8, 8))[0]
+    y = 1.2 * patients.noises(0, 1, (2, 3, 8, 8))[0]
     pictures = pipe.image_processor.postprocess(y, output_type="pil")
-    assert np.array_equal(broken.to_pixels(y).numpy(), np.stack([np.asarray(picture) for picture in pictures]))
+    assert np.array_equal(patients.to_pixels(y).numpy(), np.stack([np.asarray(picture) for picture in pictures]))
 
 
 # The patients
 
 
 def test_every_patient_has_another_cause_and_is_known_to_the_exercises():
-    assert len({patient.cause for patient in PATIENTS}) == len(PATIENTS) == len(LOOK) == len(DIAGNOSES) + 1
+    assert len({patient.cause for patient in PATIENTS}) == len(PATIENTS) == len(DIAGNOSES) + 1
     assert set(SIGNS) == set(Cause)
     for number, patient in enumerate(PATIENTS):
         assert set(patient.wrong) <= set(HEALTHY) and patient.cure in HEALTHY
@@ -182,13 +181,13 @@ def test_equal_draws_add_up(pipe):
 def test_missing_clamps_touch_nothing_within_the_range():
     y = torch.linspace(-1, 1, 48).reshape(1, 3, 4, 4)
     unclamped = patient_of(Cause.NOT_CLAMPED).wrong["to_pixels"]
-    assert torch.equal(unclamped(y), broken.to_pixels(y))
+    assert torch.equal(unclamped(y), patients.to_pixels(y))
     assert unclamped(torch.full((1, 3, 1, 1), 1.02)).max() < 5 and unclamped(-1.02 * y[:1]).shape == (1, 4, 4, 3)
 
 
 def test_the_loud_vae_paints_the_same_in_float32_and_overflows_in_float16(pipe):
-    loud = broken.loud_vae(pipe)
-    z = broken.noises(1, 1, (1, 4, 32, 32))[0]
+    loud = patients.loud_vae(pipe)
+    z = patients.noises(1, 1, (1, 4, 32, 32))[0]
     assert loud.dtype == torch.float16
     assert not torch.isfinite(loud.decode(z.half()).sample).all()
     with quiet(bars=True):
@@ -222,7 +221,7 @@ def test_the_sheet_of_a_patient_that_breaks_off_has_gaps(lesson, right, capsys):
 
 
 def test_distances_are_shares_of_the_right_tensor(lesson):
-    a, b = broken.noises(0, 2, (1, 4, 8, 8))
+    a, b = patients.noises(0, 2, (1, 4, 8, 8))
     assert lesson["apart"](a, a) == "0 %"
     assert lesson["apart"](1.25 * a, a) == "25 %"
     assert lesson["apart"](11.07 * a, a) == "1000 %"  # two digits

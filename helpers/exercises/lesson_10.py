@@ -1,6 +1,6 @@
 """The exercises of lesson 10: for each broken pipeline what is wrong with it, and each broken part mended.
 
-A diagnosis is a member of `broken.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
+A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
 has to name the right one.
 """
 
@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers import broken
-from helpers.broken import Cause
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, patients
+from helpers.exercises.patients import PATIENTS, Cause
 
 # --- diagnoses
 
@@ -39,26 +38,9 @@ SIGNS = {
     Cause.OTHER_SEED: "the first latents would be others of the same size, and the picture another good one",
 }
 
-# Where to look, for each patient, without saying what is there to see.
-LOOK = (
-    "the range of the decoded values",
-    "what is the same in both pictures: then what is not",
-    "the range of the decoded values, and whether the latents before it are right",
-    "the prompt, and then at what was drawn",
-    "which pixels are wrong, and how bright they are in the right picture",
-    "the very first column of the table",
-    "the first column, in the row of what the U-Net is shown",
-    "how many steps there are",
-    "the first column: which rows agree in it, and whether any size changes",
-    "the row of the noise, from left to right",
-    "how the latents change from left to right, and what kind of sampler it is",
-    "the first column: the input agrees, and the answer",
-    "the first column, in the row of the sampler's latents",
-)
-
 
 def _diagnosis(number: int) -> Exercise:
-    right = broken.PATIENTS[number].cause
+    right, look = PATIENTS[number].cause, PATIENTS[number].look
 
     def solution() -> Cause:
         return right
@@ -69,14 +51,14 @@ def _diagnosis(number: int) -> Exercise:
         solution=solution,
         cases=[()],
         mistakes=tuple(
-            Mistake(lambda cause=cause: cause, f"with {cause.name}, {SIGNS[cause]}. Look at {LOOK[number]}.")
+            Mistake(lambda cause=cause: cause, f"with {cause.name}, {SIGNS[cause]}. Look at {look}.")
             for cause in Cause
             if cause is not right
         ),
     )
 
 
-DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(broken.PATIENTS)))
+DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
 
 
 # --- padding
@@ -90,15 +72,15 @@ def _kept(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
 
 PAD = Exercise(
     name="10.pad",
-    solution=broken.pad,
+    solution=patients.pad,
     cases=[(_ROWS, 6, 51), (_ROWS[:2], 5, 9)],
     mistakes=(
         Mistake(
-            lambda rows, length, filler: broken.pad(rows, length, 0),
+            lambda rows, length, filler: patients.pad(rows, length, 0),
             "0 is the id of an ordinary token. Fill up with `filler`.",
         ),
         Mistake(
-            lambda rows, length, filler: broken.pad(rows, min(length, max(map(len, rows))), filler),
+            lambda rows, length, filler: patients.pad(rows, min(length, max(map(len, rows))), filler),
             "this fills up to the longest of the rows. The text encoder wants `length`, always.",
         ),
         Mistake(
@@ -129,7 +111,7 @@ def _linspace(config: dict[str, Any], change: Callable[[float], float] = float) 
 
 BETAS = Exercise(
     name="10.betas",
-    solution=broken.betas,
+    solution=patients.betas,
     cases=[(_SCALED,), (_PLAIN,)],
     atol=1e-7,
     mistakes=(
@@ -147,7 +129,7 @@ BETAS = Exercise(
             "squares of a straight line from start to end are too small: take the roots of start and end first.",
         ),
         Mistake(
-            lambda config: 1 - broken.betas(config),
+            lambda config: 1 - patients.betas(config),
             "these are the alphas, 1 - beta.",
         ),
     ),
@@ -163,7 +145,7 @@ def _from_seeds(seeds: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
 
 NOISES = Exercise(
     name="10.noises",
-    solution=broken.noises,
+    solution=patients.noises,
     cases=[(0, 3, (1, 4, 2, 2)), (7, 4, (1, 2, 3))],
     mistakes=(
         Mistake(
@@ -179,7 +161,7 @@ NOISES = Exercise(
             "nothing here is seeded: give `generator=` to every draw, or the next run is another one.",
         ),
         Mistake(
-            lambda seed, count, shape: torch.stack(broken.noises(seed, count, shape)),
+            lambda seed, count, shape: torch.stack(patients.noises(seed, count, shape)),
             "the numbers are right. Asked for is a list of tensors.",
         ),
         Mistake(
@@ -212,7 +194,7 @@ def _latents(seed: int = 0) -> Tensor:
 
 START = Exercise(
     name="10.start",
-    solution=broken.start,
+    solution=patients.start,
     cases=lambda: [(_latents(), sampler) for sampler in _samplers()],
     mistakes=(
         Mistake(
@@ -247,7 +229,7 @@ def _sigma(scheduler: Any, t: Tensor) -> Tensor:
 
 SHOWN = Exercise(
     name="10.shown",
-    solution=broken.shown,
+    solution=patients.shown,
     cases=_moments,
     mistakes=(
         Mistake(
@@ -279,7 +261,7 @@ SHOWN = Exercise(
 
 CLOCK = Exercise(
     name="10.clock",
-    solution=broken.clock,
+    solution=patients.clock,
     cases=[(torch.tensor([951, 901, 51, 1]), index) for index in (0, 1, 3)],
     mistakes=(
         Mistake(
@@ -319,7 +301,7 @@ def _texts() -> list[tuple[Any, ...]]:
 
 PREDICT = Exercise(
     name="10.predict",
-    solution=broken.predict,
+    solution=patients.predict,
     cases=_texts,
     mistakes=(
         Mistake(
@@ -351,11 +333,11 @@ def _answers() -> list[tuple[Tensor, Tensor, float, str]]:
 
 AS_NOISE = Exercise(
     name="10.as_noise",
-    solution=broken.as_noise,
+    solution=patients.as_noise,
     cases=_answers,
     mistakes=(
         Mistake(
-            lambda answer, x, a, kind: broken.as_noise(answer, x, a, "v_prediction"),
+            lambda answer, x, a, kind: patients.as_noise(answer, x, a, "v_prediction"),
             "right for a network that answers with v. With `epsilon` the answer is the noise already.",
         ),
         Mistake(
@@ -406,7 +388,7 @@ def _twice(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, T
 
 STEP = Exercise(
     name="10.step",
-    solution=broken.step,
+    solution=patients.step,
     cases=_ready,
     mistakes=(
         Mistake(
@@ -418,7 +400,7 @@ STEP = Exercise(
             "the latents are right, and the estimate comes from the step after: still two calls where one will do.",
         ),
         Mistake(
-            lambda scheduler, eps, t, x: broken.step(scheduler, eps, t, x)[::-1],
+            lambda scheduler, eps, t, x: patients.step(scheduler, eps, t, x)[::-1],
             "both are right, in the wrong order: first the next latents, then the estimate.",
         ),
         Mistake(
@@ -518,7 +500,7 @@ def _bytes(values: Tensor) -> Tensor:
 
 TO_PIXELS = Exercise(
     name="10.to_pixels",
-    solution=broken.to_pixels,
+    solution=patients.to_pixels,
     cases=_decoded,
     mistakes=(
         Mistake(
@@ -526,15 +508,15 @@ TO_PIXELS = Exercise(
             "values below 0 and above 255 come round again at the other end. Clamp them first.",
         ),
         Mistake(
-            lambda y: broken.to_pixels(y.flip(1)),
+            lambda y: patients.to_pixels(y.flip(1)),
             "red and blue have changed places. The VAE paints red, green, blue, and PIL wants the same.",
         ),
         Mistake(
-            lambda y: broken.to_pixels(y).permute(0, 3, 1, 2).reshape(len(y), y.shape[2], y.shape[3], 3),
+            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2).reshape(len(y), y.shape[2], y.shape[3], 3),
             "reshape deals the same numbers out in another order. The channels have to move: permute.",
         ),
         Mistake(
-            lambda y: broken.to_pixels(y).permute(0, 3, 1, 2),
+            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2),
             "the values are right. Pixels have their three colours in the last dimension: permute.",
         ),
         Mistake(

@@ -224,11 +224,13 @@ def loud_vae(pipe: "StableDiffusionPipeline") -> "AutoencoderKL":
 class Patient:
     """A broken pipeline.
 
-    cause: what is wrong with it. cure: the name of the part to mend. wrong: the wrong parts, by name.
+    cause: what is wrong with it. look: where to look, without saying what is there to see.
+    cure: the name of the part to mend. wrong: the wrong parts, by name.
     dice: whether its sampler draws fresh noise at every step (DDIM with eta 1), or none (Euler).
     """
 
     cause: Cause
+    look: str
     cure: str
     wrong: Mapping[str, Callable[..., Any]]
     dice: bool = False
@@ -240,29 +242,97 @@ class Patient:
 
 PATIENTS: tuple[Patient, ...] = (
     # huggingface/diffusers#5166: a pipeline that decoded latents without undoing their scaling.
-    Patient(cause=Cause.NOT_UNSCALED, cure="unscale", wrong={"unscale": lambda x0, factor: x0}),
+    Patient(
+        cause=Cause.NOT_UNSCALED,
+        look="the range of the decoded values",
+        cure="unscale",
+        wrong={"unscale": lambda x0, factor: x0},
+    ),
     # deforum/sd-webui-deforum#8: a picture in RGB was converted as if it were in OpenCV's BGR.
-    Patient(cause=Cause.CHANNELS_SWAPPED, cure="to_pixels", wrong={"to_pixels": _blue_first}, dice=True),
+    Patient(
+        cause=Cause.CHANNELS_SWAPPED,
+        look="what is the same in both pictures: then what is not",
+        cure="to_pixels",
+        wrong={"to_pixels": _blue_first},
+        dice=True,
+    ),
     # huggingface/candle#1060, invoke-ai/InvokeAI#4454: black pictures from a VAE in float16.
-    Patient(cause=Cause.HALF_OVERFLOW, cure="decode", wrong={"vae": loud_vae}),
+    Patient(
+        cause=Cause.HALF_OVERFLOW,
+        look="the range of the decoded values, and whether the latents before it are right",
+        cure="decode",
+        wrong={"vae": loud_vae},
+    ),
     # Nerogar/OneTrainer#775: one of two text inputs had its rows in the other order.
-    Patient(cause=Cause.ROWS_SWAPPED, cure="predict", wrong={"predict": _swapped}),
+    Patient(
+        cause=Cause.ROWS_SWAPPED,
+        look="the prompt, and then at what was drawn",
+        cure="predict",
+        wrong={"predict": _swapped},
+    ),
     # Project-MONAI/GenerativeModels#323, Nerogar/OneTrainer#440: bytes made of values outside their range.
-    Patient(cause=Cause.NOT_CLAMPED, cure="to_pixels", wrong={"to_pixels": _unclamped}, dice=True),
+    Patient(
+        cause=Cause.NOT_CLAMPED,
+        look="which pixels are wrong, and how bright they are in the right picture",
+        cure="to_pixels",
+        wrong={"to_pixels": _unclamped},
+        dice=True,
+    ),
     # LaurentMazare/diffusers-rs#32: a loop without this factor, until Euler came and needed it.
-    Patient(cause=Cause.START_NOT_SCALED, cure="start", wrong={"start": lambda noise, scheduler: noise}),
+    Patient(
+        cause=Cause.START_NOT_SCALED,
+        look="the very first column of the table",
+        cure="start",
+        wrong={"start": lambda noise, scheduler: noise},
+    ),
     # huggingface/diffusers#3544: unnoticed while the usual samplers scale by 1, wrong with Euler.
-    Patient(cause=Cause.INPUT_NOT_SCALED, cure="shown", wrong={"shown": lambda x, t, scheduler: x}),
+    Patient(
+        cause=Cause.INPUT_NOT_SCALED,
+        look="the first column, in the row of what the U-Net is shown",
+        cure="shown",
+        wrong={"shown": lambda x, t, scheduler: x},
+    ),
     # fastai/diffusion-nbs#42: one call for the estimate, another for the next latents.
-    Patient(cause=Cause.STEPPED_TWICE, cure="step", wrong={"step": _twice}),
+    Patient(
+        cause=Cause.STEPPED_TWICE,
+        look="how many steps there are",
+        cure="step",
+        wrong={"step": _twice},
+    ),
     # Comfy-Org/ComfyUI#9849, huggingface/diffusers#2201: token 0, an exclamation mark, as padding.
-    Patient(cause=Cause.WRONG_PADDING, cure="pad", wrong={"pad": _filled_with_zeros}),
+    Patient(
+        cause=Cause.WRONG_PADDING,
+        look="the first column: which rows agree in it, and whether any size changes",
+        cure="pad",
+        wrong={"pad": _filled_with_zeros},
+    ),
     # invoke-ai/InvokeAI#7495, the other way round: there v was taken for the noise.
-    Patient(cause=Cause.WRONG_PREDICTION, cure="as_noise", wrong={"as_noise": _as_if_v}),
+    Patient(
+        cause=Cause.WRONG_PREDICTION,
+        look="the row of the noise, from left to right",
+        cure="as_noise",
+        wrong={"as_noise": _as_if_v},
+    ),
     # Kosinkadink/ComfyUI-AnimateDiff-Evolved#532: the sampler's first draw repeated the noise of the start.
-    Patient(cause=Cause.NOISE_REUSED, cure="noises", wrong={"noises": _same_noise}, dice=True),
+    Patient(
+        cause=Cause.NOISE_REUSED,
+        look="how the latents change from left to right, and what kind of sampler it is",
+        cure="noises",
+        wrong={"noises": _same_noise},
+        dice=True,
+    ),
     # Stability-AI/stablediffusion#226: the index where the timestep belongs.
-    Patient(cause=Cause.INDEX_AS_TIMESTEP, cure="clock", wrong={"clock": _index}),
+    Patient(
+        cause=Cause.INDEX_AS_TIMESTEP,
+        look="the first column: the input agrees, and the answer",
+        cure="clock",
+        wrong={"clock": _index},
+    ),
     # antgroup/echomimic#127: trained with scaled_linear, drawn with linear.
-    Patient(cause=Cause.LINEAR_BETAS, cure="betas", wrong={"betas": _linear}),
+    Patient(
+        cause=Cause.LINEAR_BETAS,
+        look="the first column, in the row of the sampler's latents",
+        cure="betas",
+        wrong={"betas": _linear},
+    ),
 )
