@@ -1,6 +1,7 @@
 """The code of a lesson as its tests want it: cell by cell, or its definitions ready to be called."""
 
 import ast
+import functools
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,21 @@ HURRY = {
 
 def code_cells(path: Path) -> list[str]:
     """The sources of a notebook's code cells, in order."""
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    return list(_sources(path, path.stat().st_mtime_ns))
+
+
+@functools.cache
+def _sources(path: Path, changed: int) -> tuple[str, ...]:
+    # Read once for each state of the file: with its pictures a notebook takes a moment.
+    return tuple(cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code")
+
+
+def cell_with(path: Path, text: str) -> str:
+    """The one code cell of a notebook that holds a text. Raises ValueError if there is none, or more than one."""
+    found = [source for source in code_cells(path) if text in source]
+    if len(found) != 1:
+        raise ValueError(f"{len(found)} cells of {path.name} hold {text!r}")
+    return found[0]
 
 
 def definitions(path: Path, **names: Any) -> dict[str, Any]:
@@ -30,6 +45,22 @@ def definitions(path: Path, **names: Any) -> dict[str, Any]:
     found = [node for source in code_cells(path) for node in ast.parse(source).body if isinstance(node, kinds)]
     exec(compile(ast.Module(found, []), path.name, "exec"), names)
     return names
+
+
+def constants(path: Path, *names: str, **given: Any) -> dict[str, Any]:
+    """What the lesson's own assignments give these names, with nothing else of it run.
+
+    given: what they need of the lesson, such as a function that they call. Raises ValueError for a name that no cell
+    assigns to.
+    """
+    space = dict(given)
+    for source in code_cells(path):
+        for node in ast.parse(source).body:
+            if isinstance(node, ast.Assign) and targets(node) & set(names):
+                exec(compile(ast.Module([node], []), path.name, "exec"), space)
+    if missing := set(names) - set(space):
+        raise ValueError(f"No cell of {path.name} sets {', '.join(sorted(missing))}")
+    return {name: space[name] for name in names}
 
 
 def hurried(path: Path, folder: Path) -> Path:
@@ -52,7 +83,9 @@ def hurried(path: Path, folder: Path) -> Path:
 
 def assigned(cell: nbformat.NotebookNode) -> set[str]:
     """The names that a cell assigns to outside of functions."""
-    targets = [
-        target for node in ast.parse(cell.source).body if isinstance(node, ast.Assign) for target in node.targets
-    ]
-    return {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
+    return set().union(*(targets(node) for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)))
+
+
+def targets(node: ast.Assign) -> set[str]:
+    """The names that an assignment assigns to."""
+    return {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}

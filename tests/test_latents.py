@@ -26,8 +26,9 @@ def pictures():
 
 
 @pytest.fixture(scope="module")
-def pixels(pictures):
-    return torch.from_numpy(np.stack([np.asarray(picture) for picture in pictures])).movedim(-1, 1) / 127.5 - 1
+def pixels(pipe, pictures):
+    """The pictures as the pipeline itself reads them."""
+    return pipe.image_processor.preprocess(pictures)
 
 
 @pytest.fixture
@@ -46,10 +47,6 @@ def test_latents_are_the_scaled_mean(pipe, pictures, pixels):
         assert latents.shape == (2, 4, SIDE // FACTOR, SIDE // FACTOR) and not latents.requires_grad
         torch.testing.assert_close(latents, 0.5 * mean, atol=1e-5, rtol=1e-5)  # the tiny factor is 0.5
     torch.testing.assert_close(encode(pipe, pictures[0]), 0.5 * mean[:1], atol=1e-5, rtol=1e-5)
-
-
-def test_pictures_are_read_as_the_pipeline_reads_them(pipe, pictures, pixels):
-    torch.testing.assert_close(module._to_tensor(pictures), pipe.image_processor.preprocess(pictures))
 
 
 def test_the_scale_comes_from_the_config(pictures, x0):

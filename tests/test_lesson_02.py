@@ -91,7 +91,7 @@ def test_the_channels_of_the_skips_are_those_of_a_live_unet(widths, layers):
     assert skip_channels(list(widths), layers) == kept
 
 
-@pytest.mark.parametrize("steps", [1, 4, 25, 1000])
+@pytest.mark.parametrize("steps", [1, 4, 25])
 def test_the_loop_is_ddim_of_diffusers(steps):
     scheduler = DDIMScheduler(
         beta_start=0.00085,
@@ -105,9 +105,8 @@ def test_the_loop_is_ddim_of_diffusers(steps):
     start = x = normal(*SHAPE)
     for t in scheduler.timesteps.tolist():
         x = scheduler.step(predict(x, t), t, x).prev_sample
-    # Measured: 1e-6 in 25 steps, 4e-5 in 1000, which add up their roundings.
-    atol = 1e-5 if steps <= 25 else 2e-4
-    assert_close(sample(predict, start, scheduler.timesteps.tolist(), ALPHA_BAR), x, rtol=0, atol=atol)
+    # Measured: 1e-6 in 25 steps, which add up their roundings.
+    assert_close(sample(predict, start, scheduler.timesteps.tolist(), ALPHA_BAR), x, rtol=0, atol=1e-5)
 
 
 # The functions that the lesson itself writes

@@ -3,16 +3,14 @@
 import json
 import math
 
-import nbformat
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import CLIPTokenizer
 
-from helpers import attention
-from helpers.exercises.lesson_04 import attend, compose, next_pair, share_in_half
+from helpers.exercises.lesson_04 import attend, compose, next_pair
 from helpers.loading import POCKET
-from helpers.sampling import guide, run
+from helpers.sampling import guide
 from helpers.scenes import BACKGROUNDS, WORDS
 from tests.lessons import NOTEBOOKS, definitions
 from tests.tiny import tiny_pipeline
@@ -112,14 +110,13 @@ def test_the_text_encoder_by_hand_is_transformers(pipe, lesson, ids):
 
 
 @torch.no_grad()
-def test_vectors_of_earlier_tokens_do_not_depend_on_later_ones(pipe, lesson, ids):
+def test_vectors_of_earlier_tokens_do_not_depend_on_later_ones(lesson, ids):
     place = 5
     other = ids.clone()
     other[:, place] = (other[:, place] + 7) % 256
-    for encode in (lesson["encode"], lambda ids: pipe.text_encoder(ids).last_hidden_state):
-        before, after = encode(ids), encode(other)
-        torch.testing.assert_close(before[:, :place], after[:, :place], rtol=1e-5, atol=1e-6)
-        assert ((before[:, place:] - after[:, place:]).norm(dim=-1) > 1e-4).all()
+    before, after = lesson["encode"](ids), lesson["encode"](other)
+    torch.testing.assert_close(before[:, :place], after[:, :place], rtol=1e-5, atol=1e-6)
+    assert ((before[:, place:] - after[:, place:]).norm(dim=-1) > 1e-4).all()
 
 
 # Attention
@@ -148,17 +145,6 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
     q, k, v = layer.to_q(seen["x"]), layer.to_k(seen["text"]), layer.to_v(seen["text"])
     for by_hand in (attend, lesson["attention_by_hand"]):
         torch.testing.assert_close(layer.to_out[0](by_hand(q, k, v, layer.heads)), seen["output"], rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("side", ["left", "right", "top", "bottom"])
-def test_the_share_of_a_half_in_the_folded_solution_is_the_helper_s(side):
-    text = "\n".join(cell.source for cell in nbformat.read(LESSON, as_version=4).cells)
-    code = text.split("<summary>Solution: 04.share_in_half</summary>")[1].split("```python\n")[1].split("\n```")[0]
-    space = {}
-    exec(code, space)
-    heat = torch.rand((4, 6), generator=torch.Generator().manual_seed(0))
-    assert space["share_in_half"](heat, side) == pytest.approx(attention.mass_share(heat, side))
-    assert share_in_half(heat, side) == pytest.approx(attention.mass_share(heat, side))
 
 
 # Guidance
@@ -190,13 +176,6 @@ def test_composing_one_prompt_is_guidance_and_two_can_be_a_negative_prompt():
     torch.testing.assert_close(
         compose(uncond, [text, negative], [4.0, 1 - 4.0]), guide(negative, text, 4.0), rtol=1e-5, atol=1e-5
     )
-    torch.testing.assert_close(guide(uncond, text, 0.0), uncond)
-    torch.testing.assert_close(guide(uncond, text, 1.0), text)
-
-
-def test_composing_a_run_s_noises_is_the_run_s_noise(pipe):
-    for step in run(pipe, "a fox", steps=2, guidance=3.0).steps:
-        torch.testing.assert_close(compose(step.noise_uncond, [step.noise_text], [3.0]), step.noise)
 
 
 # Measuring

@@ -1,8 +1,7 @@
 """The denoising loop is the pipeline's, and the steps by hand are those of diffusers' schedulers."""
 
-import dataclasses
+import itertools
 
-import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -18,9 +17,9 @@ from diffusers import (
 from torch.testing import assert_close
 
 from helpers import inputs
-from helpers.sampling import Run, Step, ddim_step, ddpm_step, denoise, euler_step, guide, predict_x0, run
+from helpers.sampling import Run, ddim_step, ddpm_step, denoise, euler_step, guide, predict_x0, run
 from helpers.schedules import add_noise, alpha_bar, betas
-from tests.tiny import SIDE, tiny_pipeline
+from tests.tiny import tiny_pipeline
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ALPHA_BAR = alpha_bar(betas())
@@ -60,10 +59,6 @@ def noise_of(x, a):
     return (1 - a).sqrt() * x + 0.1 * torch.sin(3 * x)
 
 
-def pixels(picture):
-    return np.asarray(picture).astype(int)
-
-
 # Steps by hand
 
 
@@ -91,9 +86,10 @@ def test_ddpm_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps):
         assert_close(x, expected, **run_tolerance(steps))
 
 
-@pytest.mark.parametrize("to_one", [False, True], ids=["ends-at-0", "ends-clean"])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("steps", [1, 7, 25, 999])
+@pytest.mark.parametrize(
+    ("steps", "eta", "to_one"),
+    [*itertools.product([1, 7, 25], [0.0, 0.5, 1.0], [False, True]), (999, 0.0, False), (999, 1.0, True)],
+)
 def test_ddim_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, eta, to_one):
     scheduler = DDIMScheduler(**STABLE_DIFFUSION, clip_sample=False, set_alpha_to_one=to_one, steps_offset=1)
     scheduler.set_timesteps(steps)
@@ -109,8 +105,10 @@ def test_ddim_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, eta
         assert_close(x, expected, **run_tolerance(steps))
 
 
-@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
-@pytest.mark.parametrize("steps", [1, 7, 25, 999])
+@pytest.mark.parametrize(
+    ("steps", "spacing"),
+    [*itertools.product([1, 7, 25], ["leading", "linspace", "trailing"]), (999, "leading")],
+)
 def test_euler_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, spacing):
     scheduler = EulerDiscreteScheduler(**STABLE_DIFFUSION, timestep_spacing=spacing)
     scheduler.set_timesteps(steps)
@@ -127,7 +125,7 @@ def test_euler_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, sp
 
 def test_ddim_with_eta_one_is_ddpm():
     x, eps, noise = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    for t in range(1000):
+    for t in (*range(0, 999, 27), 999):
         for t_prev in {t - 1, max(t - 40, -1)}:
             assert_close(
                 ddim_step(x, eps, t, t_prev, ALPHA_BAR, 1.0, noise),
@@ -209,23 +207,15 @@ def test_other_bad_input_of_a_step_is_refused():
 # The loop
 
 
-@pytest.mark.parametrize("negative_prompt", ["", "a red owl"])
-@pytest.mark.parametrize("guidance", [1, 4])
+@pytest.mark.parametrize(("guidance", "negative_prompt"), [(1, ""), (4, ""), (4, "a red owl")])
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_latents_and_picture_are_those_of_the_pipeline(pipe, monkeypatch, name, guidance, negative_prompt):
+def test_latents_are_those_of_the_pipeline(pipe, monkeypatch, name, guidance, negative_prompt):
     monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](pipe.scheduler.config))
     options = {"num_inference_steps": 5, "guidance_scale": guidance, "negative_prompt": negative_prompt}
     result = run(pipe, "a fox", steps=5, guidance=guidance, seed=3, negative_prompt=negative_prompt)
     expected = pipe("a fox", generator=torch.Generator().manual_seed(3), output_type="latent", **options).images
     # The same operations in the same order; 1e-5 allows for a machine that adds up in another one.
     assert_close(result.latents, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
-
-    picture = pipe("a fox", generator=torch.Generator().manual_seed(3), **options).images[0]
-    with torch.no_grad():
-        decoded = pipe.vae.decode(result.latents / pipe.vae.config.scaling_factor).sample
-    ours = pipe.image_processor.postprocess(decoded)[0]
-    assert picture.size == (SIDE, SIDE) and np.ptp(pixels(picture)) > 0
-    assert abs(pixels(ours) - pixels(picture)).max() <= 1
 
 
 def test_samplers_that_draw_noise_draw_that_of_the_pipeline(pipe, monkeypatch):
@@ -254,10 +244,10 @@ def test_samplers_that_draw_noise_draw_that_of_the_pipeline(pipe, monkeypatch):
 )
 def test_every_step_is_a_record_of_what_the_sampler_did(pipe, kind):
     sampler = kind.from_config(pipe.scheduler.config)
-    result = run(pipe, "a fox", steps=6, guidance=4, sampler=sampler)
+    result = run(pipe, "a fox", steps=4, guidance=4, sampler=sampler)
     assert isinstance(result, Run)
     assert [step.index for step in result.steps] == list(range(len(result.steps)))
-    sampler.set_timesteps(6)
+    sampler.set_timesteps(4)
     assert [step.t for step in result.steps] == sampler.timesteps.tolist()
     generator = torch.Generator().manual_seed(0)
     generated = torch.randn((1, 4, 32, 32), generator=generator)
@@ -272,11 +262,6 @@ def test_every_step_is_a_record_of_what_the_sampler_did(pipe, kind):
         # Numbers up to 15 times those of x_t, in which float32 leaves 1e-6 of each.
         assert_close(step.x0, x0, rtol=1e-4, atol=1e-4)
     assert torch.equal(result.latents, x)
-
-
-def test_a_step_has_the_names_that_the_lessons_use():
-    names = [field.name for field in dataclasses.fields(Step)]
-    assert names == ["index", "t", "latents", "noise_uncond", "noise_text", "noise", "x0"]
 
 
 def test_pndm_calls_the_unet_once_more_than_it_has_steps(pipe):
