@@ -3,7 +3,6 @@
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import ast
 import copy
 
 import numpy as np
@@ -12,9 +11,10 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
+from helpers.inputs import prompt_notes
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
-from tests.lessons import NOTEBOOKS, code_cells, definitions
+from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
 from tests.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
@@ -27,27 +27,14 @@ STEPS = 4
 PROMPT = "a mushroom on a blue background, flat style"
 
 
-def cell_with(text: str) -> str:
-    """The one code cell of the lesson that holds a text."""
-    (found,) = [source for source in code_cells(LESSON) if text in source]
-    return found
-
-
 @pytest.fixture(scope="module")
 def lesson() -> dict:
     """The imports, functions and classes of the lesson, as in the notebook, without anything else being run."""
     return definitions(LESSON, own=SIDE, STEPS=1, BATCH=2, pipe=None)  # what defaults of functions refer to
 
 
-@pytest.fixture(scope="module", params=["tiny", "pocket"])
-def pipe(request):
-    pipe = tiny_pipeline() if request.param == "tiny" else load_pipeline("pocket", device="cpu")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
 @pytest.fixture(scope="module")
-def tiny():
+def pipe():
     pipe = tiny_pipeline()
     pipe.set_progress_bar_config(disable=True)
     return pipe
@@ -77,41 +64,21 @@ def test_the_picture_by_hand_is_that_of_the_pipeline(lesson, pipe, monkeypatch, 
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_a_loop_that_forgets_a_scale_would_be_noticed(lesson, tiny, monkeypatch, name):
+def test_a_loop_that_forgets_a_scale_would_be_noticed(lesson, pipe, monkeypatch, name):
     """The comparison above is worth something: Euler not scaled, DDIM with another seed, PNDM with other steps."""
     wrong = {"ddim": {"seed": 1}, "pndm": {"steps": STEPS + 1}, "euler": {}}[name]
-    sampler = SAMPLERS[name](tiny.scheduler.config)
+    sampler = SAMPLERS[name](pipe.scheduler.config)
     if name == "euler":
-        sampler = lesson["NotScaled"].from_config(tiny.scheduler.config)
+        sampler = lesson["NotScaled"].from_config(pipe.scheduler.config)
     arguments = {"steps": STEPS, "seed": 0} | wrong
-    right = lesson["by_hand"](tiny, PROMPT, SAMPLERS[name](tiny.scheduler.config), steps=STEPS, seed=0)
-    latents = lesson["by_hand"](tiny, PROMPT, sampler, **arguments)
-    assert difference(*(lesson["paint"](tiny, x)[0] for x in (right, latents))) > 1
+    right = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](pipe.scheduler.config), steps=STEPS, seed=0)
+    latents = lesson["by_hand"](pipe, PROMPT, sampler, **arguments)
+    assert difference(*(lesson["paint"](pipe, x)[0] for x in (right, latents))) > 1
 
 
 @pytest.mark.parametrize("values", [(0, 255), (255, 0)])
 def test_the_ruler_does_not_wrap_around(lesson, values):
     assert lesson["difference"](*(Image.new("L", (2, 2), value) for value in values)) == 255
-
-
-def test_a_batch_gives_what_each_picture_gives_alone(pipe):
-    prompts = ["a cat", "a rocket on a purple background", ""]
-    options = {"num_inference_steps": STEPS, "guidance_scale": 4.0}
-    together = pipe(prompts, generator=[seeded(i) for i in range(3)], **options).images
-    for i, picture in enumerate(together):
-        assert difference(picture, pipe(prompts[i], generator=seeded(i), **options).images[0]) <= 2
-
-
-def test_one_generator_for_a_batch_gives_only_the_first_picture_its_seed():
-    both = torch.randn((2, 4, 16, 16), generator=seeded(0))
-    assert torch.equal(both[0], torch.randn((4, 16, 16), generator=seeded(0)))
-    assert not torch.equal(both[1], torch.randn((4, 16, 16), generator=seeded(1)))
-
-
-def test_half_precision_starts_from_the_same_noise():
-    noise = torch.randn((1, 4, 16, 16), generator=seeded(0))
-    for dtype in (torch.float16, torch.bfloat16):
-        assert torch.equal(torch.randn((1, 4, 16, 16), generator=seeded(0), dtype=dtype), noise.to(dtype))
 
 
 # --- the article's pictures
@@ -137,8 +104,8 @@ def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tupl
     namespace |= {"load_pipeline": load, "generate": generate}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)
-    exec(cell_with("load_pipeline(ARTICLE_MODEL"), namespace)
-    exec(cell_with("article_pictures = []"), namespace)
+    exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
+    exec(cell_with(LESSON, "article_pictures = []"), namespace)
     return namespace, drawn
 
 
@@ -183,14 +150,7 @@ def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path,
 
 
 def test_the_prompts_in_pockets_place_are_of_its_world():
-    from helpers.inputs import prompt_notes
-
-    pocket = load_pipeline("pocket", device="cpu")
-    tree = ast.parse(cell_with("load_pipeline(ARTICLE_MODEL"))
-    assigned = [
-        node for node in tree.body if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "prompts"
-    ]
-    prompts = ast.literal_eval(assigned[0].value)
+    pocket, prompts = load_pipeline("pocket", device="cpu"), constants(LESSON, "prompts")["prompts"]
     assert len(prompts) == 3
     assert [note for prompt in prompts for note in prompt_notes(pocket, prompt)] == []
 
@@ -210,36 +170,20 @@ def test_peak_bytes_counts_what_is_alive_at_once(lesson):
     assert counter.now == 4
 
 
-@torch.no_grad()
-def test_vae_slicing_and_tiling_lower_the_peak_of_the_decoder(lesson, tiny):
-    latents = torch.randn((4, 4, SIDE, SIDE), generator=seeded(0))  # twice the side
-    peaks = {}
-    for option in ("plain", "slicing", "tiling"):
-        if option != "plain":
-            getattr(tiny.vae, f"enable_{option}")()
-        with lesson["PeakBytes"]() as counter:
-            tiny.vae.decode(latents if option != "tiling" else latents[:1])
-        peaks[option] = counter.most
-        tiny.vae.disable_slicing()
-        tiny.vae.disable_tiling()
-    assert peaks["slicing"] < peaks["plain"] / 2
-    assert peaks["tiling"] < peaks["slicing"]
-
-
 def run_table(lesson, pipe, *, slowness: dict) -> list[tuple[str, str]]:
     """The table of the lesson on a CPU, with a small pipeline."""
     namespace = lesson | {"pipe": pipe, "prompt": "a", "name": "tiny", "own": SIDE, "slowness": slowness}
     for text in ("def measure(", "table = []", 'plain = row("plain")', "compile_too = on_cuda"):
-        source = cell_with(text).replace("STEPS, BATCH = 3, 4", "STEPS, BATCH = 1, 2")
+        source = cell_with(LESSON, text).replace("STEPS, BATCH = 3, 4", "STEPS, BATCH = 1, 2")
         exec(source, namespace)
     return namespace["table"]
 
 
-def test_the_table_measures_what_applies_and_says_what_does_not(lesson, tiny):
-    before = {name: type(processor) for name, processor in tiny.unet.attn_processors.items()}
-    strides = {name: p.stride() for name, p in tiny.unet.named_parameters()}
-    picture = generate(tiny, "a", steps=1)[0]
-    table = dict(run_table(lesson, tiny, slowness={torch.float32: 1.0, torch.float16: 40.0}))
+def test_the_table_measures_what_applies_and_says_what_does_not(lesson, pipe):
+    before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
+    strides = {name: p.stride() for name, p in pipe.unet.named_parameters()}
+    picture = generate(pipe, "a", steps=1)[0]
+    table = dict(run_table(lesson, pipe, slowness={torch.float32: 1.0, torch.float16: 40.0}))
 
     assert table["CPU offload"] == "needs CUDA"
     assert table["float16"] == "not drawn: it was 40 times slower above"
@@ -252,27 +196,29 @@ def test_the_table_measures_what_applies_and_says_what_does_not(lesson, tiny):
         assert float(table[label].split()[2]) > 0
     assert table["plain"].endswith(" 0 of 255")
 
-    assert {name: type(processor) for name, processor in tiny.unet.attn_processors.items()} == before
-    assert {name: p.stride() for name, p in tiny.unet.named_parameters()} == strides
-    assert not tiny.vae.use_slicing
-    assert not tiny.vae.use_tiling
-    assert difference(generate(tiny, "a", steps=1)[0], picture) == 0
+    assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
+    assert {name: p.stride() for name, p in pipe.unet.named_parameters()} == strides
+    assert not pipe.vae.use_slicing
+    assert not pipe.vae.use_tiling
+    assert difference(generate(pipe, "a", steps=1)[0], picture) == 0
 
 
-def test_the_table_says_when_there_is_no_compiler(lesson, tiny, monkeypatch):
-    monkeypatch.setitem(lesson, "shutil", type("NoCompiler", (), {"which": staticmethod(lambda name: None)}))
-    table = dict(run_table(lesson, tiny, slowness={torch.float32: 1.0}))
-    assert table["compile"] == "no compiler found"
+def test_the_table_says_when_there_is_no_compiler(lesson, pipe):
+    no_compiler = type("NoCompiler", (), {"which": staticmethod(lambda name: None)})
+    made = {"shutil": no_compiler, "pipe": pipe, "on_cuda": False, "table": [], "name": "tiny"}
+    namespace = lesson | made | {"STEPS": 1, "BATCH": 2}
+    exec(cell_with(LESSON, "compile_too = on_cuda"), namespace)
+    assert ("compile", "no compiler found") in namespace["table"]
 
 
-def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(lesson, tiny):
+def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(lesson, pipe):
     switched = []
     namespace = copy.copy(lesson)
 
     def fails():
         raise RuntimeError("not on this machine\nand more")
 
-    exec(cell_with("table = []"), namespace)
+    exec(cell_with(LESSON, "table = []"), namespace)
     assert namespace["row"]("odd", fails, lambda: switched.append("off")) is None
     assert namespace["table"] == [("odd", "failed: not on this machine")]
     assert switched == ["off"]

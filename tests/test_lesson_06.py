@@ -102,7 +102,7 @@ def test_the_timesteps_are_the_librarys_in_both_directions(lesson, ddim, steps):
 # SDEdit
 
 
-@pytest.mark.parametrize(("steps", "strength"), [(10, 0.1), (10, 0.35), (7, 0.6), (5, 1.0)])
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.1), (10, 0.35), (5, 1.0)])
 def test_sdedit_is_the_librarys_image_to_image(lesson, pipe, picture, steps, strength):
     x0, eps = start(pipe, picture, seed=3)
     ours = lesson["sdedit"](x0, PROMPT, strength, eps, steps=steps)
@@ -158,12 +158,6 @@ def test_inpainting_is_the_librarys_with_four_channels(lesson, pipe, picture, ma
     theirs = tool(PROMPT, **pictures, strength=1.0, generator=seeded(seed), **options(STEPS)).images
     assert_close(ours, theirs, **CLOSE)
     assert len(looks) == STEPS
-
-
-def test_every_fth_pixel_is_how_the_library_shrinks_a_mask(pipe, mask_pixels, mask):
-    factor = pipe.vae_scale_factor
-    theirs = F.interpolate(mask_pixels[None, None], size=(SIDE // factor, SIDE // factor))
-    assert torch.equal(mask, theirs)
 
 
 @pytest.mark.parametrize("passes", [1, 3])
@@ -279,14 +273,13 @@ def test_the_steps_left_are_the_librarys(lesson, ddim, steps, strength):
 
 
 @pytest.mark.parametrize("factor", [2, 4, 8])
-def test_the_mask_of_latents_covers_every_masked_pixel(mask_pixels, factor):
+def test_the_mask_of_latents_marks_the_places_of_masked_pixels_and_no_other(mask_pixels, factor):
     ours = latent_mask(mask_pixels.bool(), factor)
-    assert torch.equal(ours, F.max_pool2d(mask_pixels[None, None], factor))
-    back = F.interpolate(ours, scale_factor=factor)[0, 0]
-    assert (back >= mask_pixels).all()
-    assert not (
-        F.interpolate(mask_pixels[None, None][..., ::factor, ::factor], scale_factor=factor) >= mask_pixels
-    ).all()
+    assert ours.dtype == torch.float32
+    for row in range(SIDE // factor):
+        for column in range(SIDE // factor):
+            place = mask_pixels[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
+            assert ours[0, 0, row, column] == place.any()
 
 
 def test_the_mask_out_of_two_prompts_is_where_they_differ():

@@ -3,7 +3,6 @@
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,32 +18,34 @@ from torch.testing import assert_close
 
 from helpers.exercises.lesson_08 import averaged_weights, drop_labels, ends, min_snr_weight
 from helpers.loading import verify_checksums
-from tests.lessons import NOTEBOOKS, code_cells, definitions
+from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.tiny import tiny_pipeline
 from training import train_denoiser
 from training.loop import train
 
 LESSON = NOTEBOOKS / "08_train_from_scratch.ipynb"
-ROOT = NOTEBOOKS.parent
 
 
 def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def constants():
+def set_in_the_lesson():
     """What the lesson sets in its cell of constants."""
-    (source,) = [cell for cell in code_cells(LESSON) if cell.startswith("THINGS")]
     found = {}
-    exec(source, found)
+    exec(cell_with(LESSON, "THINGS ="), found)
     return {name: value for name, value in found.items() if name.isupper()}
 
 
+@pytest.fixture(scope="module")
+def pipe():
+    return tiny_pipeline()
+
+
 @pytest.fixture
-def lesson():
+def lesson(pipe):
     """The lesson's functions, with random latents in the place of the encoded pictures."""
-    pipe = tiny_pipeline()
-    made = constants() | {
+    made = set_in_the_lesson() | {
         "pipe": pipe,
         "device": pipe.device,
         "alpha_bar": pipe.scheduler.alphas_cumprod,
@@ -142,8 +143,7 @@ def test_the_longer_run_has_the_lessons_network_and_world(lesson):
     assert [lesson[name] for name in names] == [getattr(train_denoiser, name) for name in names]
     assert lesson["small_world"](0) == train_denoiser.small_world(0)
     assert not set(lesson["small_world"](1, 4)) <= set(lesson["small_world"](0))
-    assert lesson["BATCH"] == 3  # the test's own
-    assert constants()["BATCH"] == train_denoiser.LOOP.batch_size
+    assert set_in_the_lesson()["BATCH"] == train_denoiser.LOOP.batch_size
 
 
 def test_the_shipped_states_are_whole_and_better_the_longer_they_were_trained(lesson):
@@ -170,11 +170,11 @@ def test_the_shipped_states_are_whole_and_better_the_longer_they_were_trained(le
     assert found[-1] < 0.03
 
 
-@pytest.mark.slow
-def test_the_longer_run_keeps_the_averaged_weights_of_each_moment(tmp_path):
-    command = [sys.executable, "-m", "training.train_denoiser", "--moments", "1", "3"]
-    command += ["--folder", str(tmp_path / "run"), "--output", str(tmp_path / "kept")]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=300)
+def test_the_longer_run_keeps_the_averaged_weights_of_each_moment(tmp_path, monkeypatch):
+    monkeypatch.setattr(train_denoiser, "PLACINGS", 1)  # 16 pictures are quickly encoded
+    folders = ["--folder", str(tmp_path / "run"), "--output", str(tmp_path / "kept")]
+    monkeypatch.setattr(sys, "argv", ["train_denoiser", "--moments", "1", "3", *folders])
+    train_denoiser.main()
     verify_checksums(tmp_path / "kept")
     assert sorted(path.name for path in (tmp_path / "kept").glob("*.safetensors")) == [
         "step-00001.safetensors",
