@@ -28,7 +28,7 @@ lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prin
 
 # Its settings are in notebooks/voila.json: Voila's page would fetch a style sheet from the network, where one is here.
 playground: $(INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
-	cd notebooks && ../$(BIN)/voila playground.ipynb $(PLAYGROUND_FLAGS)
+	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
 
 test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a browser if there is one (NOTEBOOKS=notebooks/x.ipynb for one)
 	$(BIN)/ruff check .

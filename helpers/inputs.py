@@ -1,10 +1,8 @@
 """Checks of what a learner passes in: each raises ValueError with one sentence, or returns notes to print."""
 
-import difflib
-import functools
 import math
-import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from helpers import loading
-from helpers.scenes import BACKGROUNDS, PLURALS, RELATIONS, SIZE, STYLES, WORDS, with_article
+from helpers.grammar import unknown_words
+from helpers.scenes import SIZE, WORDS
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -22,6 +21,15 @@ MAX_GUIDANCE = 50.0
 POCKET_GUIDANCE, USUAL_GUIDANCE = 4.0, 7.5
 MIN_SIDE, MAX_SIDE = 64, 2048  # pixels
 EXAMPLES = f"{len(WORDS)} things, such as 'fox', 'pizza' and 'castle'"  # for words with nothing near them
+
+
+@dataclass(frozen=True)
+class CheckedRun:
+    """What `check_run` found: the prompts as a list, the guidance chosen, and notes to print, each a sentence."""
+
+    prompts: list[str]
+    guidance: float
+    notes: list[str]
 
 
 def check_steps(steps: int, scheduler: Any) -> None:
@@ -48,6 +56,13 @@ def check_guidance(scale: float) -> None:
         )
 
 
+def check_pipeline_guidance(scale: float) -> None:
+    """A guidance scale for diffusers' pipelines: from 1, off. Below, they draw with 1 and do not say so."""
+    check_guidance(scale)
+    if scale < 1:
+        raise ValueError(f"guidance is {scale!r}: this pipeline cannot go below 1 (off); choose 1 to {MAX_GUIDANCE:g}")
+
+
 def check_strength(strength: float, *, steps: int | None = None) -> None:
     """An image-to-image strength from 0 (keep the picture) to 1 (start from noise).
 
@@ -56,7 +71,8 @@ def check_strength(strength: float, *, steps: int | None = None) -> None:
     if not _is_number(strength) or not 0 <= strength <= 1:
         raise ValueError(f"strength is {strength!r}: choose a number from 0 (keep the picture) to 1 (start from noise)")
     if steps is not None and int(steps * strength) < 1:
-        raise ValueError(f"strength {strength!r} of {steps} steps leaves none to do: choose at least {1 / steps:.3g}")
+        least = math.ceil(1000 / steps) / 1000  # rounded up, so that it is enough
+        raise ValueError(f"strength {strength!r} of {steps} steps leaves none to do: choose at least {least:g}")
 
 
 def check_size(height: int | None, width: int | None, pipe: "DiffusionPipeline") -> None:
@@ -114,10 +130,13 @@ def check_run(
     negative_prompt: str | None,
     height: int | None,
     width: int | None,
-) -> tuple[list[str], float]:
-    """All checks of one run from text to picture, then its notes, each printed once.
+) -> CheckedRun:
+    """All checks of one run from text to picture.
 
-    Returns the prompts as a list, and the guidance: 4.0 for Pocket and else 7.5 where it is None.
+    guidance: None stands for 4.0 with Pocket, else 7.5. The notes say what the model will not understand of the
+    prompts, and which settings have no effect or an odd one; each is there once.
+
+    Raises ValueError for the first thing that is wrong. Nothing is printed: that is for the caller.
     """
     prompts = check_prompts(prompt)
     if negative_prompt is not None:
@@ -133,9 +152,7 @@ def check_run(
     notes += size_notes(pipe, height, width)
     if negative_prompt and guidance == 1:
         notes.append("The negative prompt has no effect with guidance 1 (off)")
-    for note in dict.fromkeys(notes):
-        print(note)
-    return prompts, float(guidance)
+    return CheckedRun(prompts, float(guidance), list(dict.fromkeys(notes)))
 
 
 def is_pocket(pipe: "DiffusionPipeline") -> bool:
@@ -166,7 +183,7 @@ def prompt_notes(pipe: "DiffusionPipeline", prompt: str) -> list[str]:
         added = pipe.tokenizer.get_added_vocab()
         for token in sorted(added, key=len, reverse=True):
             prompt = prompt.replace(token, " ")
-        unknown = _unknown_words(prompt)
+        unknown = unknown_words(prompt)
         notes += [
             f"Pocket has never seen {word!r}; the nearest it knows: {', '.join(map(repr, near))}"
             for word, near in unknown.items()
@@ -204,29 +221,3 @@ def _is_integer(value: Any) -> bool:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-@functools.cache
-def _vocabulary() -> dict[str, tuple[str, ...]]:
-    """Every single word of the caption grammar, and what to offer for it: itself, or the names it is part of."""
-    whole = [*WORDS, *BACKGROUNDS, *STYLES, *RELATIONS, "on", "background", "style"]
-    whole += [with_article(word).split()[0] for word in WORDS if word not in PLURALS]  # a, an
-    singles = {part for phrase in whole for part in phrase.split()}
-    return {
-        single: (single,) if single in whole else tuple(dict.fromkeys(p for p in whole if single in p.split()))
-        for single in sorted(singles)
-    }
-
-
-def _unknown_words(prompt: str) -> dict[str, list[str]]:
-    """The words of a prompt that are in no caption, in order, each with up to three near ones that are."""
-    known = _vocabulary()
-    words = re.findall(r"[^\W_]+(?:['\u2019][^\W_]+)*", prompt.lower())
-    unknown = {}
-    for i, word in enumerate(words):
-        if word in known:
-            continue
-        joined = {"".join(words[i : i + 2]), "".join(words[max(i - 1, 0) : i + 1])}  # "ice cream" is "icecream" here
-        near = sorted(joined & known.keys()) or difflib.get_close_matches(word, known, n=3)
-        unknown[word] = list(dict.fromkeys(phrase for single in near for phrase in known[single]))[:3]
-    return unknown

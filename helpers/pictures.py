@@ -1,6 +1,5 @@
 """Drawing pictures with a pipeline in one call, and saving them without ever losing one."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from PIL import Image
 
 from helpers import inputs
 from helpers.loading import memory_advice, quiet
+from helpers.plots import picture_file
 
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
@@ -41,11 +41,8 @@ def generate(
     MemoryError with advice.
     """
     if guidance is not None:
-        inputs.check_guidance(guidance)
-        if guidance < 1:
-            # diffusers' pipelines draw with guidance 1 here and do not say so; a loop by hand can do it.
-            raise ValueError(f"guidance is {guidance!r}: this pipeline cannot go below 1 (off); choose 1 to 50")
-    prompts, guidance = inputs.check_run(
+        inputs.check_pipeline_guidance(guidance)
+    checked = inputs.check_run(
         pipe,
         prompt,
         scheduler=pipe.scheduler,
@@ -56,6 +53,9 @@ def generate(
         height=height,
         width=width,
     )
+    prompts = checked.prompts
+    for note in checked.notes:
+        print(note)
     # The pipeline takes its own size for both sides unless both are given.
     own = pipe.unet.config.sample_size * pipe.vae_scale_factor
     height, width = height or own, width or own
@@ -64,7 +64,7 @@ def generate(
         drawn = pipe(
             prompts,
             num_inference_steps=int(steps),
-            guidance_scale=guidance,
+            guidance_scale=checked.guidance,
             negative_prompt=None if negative_prompt is None else [negative_prompt] * len(prompts),
             height=height,
             width=width,
@@ -124,8 +124,6 @@ def save_pictures(
 
 def _encoded(picture: Image.Image, kind: str) -> bytes:
     """A picture as the bytes of a file, made before the file is, so that a failure leaves no empty file."""
-    buffer = io.BytesIO()
     if kind == "JPEG":
         picture = picture.convert("RGB")  # JPEG has no transparency
-    picture.save(buffer, format=kind, **({} if kind == "PNG" else {"quality": QUALITY}))
-    return buffer.getvalue()
+    return picture_file(picture, kind, **({} if kind == "PNG" else {"quality": QUALITY}))

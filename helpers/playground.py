@@ -1,36 +1,35 @@
 """A page to play on: a prompt, every dial of the pipeline, a picture and how it came to be. Used by `playground.ipynb`.
 
-`draw` does the work and can be called without any widget; `suggestions` knows how a prompt could go on; `playground`
-puts a page of widgets around the two, for JupyterLab and, through Voila, for the browser alone.
+`draw` does the work and can be called without any widget; `playground` puts a page of widgets around it, for JupyterLab
+and, through Voila, for the browser alone. How a prompt could go on is in `grammar`.
 """
 
 import base64
-import difflib
 import html
 import io
-import re
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
 import ipywidgets as widgets
+import numpy as np
 import torch
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from helpers import inputs
+from helpers.grammar import suggestions
 from helpers.latents import decode
 from helpers.loading import memory_advice, quiet
 from helpers.pictures import save_pictures
-from helpers.plots import as_picture
-from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, with_article
+from helpers.plots import as_picture, picture_file
 
 if TYPE_CHECKING:
-    from diffusers import SchedulerMixin, StableDiffusionPipeline
+    from diffusers import DiffusionPipeline, SchedulerMixin, StableDiffusionPipeline
 
 # The name on the page, the class in diffusers, and what it needs beyond the pipeline's own settings.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -45,7 +44,8 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 FRAMES = 7  # of a film strip
 SUGGESTIONS = 8  # buttons under the prompt
 EXAMPLE = "a fox on a blue background"
-MAX_PIXELS = 50_000_000  # of an upload: more than any camera, far less than would fill the memory
+UPLOADS = ("JPEG", "PNG", "WEBP")  # and nothing else: Pillow would hand some other kinds to programs of the system
+MAX_PIXELS = 50_000_000  # of an upload: more than most cameras, far less than would fill the memory
 
 
 @dataclass(frozen=True)
@@ -66,6 +66,7 @@ def make_sampler(pipe: "StableDiffusionPipeline", name: str) -> "SchedulerMixin"
         return getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
 
 
+@memory_advice()
 def draw(
     pipe: "StableDiffusionPipeline",
     prompt: str,
@@ -92,145 +93,96 @@ def draw(
     if not prompt.strip():
         raise ValueError(f"The prompt is empty: write what to draw, such as '{EXAMPLE}'")
     inputs.check_prompt(negative_prompt, name="negative_prompt")
+    if guidance is not None:
+        inputs.check_pipeline_guidance(guidance)
     scheduler = make_sampler(pipe, sampler)
-    printed = io.StringIO()
-    with redirect_stdout(printed):
-        _, guidance = inputs.check_run(
-            pipe,
-            prompt,
-            scheduler=scheduler,
-            steps=steps,
-            guidance=guidance,
-            seed=seed,
-            negative_prompt=negative_prompt,
-            height=None,
-            width=None,
-        )
-    options: dict[str, Any] = {}
+    checked = inputs.check_run(
+        pipe,
+        prompt,
+        scheduler=scheduler,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        negative_prompt=negative_prompt,
+        height=None,
+        width=None,
+    )
+    start: dict[str, Any] = {}
     if picture is not None:
         inputs.check_strength(strength, steps=steps)
-        options = {"image": fit(pipe, picture), "strength": float(strength)}
+        start = {"image": fit(pipe, picture), "strength": float(strength)}
 
-    # A pipeline of its own around the same weights: the sampler is its own, so that the caller's stays as it was.
-    kind = type(pipe) if picture is None else diffusers.StableDiffusionImg2ImgPipeline
+    own = _with_sampler(pipe, scheduler, to_change=picture is not None)
+    shown: list[Tensor] = []
+
+    def after_step(_: Any, index: int, t: Any, tensors: dict) -> dict:
+        # Euler's latents are x0 + sigma eps: scaled as for the next call they decode like those of the others.
+        shown.append(scheduler.scale_model_input(tensors["latents"], t))
+        progress(index + 1, own.num_timesteps)
+        return tensors
+
+    with quiet(bars=True):  # the library's own warning about cut text repeats the note
+        result = own(
+            prompt,
+            num_inference_steps=int(steps),
+            guidance_scale=checked.guidance,
+            negative_prompt=negative_prompt or None,
+            generator=torch.Generator("cpu").manual_seed(int(seed)),
+            callback_on_step_end=after_step,
+            **start,
+        )
+    return Drawing(result.images[0], _film(pipe, shown), checked.notes)
+
+
+def _with_sampler(
+    pipe: "StableDiffusionPipeline", scheduler: "SchedulerMixin", *, to_change: bool
+) -> "DiffusionPipeline":
+    """A pipeline around the same weights with a sampler of its own, so that the caller's stays as it was.
+
+    to_change: one that changes a picture (image to image).
+    """
+    kind = diffusers.StableDiffusionImg2ImgPipeline if to_change else type(pipe)
     with quiet():
         own = kind(
             **pipe.components | {"scheduler": scheduler}, requires_safety_checker=pipe.config.requires_safety_checker
         )
     own.set_progress_bar_config(disable=True)
-    seen = []
+    return own
 
-    def keep(_: Any, index: int, t: Any, tensors: dict) -> dict:
-        # Euler's latents are x0 + sigma eps: scaled as for the next call they decode like those of the others.
-        seen.append(scheduler.scale_model_input(tensors["latents"], t))
-        progress(index + 1, own.num_timesteps)
-        return tensors
 
-    with quiet(bars=True), memory_advice():  # the library's own warning about cut text repeats the note
-        result = own(
-            prompt,
-            num_inference_steps=int(steps),
-            guidance_scale=guidance,
-            negative_prompt=negative_prompt or None,
-            generator=torch.Generator("cpu").manual_seed(int(seed)),
-            callback_on_step_end=keep,
-            **options,
-        )
-    chosen = _spread(list(range(len(seen))), FRAMES)
-    decoded = decode(pipe, torch.cat([seen[index] for index in chosen]))
-    labels = [f"step {index + 1} of {len(seen)}" for index in chosen]
-    return Drawing(result.images[0], list(zip(labels, decoded, strict=True)), printed.getvalue().splitlines())
+def _film(pipe: "StableDiffusionPipeline", latents: list[Tensor]) -> list[tuple[str, Image.Image]]:
+    """Up to 7 steps of a run at even distances, the first and the last among them, as (label, picture)."""
+    chosen = sorted({round(index) for index in np.linspace(0, len(latents) - 1, FRAMES)})
+    labels = [f"step {index + 1} of {len(latents)}" for index in chosen]
+    return list(zip(labels, decode(pipe, torch.cat([latents[index] for index in chosen])), strict=True))
 
 
 def fit(pipe: "StableDiffusionPipeline", picture: Image.Image) -> Image.Image:
     """The middle of a picture in the size that the model draws, white where it was transparent."""
-    side = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    return ImageOps.fit(Image.fromarray(as_picture(picture)), (side, side), Image.Resampling.LANCZOS)
+    size = pipe.unet.config.sample_size  # of the latents: one number if they are square, else rows and columns
+    rows, columns = (size, size) if isinstance(size, int) else size
+    sides = (columns * pipe.vae_scale_factor, rows * pipe.vae_scale_factor)
+    return ImageOps.fit(Image.fromarray(as_picture(picture)), sides, Image.Resampling.LANCZOS)
 
 
 def read_picture(data: bytes, name: str = "The file") -> Image.Image:
-    """The picture in the bytes of a file, turned as its camera says. ValueError if it cannot be read or is too big."""
+    """The picture in the bytes of a JPEG, PNG or WebP file, turned as its camera says; the first of an animation.
+
+    Returns it in mode RGB. ValueError if it is of another kind, damaged, or of more than 50 million pixels.
+    """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the check below is stricter
-            image = Image.open(io.BytesIO(data))
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(
-                f"{name} has {image.width} x {image.height} pixels: choose a picture of at most 50 million"
-            )
-        return ImageOps.exif_transpose(image).convert("RGBA")
-    # PIL answers damaged files with any of these.
-    except (OSError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+            warnings.simplefilter("ignore")  # Pillow warns of big and of odd pictures; the check below is stricter
+            image = Image.open(io.BytesIO(data), formats=UPLOADS)
+            pixels = image.width * image.height
+            if pixels <= MAX_PIXELS:
+                return Image.fromarray(as_picture(ImageOps.exif_transpose(image)))
+    # Everything in here comes from the file, and Pillow answers a damaged one with errors of a dozen kinds.
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} has too many pixels: choose a picture of at most 50 million") from error
+    except Exception as error:
         raise ValueError(f"{name} cannot be read as a picture: choose a JPEG, PNG or WebP file") from error
-
-
-# How a prompt could go on, in the grammar that Pocket's captions are made of
-
-_OBJECTS = [with_article(word) for word in WORDS]
-
-
-def _any_of(phrases: Any) -> str:
-    return "|".join(map(re.escape, sorted(phrases, key=len, reverse=True)))
-
-
-_GRAMMAR = re.compile(
-    rf"(?P<one>(?:{_any_of(_OBJECTS)})\b)?"
-    rf"(?(one)(?: (?P<relation>{_any_of(RELATIONS)}) (?P<other>{_any_of(_OBJECTS)})\b)?)"
-    rf"(?(one)(?P<background> on an? (?:{_any_of(BACKGROUNDS)}) background\b)?)"
-    rf"(?(one)(?P<style>, (?:{_any_of(STYLES)}) style\b)?)"
-)
-
-
-def suggestions(prompt: str, limit: int = SUGGESTIONS) -> list[tuple[str, str]]:
-    """Up to `limit` ways a prompt could go on in Pocket's grammar, each as (what would be added, whole prompt).
-
-    A word that is being typed is completed, also one that stands where the grammar has no place for it; a word with a
-    slip is offered as the nearest ones that Pocket knows.
-    """
-    text = re.sub(r"\s+", " ", prompt.lstrip())
-    match = _GRAMMAR.match(text.lower())
-    done, rest = text[: match.end()], text[match.end() :].lower()
-
-    offered = [
-        (phrase.strip(" ,"), done + phrase)
-        for phrase in _next(match, rest)
-        if phrase != rest and (phrase.startswith(rest) or re.sub(r"^an? ", "", phrase).startswith(rest.strip() or " "))
-    ]
-    if offered:
-        return _spread(offered, limit)
-
-    head, _, fragment = text.rpartition(" ")
-    if not fragment or not rest:  # nothing is being typed, or a whole caption is there
-        return []
-    vocabulary = dict.fromkeys([*WORDS, *BACKGROUNDS, *STYLES])
-    near = [word for word in vocabulary if word.startswith(fragment.lower())]
-    near = near or difflib.get_close_matches(fragment.lower(), vocabulary, n=3)
-    return [(word, f"{head} {word}".strip()) for word in near if word != fragment.lower()][:limit]
-
-
-def _next(match: re.Match, rest: str) -> list[str]:
-    """The phrases that may stand after what the grammar has read of a prompt; `rest` is what it has not read."""
-    if match["one"] is None:
-        return _OBJECTS
-    backgrounds = [f" on {with_article(name)} background" for name in BACKGROUNDS]
-    styles = [f", {style} style" for style in STYLES]
-    if match["style"]:
-        return []
-    if match["background"]:
-        return styles
-    if match["other"]:
-        return backgrounds + styles
-    for relation in RELATIONS:
-        if rest.startswith(f" {relation}"):
-            return [f" {relation} {other}" for other in _OBJECTS]
-    return [f" {relation}" for relation in RELATIONS] + backgrounds + styles
-
-
-def _spread(items: list, count: int) -> list:
-    """`count` of the items at even distances, the first and the last among them; all if there are no more."""
-    if len(items) <= count:
-        return items
-    return [items[round(i * (len(items) - 1) / (count - 1))] for i in range(count)]
+    raise ValueError(f"{name} has {image.width} x {image.height} pixels: choose a picture of at most 50 million")
 
 
 # The page
@@ -272,14 +224,16 @@ class Playground:
         )
         self.seed = widgets.IntText(value=0, description="Seed", style=WIDE, layout=SHORT)
         self.sampler = widgets.Dropdown(options=list(SAMPLERS), description="Sampler", style=WIDE, layout=SHORT)
-        self.upload = widgets.FileUpload(accept="image/*", description="Start from a picture", layout=AUTO)
+        self.upload = widgets.FileUpload(
+            accept="image/jpeg,image/png,image/webp", description="Start from a picture", layout=AUTO
+        )
         self.remove = widgets.Button(description="Remove the picture", disabled=True)
         self.strength = widgets.FloatSlider(
             value=0.6, min=0, max=1, step=0.05, description="Strength", disabled=True, style=WIDE, layout=SHORT
         )
         self.given = widgets.HTML()
-        self.draw = widgets.Button(description="Draw", button_style="primary")
-        self.save = widgets.Button(description="Save", disabled=True)
+        self.draw_button = widgets.Button(description="Draw", button_style="primary")
+        self.save_button = widgets.Button(description="Save", disabled=True)
         self.progress = widgets.IntProgress(description="Progress", style=WIDE, layout=SHORT | {"display": "none"})
         self.message = widgets.HTML()
         self.result = widgets.HTML()
@@ -290,7 +244,7 @@ class Playground:
                 self.negative,
                 widgets.HBox([self.steps, self.guidance, self.seed, self.sampler], layout=WRAPPED),
                 widgets.HBox([self.upload, self.remove, self.strength, self.given], layout=WRAPPED),
-                widgets.HBox([self.draw, self.save, self.progress], layout=WRAPPED),
+                widgets.HBox([self.draw_button, self.save_button, self.progress], layout=WRAPPED),
                 self.message,
                 self.result,
             ]
@@ -304,8 +258,8 @@ class Playground:
         self.prompt.observe(self._suggest, names="value")
         self.upload.observe(self._take_upload, names="value")
         self.remove.on_click(self._remove_picture)
-        self.draw.on_click(self._draw)
-        self.save.on_click(self._save)
+        self.draw_button.on_click(self._run)
+        self.save_button.on_click(self._save)
         self._suggest()
 
     def say(self, *sentences: str) -> None:
@@ -346,9 +300,9 @@ class Playground:
     def _advance(self, done: int, total: int) -> None:
         self.progress.max, self.progress.value = total, done
 
-    def _draw(self, _: Any = None) -> None:
+    def _run(self, _: Any = None) -> None:
         prompt, started = self.prompt.value, time.perf_counter()
-        self.draw.disabled, self.progress.value, self.progress.layout.display = True, 0, ""
+        self.draw_button.disabled, self.progress.value, self.progress.layout.display = True, 0, ""
         self.say("Drawing ...")
         try:
             self.drawing = draw(
@@ -371,7 +325,7 @@ class Playground:
             self.say(f"This did not work ({type(error).__name__}: {error}). Other settings may.")
         else:
             self.result.value = _shown(self.drawing, prompt)
-            self.save.disabled = False
+            self.save_button.disabled = False
             seconds = time.perf_counter() - started
             how = "" if self.start is None else f", strength {self.strength.value:g}"
             self.say(
@@ -380,7 +334,7 @@ class Playground:
                 *(f"{note}." for note in self.drawing.notes),
             )
         finally:
-            self.draw.disabled, self.progress.layout.display = False, "none"
+            self.draw_button.disabled, self.progress.layout.display = False, "none"
 
     def _save(self, _: Any = None) -> None:
         if self.drawing is None:
@@ -400,9 +354,7 @@ def playground(pipe: "StableDiffusionPipeline", folder: str | Path = "pictures")
 
 def _figure(picture: Image.Image, alt: str, caption: str, *, side: int) -> str:
     """A picture as HTML with its description for those who cannot see it. `widgets.Image` has no place for one."""
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    data = base64.b64encode(buffer.getvalue()).decode()
+    data = base64.b64encode(picture_file(picture)).decode()
     return (
         f'<figure style="margin: 0 8px 8px 0; width: {side}px"><img src="data:image/png;base64,{data}" '
         f'alt="{html.escape(alt)}" style="width: {side}px; image-rendering: pixelated">'

@@ -50,7 +50,7 @@ def as_picture(x: Any) -> np.ndarray:
     """The picture as a uint8 array of shape (height, width, 3).
 
     x: one of
-        a PIL image, of any mode; what is transparent becomes white;
+        a PIL image, 8 or 16 bits a channel; what is transparent becomes white;
         a NumPy array of shape (height, width, 3), uint8, or float with values in [0, 1];
         a torch tensor of shape (3, height, width), float, in the range of the VAE, -1 (black) to 1 (white). Values
         beyond are clipped, because noisy pictures have them, up to 10.
@@ -58,6 +58,13 @@ def as_picture(x: Any) -> np.ndarray:
     Raises TypeError for anything else, ValueError for another shape, dtype or range.
     """
     if isinstance(x, Image.Image):
+        if x.mode.startswith("I;16"):  # Pillow itself clips these, so that nearly all becomes white
+            x = Image.fromarray(np.rint(np.asarray(x) / 257).astype(np.uint8))
+        if x.mode in ("I", "F"):
+            raise ValueError(
+                f"A picture in Pillow's mode {x.mode!r} does not say what white is: "
+                "scale its values to 0 to 255 and convert it to 'L' or 'RGB'"
+            )
         rgba = x.convert("RGBA")
         white = Image.new("RGBA", rgba.size, "white")
         return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
@@ -83,6 +90,21 @@ def as_picture(x: Any) -> np.ndarray:
         values = (x.clamp(-1, 1) + 1) * 127.5
         return values.round().to(torch.uint8).permute(1, 2, 0).numpy()  # (height, width, 3)
     raise TypeError(f"A picture is a PIL image, a NumPy array or a torch tensor, not {type(x).__name__}")
+
+
+def picture_file(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
+    """A picture as the bytes of a file. kind, options: as Pillow's `save` takes them."""
+    buffer = io.BytesIO()
+    picture.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def figure_file(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file, in its own size and background."""
+    buffer = io.BytesIO()
+    # Without the Software field the same figure gives the same bytes under another matplotlib.
+    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    return buffer.getvalue()
 
 
 def picture_grid(
@@ -222,24 +244,17 @@ def show(figure: Figure, alt: str) -> None:
 
 def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     """The figure as (MIME type, file, width in pixels): the smallest form that looks the same."""
-    buffer = io.BytesIO()
-    # Without the Software field the same figure gives the same bytes under another matplotlib.
-    figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
-    image = Image.open(buffer).convert("RGB")
+    image = Image.open(io.BytesIO(figure_file(figure))).convert("RGB")
 
     palette = image.quantize(256, dither=Image.Dither.NONE)
     error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max()
-    png = _file(palette if error <= PALETTE_ERROR else image, "PNG", optimize=True)
+    png = picture_file(palette if error <= PALETTE_ERROR else image, "PNG", optimize=True)
     if len(png) <= PNG_BYTES:
         return "image/png", png, image.width
     for quality in JPEG_QUALITIES:
-        jpeg = _file(image, "JPEG", quality=quality, subsampling=0)  # optimize=True fails on noise, in Pillow itself
+        jpeg = picture_file(
+            image, "JPEG", quality=quality, subsampling=0
+        )  # optimize=True fails on noise, in Pillow itself
         if len(jpeg) <= FIGURE_BYTES:
             break
     return ("image/jpeg", jpeg, image.width) if len(jpeg) < len(png) else ("image/png", png, image.width)
-
-
-def _file(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()

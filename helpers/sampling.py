@@ -83,7 +83,7 @@ def denoise(
     """
     scheduler = _checked_sampler(pipe.scheduler if sampler is None else sampler)
     inputs.check_prompt(negative_prompt, name="negative_prompt")
-    prompts, guidance = inputs.check_run(
+    checked = inputs.check_run(
         pipe,
         prompt,
         scheduler=scheduler,
@@ -94,6 +94,9 @@ def denoise(
         height=height,
         width=width,
     )
+    prompts = checked.prompts
+    for note in checked.notes:
+        print(note)
     shape = _latent_shape(pipe, len(prompts), height, width)
     if latents is not None and (not isinstance(latents, Tensor) or latents.shape != shape):
         given = f"of shape {tuple(latents.shape)}" if isinstance(latents, Tensor) else f"a {type(latents).__name__}"
@@ -106,7 +109,7 @@ def denoise(
         prompts,
         [negative_prompt] * len(prompts),
         steps=int(steps),
-        guidance=guidance,
+        guidance=checked.guidance,
         scheduler=copy.deepcopy(scheduler),
         generators=generators,
         shape=shape,

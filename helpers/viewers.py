@@ -4,7 +4,6 @@ Built from `widgets.Image`, a slider and `observe`, so that a notebook stores no
 ready before the slider moves.
 """
 
-import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from helpers.latents import channel_pictures, decode
-from helpers.plots import as_picture
+from helpers.plots import as_picture, figure_file, picture_file
 from helpers.sampling import Run, Step
 
 if TYPE_CHECKING:
@@ -32,10 +31,7 @@ GAP = 2  # pixels between the channels of a latent
 def _png(picture: Any, side: int) -> bytes:
     image = Image.fromarray(as_picture(picture))
     scale = max(1, side // max(image.size))
-    enlarged = image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
-    buffer = io.BytesIO()
-    enlarged.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return picture_file(image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST))
 
 
 def step_viewer(
@@ -203,8 +199,7 @@ class LiveViewer(widgets.VBox):
         """
         if not pictures:
             raise ValueError("There are no pictures to show: give at least one")
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor())
+        curve = figure_file(figure)
         plt.close(figure)
         tiles = [as_picture(picture) for picture in pictures]
         height, width, _ = tiles[0].shape
@@ -212,6 +207,6 @@ class LiveViewer(widgets.VBox):
         for index, tile in enumerate(tiles):
             row, column = divmod(index, columns)
             sheet.paste(Image.fromarray(tile), (column * (width + GAP), row * (height + GAP)))
-        self._curve.value = buffer.getvalue()
+        self._curve.value = curve
         self._pictures.value = _png(sheet, max(sheet.size))
         self._label.value = label

@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,12 @@ HURRY = {
     "08_train_from_scratch": {"STEPS": 5, "SHORT": 3},
     "09_fine_tuning": {"VECTOR_STEPS": 5, "LORA_STEPS": 5, "DRAWING": 2},
 }
+# How a lesson asks for an exercise, as (name, function), and how its folded solution is written.
+CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
+SOLUTION = re.compile(
+    r"<details>\s*<summary>Solution: (?P<name>[\w.]+)</summary>\n\n```python\n(?P<code>.*?)\n```\n\n</details>",
+    re.DOTALL,
+)
 
 
 def code_cells(path: Path) -> list[str]:
@@ -34,6 +41,26 @@ def cell_with(path: Path, text: str) -> str:
     if len(found) != 1:
         raise ValueError(f"{len(found)} cells of {path.name} hold {text!r}")
     return found[0]
+
+
+def checks(path: Path) -> list[tuple[str, str]]:
+    """(exercise, name of the function) of every check in a notebook."""
+    return [match.groups() for source in code_cells(path) for match in CHECK.finditer(source)]
+
+
+def solutions(path: Path) -> dict[str, str]:
+    """The code of every folded solution in a notebook, by exercise."""
+    texts = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "markdown"]
+    return {match["name"]: match["code"] for text in texts for match in SOLUTION.finditer(text)}
+
+
+def imports(path: Path) -> str:
+    """All top-level import statements of a notebook, one a line: what a solution may take for granted."""
+    found = []
+    for source in code_cells(path):
+        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+        found += [ast.unparse(node) for node in ast.parse(plain).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(found)
 
 
 def definitions(path: Path, **names: Any) -> dict[str, Any]:

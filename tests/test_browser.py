@@ -19,7 +19,7 @@ from playwright.sync_api import sync_playwright
 
 from tests import browser, lessons
 from tests.browser import Notebook, find_chromium, text_of
-from tests.test_exercises import CHECK, SOLUTION
+from tests.lessons import CHECK, SOLUTION
 from tests.test_sections import needed
 
 if find_chromium() is None:  # all of it at once, so that the summary has one line that cannot be overlooked

@@ -1,106 +1,26 @@
-"""Every exercise of every lesson, held to the same rules; and the notebooks that use them."""
+"""Every exercise of every lesson, held to the same rules; the mechanism; and the notebooks that use them."""
 
-import ast
-import re
-from pathlib import Path
+import random
 
-import nbformat
 import numpy as np
 import pytest
 import torch
 
 from helpers import exercises
 from helpers.exercises import EXERCISES, Exercise, Mistake, difference, verdict
-from tests.lessons import LESSONS
-
-CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
-SOLUTION = re.compile(
-    r"<details>\s*<summary>Solution: (?P<name>[\w.]+)</summary>\n\n```python\n(?P<code>.*?)\n```\n\n</details>",
-    re.DOTALL,
-)
-
-each_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
-each_mistake = pytest.mark.parametrize(
-    ("exercise", "mistake"),
-    [(exercise, mistake) for exercise in EXERCISES.values() for mistake in exercise.mistakes],
-    ids=[f"{name}-{index}" for name, exercise in EXERCISES.items() for index in range(len(exercise.mistakes))],
-)
+from tests.lessons import LESSONS, checks, code_cells, imports, solutions
 
 
-# --- what every exercise must hold
-
-
-@each_exercise
-def test_the_solution_passes(exercise):
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_the_solution_passes_and_each_usual_mistake_gets_its_own_hint(exercise):
     assert verdict(exercise.name, exercise.solution).kind == "right"
-
-
-@each_exercise
-def test_there_are_usual_mistakes_with_hints_of_their_own(exercise):
     hints = [mistake.hint for mistake in exercise.mistakes]
     assert len(hints) >= 2
     assert len(set(hints)) == len(hints)
-    assert all(hint.strip() and "\n" not in hint for hint in hints)
-
-
-@each_mistake
-def test_a_mistake_gets_its_own_hint(exercise, mistake):
-    answer = verdict(exercise.name, mistake.wrong)
-    assert answer.kind == "mistake"
-    assert answer.text.endswith(mistake.hint)
-
-
-@each_exercise
-def test_an_unanswered_exercise_is_told_so(exercise):
-    def not_implemented(*arguments):
-        raise NotImplementedError
-
-    for stub in (lambda *arguments: None, lambda *arguments: ..., not_implemented, None, ...):
-        answer = verdict(exercise.name, stub)
-        assert answer.kind == "unanswered"
-        assert "not answered yet" in answer.text
-
-
-@each_exercise
-def test_an_exception_is_reported_and_does_not_propagate(exercise, capsys):
-    def broken(*arguments):
-        number = 0
-        return 1 / number
-
-    exercises.check(exercise.name, broken)
-    text = capsys.readouterr().out
-    assert "raised ZeroDivisionError: division by zero" in text
-    assert text.endswith("return 1 / number\n")
-
-
-@each_exercise
-def test_an_unusual_wrong_answer_shows_input_expected_and_got(exercise):
-    answer = verdict(exercise.name, lambda *arguments: "nothing of the kind")
-    assert answer.kind == "wrong"
-    assert f"For {exercise.solution.__name__}(" in answer.text
-    assert "the answer is " in answer.text
-    assert "yours is 'nothing of the kind'" in answer.text
-
-
-@each_exercise
-def test_every_verdict_is_one_line_and_the_same_twice(exercise):
-    class Odd:
-        def __eq__(self, other):
-            raise RuntimeError("no")
-
-    for answer in (exercise.solution, lambda *a: None, lambda *a: object(), lambda *a: Odd(), lambda: 1, 7, len):
-        first, second = verdict(exercise.name, answer).text, verdict(exercise.name, answer).text
-        assert first == second
-        assert "\n" not in first
-        assert first.startswith(f"{exercise.name}: ")
-        assert "0x" not in first
-
-
-@each_exercise
-def test_the_random_state_of_the_notebook_is_left_alone(exercise):
-    before = torch.random.get_rng_state()
-    verdict(exercise.name, lambda *arguments: torch.randn(3))
-    assert torch.equal(torch.random.get_rng_state(), before)
+    for mistake in exercise.mistakes:
+        answer = verdict(exercise.name, mistake.wrong)
+        assert (answer.kind, answer.text) == ("mistake", f"{exercise.name}: not right yet. Hint: {mistake.hint}")
+        assert "\n" not in answer.text
 
 
 # --- the mechanism, on exercises made here
@@ -111,6 +31,105 @@ def made(monkeypatch, solution, cases, *mistakes, **options) -> str:
     exercise = Exercise(name=name, solution=solution, cases=cases, mistakes=mistakes, **options)
     monkeypatch.setitem(EXERCISES, name, exercise)
     return name
+
+
+@pytest.fixture
+def halved(monkeypatch):
+    """The name of an exercise on a tensor and a number."""
+    name = made(monkeypatch, lambda x, n: x[:n] / 2, [(torch.ones(4), 2), (torch.arange(3.0), 1)])
+    monkeypatch.setattr(EXERCISES[name].solution, "__name__", "halved")
+    return name
+
+
+def not_implemented(*arguments):
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("stub", [lambda *arguments: None, lambda *arguments: ..., not_implemented, None, ...])
+def test_an_unanswered_exercise_is_told_so(halved, stub):
+    answer = verdict(halved, stub)
+    assert answer.kind == "unanswered"
+    assert "not answered yet" in answer.text
+
+
+def test_an_exception_is_reported_and_does_not_propagate(halved, capsys):
+    def broken(*arguments):
+        number = 0
+        return 1 / number
+
+    exercises.check(halved, broken)
+    text = capsys.readouterr().out
+    assert "halved(a tensor of shape (4,), float32 = [1.0, 1.0, 1.0, 1.0], 2) raised ZeroDivisionError: " in text
+    assert text.endswith("return 1 / number\n")
+
+
+def test_an_unusual_wrong_answer_shows_input_expected_and_got(halved):
+    answer = verdict(halved, lambda *arguments: "nothing of the kind")
+    assert answer.kind == "wrong"
+    assert "For halved(a tensor of shape (4,), float32 = [1.0, 1.0, 1.0, 1.0], 2) the answer is a tensor" in answer.text
+    assert "yours is 'nothing of the kind': a tensor is expected, not a str." in answer.text
+
+
+class Odd:
+    def __eq__(self, other):
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda x, n: x[:n] / 2,
+        lambda *arguments: object(),
+        lambda *arguments: Odd(),
+        lambda: 1,
+        7,
+        len,
+        lambda x, n: torch.randn(n),
+        lambda x, n: torch.from_numpy(np.random.rand(n)),  # noqa: NPY002
+        lambda x, n: random.random(),
+    ],
+)
+def test_every_verdict_is_one_line_and_the_same_twice(halved, answer):
+    random.seed()
+    np.random.seed()  # noqa: NPY002
+    torch.seed()
+    first, second = verdict(halved, answer).text, verdict(halved, answer).text
+    assert first == second
+    assert "\n" not in first
+    assert first.startswith(f"{halved}: ")
+    assert "0x" not in first
+
+
+def random_states():
+    """What the next random numbers will be, of every kind that a learner's cell may draw."""
+    kind, numbers, *rest = np.random.get_state()  # noqa: NPY002
+    gpus = [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else []
+    return random.getstate(), (kind, numbers.tolist(), *rest), torch.get_rng_state().tolist(), gpus
+
+
+def draws(x, n):
+    random.random(), np.random.rand(), torch.randn(3)  # noqa: NPY002
+    if torch.cuda.is_available():
+        torch.randn(3, device="cuda")
+    torch.manual_seed(7)
+    return x[:n]
+
+
+def interrupted(x, n):
+    draws(x, n)
+    raise KeyboardInterrupt
+
+
+def test_every_random_state_of_the_notebook_is_left_alone(halved):
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    before = random_states()
+    assert verdict(halved, draws).kind == "wrong"
+    assert random_states() == before
+    with pytest.raises(KeyboardInterrupt):
+        verdict(halved, interrupted)
+    assert random_states() == before
 
 
 def test_an_unknown_name_is_refused_with_the_choices():
@@ -246,6 +265,11 @@ def test_a_wrong_tensor_is_named(monkeypatch, wrong, says):
         (float("inf"), float("inf"), None),
         (True, True, None),
         (True, 1, "True expected, not 1"),
+        (torch.tensor([20000]), torch.tensor([20000]), None),
+        (torch.tensor([20000]), torch.tensor([20001]), "1 of 1 values differ, first at [0]: 20000 expected, not 20001"),
+        (np.array(20000), np.array(20001), "1 of 1 values differ, 20000 expected, not 20001"),
+        (torch.tensor([20000.0]), torch.tensor([20001.0]), None),
+        (torch.tensor([True]), torch.tensor([False]), "1 of 1 values differ, first at [0]: True expected, not False"),
         ((1, 4), torch.Size((1, 4)), None),
         ((1, 4), [1, 4], "a tuple is expected, not a list"),
         ((1, 4), (1, 4, 2), "2 items are expected, not 3"),
@@ -268,54 +292,19 @@ def test_difference(expected, got, says):
 # --- the notebooks
 
 
-def cells(path: Path, kind: str) -> list[str]:
-    return [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == kind]
-
-
-def checks(path: Path) -> list[tuple[str, str]]:
-    """(exercise, name of the function) of every check in a notebook."""
-    return [match.groups() for source in cells(path, "code") for match in CHECK.finditer(source)]
-
-
-def solutions(path: Path) -> dict[str, str]:
-    """The code of every folded solution in a notebook, by exercise."""
-    return {m["name"]: m["code"] for source in cells(path, "markdown") for m in SOLUTION.finditer(source)}
-
-
-def imports(path: Path) -> str:
-    """All top-level import statements of a notebook, one a line: what a solution may take for granted."""
-    found = []
-    for source in cells(path, "code"):
-        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-        found += [ast.unparse(node) for node in ast.parse(plain).body if isinstance(node, ast.Import | ast.ImportFrom)]
-    return "\n".join(found)
-
-
-def test_the_folded_form_is_read():
-    text = "<details>\n<summary>Solution: 00.x</summary>\n\n```python\ndef x():\n    return 1\n```\n\n</details>"
-    assert SOLUTION.search(f"Before.\n\n{text}\n").groupdict() == {"name": "00.x", "code": "def x():\n    return 1"}
-
-
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_notebook_checks_exactly_the_exercises_of_its_lesson(path):
-    names = [name for name, _ in checks(path)]
-    assert sorted(names) == sorted(name for name in EXERCISES if name.startswith(path.stem[:3].replace("_", ".")))
-    for name, function in checks(path):
-        assert function == EXERCISES[name].solution.__name__
+    found = checks(path)
+    lesson = {name: exercise for name, exercise in EXERCISES.items() if name.startswith(f"{path.stem[:2]}.")}
+    assert sorted(found) == sorted((name, exercise.solution.__name__) for name, exercise in lesson.items())
+    assert "\n".join(code_cells(path)).count("exercises.check(") == len(found)  # no other that is not seen here
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_every_check_in_a_notebook_is_one_this_file_can_read(path):
-    text = "\n".join(cells(path, "code"))
-    assert text.count("exercises.check(") == len(checks(path))
-
-
-@pytest.mark.parametrize(
-    ("path", "name"), [(path, name) for path in LESSONS for name, _ in checks(path)], ids=lambda value: str(value)
-)
-def test_the_folded_solution_in_the_notebook_passes(path, name):
+def test_the_folded_solutions_in_the_notebook_pass(path):
     folded = solutions(path)
-    assert name in folded, f"{path.name} has no folded solution for {name}"
-    namespace = {}
-    exec(f"{imports(path)}\n{folded[name]}", namespace)
-    assert verdict(name, namespace[EXERCISES[name].solution.__name__]).kind == "right"
+    assert sorted(folded) == sorted(name for name, _ in checks(path))
+    for name, code in folded.items():
+        namespace = {}
+        exec(f"{imports(path)}\n{code}", namespace)
+        assert verdict(name, namespace[EXERCISES[name].solution.__name__]).kind == "right", name

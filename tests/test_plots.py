@@ -54,6 +54,18 @@ def test_transparent_becomes_white_and_noise_is_clipped():
     assert plots.as_picture(torch.tensor([-4.0, 0.0, 4.0]).view(3, 1, 1)).tolist() == [[[0, 128, 255]]]
 
 
+@pytest.mark.parametrize("kind", ["<u2", ">u2"])
+def test_sixteen_bits_become_eight_and_nothing_is_clipped(kind):
+    gray = np.array([[0, 100 * 257, 65535]], kind)
+    assert plots.as_picture(Image.fromarray(gray)).tolist() == [[[0] * 3, [100] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("mode", ["F", "I"])
+def test_a_pillow_picture_of_unknown_range_is_refused(mode):
+    with pytest.raises(ValueError, match=f"mode '{mode}' does not say what white is"):
+        plots.as_picture(Image.new(mode, (2, 2)))
+
+
 @pytest.mark.parametrize(
     ("x", "says"),
     [

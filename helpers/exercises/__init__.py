@@ -16,8 +16,10 @@ import linecache
 import math
 import numbers
 import pkgutil
+import random
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal
@@ -102,7 +104,8 @@ def verdict(name: str, answer: Callable[..., Any]) -> Verdict:
     """The verdict that `check` prints. Raises ValueError for an unknown name and for nothing else."""
     if name not in EXERCISES:
         raise ValueError(f"Unknown exercise {name!r}: choose one of {', '.join(EXERCISES)}")
-    return _judge(EXERCISES[name], answer)
+    with _random_state_kept():
+        return _judge(EXERCISES[name], answer)
 
 
 def _judge(exercise: Exercise, answer: Callable[..., Any]) -> Verdict:
@@ -139,17 +142,39 @@ def _judge(exercise: Exercise, answer: Callable[..., Any]) -> Verdict:
 
 
 def _call(function: Callable[..., Any], case: Arguments) -> _Outcome:
-    """Call the function on copies, from the same random state each time, and keep what it gives or raises.
+    """Call the function on copies, from the same random state each time, and keep what it gives or raises."""
+    _seed()
+    try:
+        return _Outcome(value=_copy(function(*_copy(case))))
+    # SystemExit too: an exit() in a learner's cell must not end the kernel. An interrupt stays an interrupt.
+    except (Exception, SystemExit) as error:
+        return _Outcome(error=error)
 
-    The notebook's own random state is put back, so a check never changes the pictures that come after it.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        try:
-            return _Outcome(value=_copy(function(*_copy(case))))
-        # SystemExit too: an exit() in a learner's cell must not end the kernel. An interrupt stays an interrupt.
-        except (Exception, SystemExit) as error:
-            return _Outcome(error=error)
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Leave every random state of the notebook as it was, so that a check never changes what is drawn after it."""
+    plain, arrays = random.getstate(), np.random.get_state()  # noqa: NPY002 (learners' code may use it)
+    try:
+        with torch.random.fork_rng(devices=_gpus()):
+            yield
+    finally:
+        random.setstate(plain)
+        np.random.set_state(arrays)  # noqa: NPY002
+
+
+def _seed() -> None:
+    """Put all global generators into the same state. A GPU that nobody has used yet is not woken up for it."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.default_generator.manual_seed(0)  # torch.manual_seed would seed a GPU too, in use or not
+    if _gpus():
+        torch.cuda.manual_seed_all(0)
+
+
+def _gpus() -> list[int]:
+    """The CUDA devices, if any is in use."""
+    return list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
 
 
 def _copy(value: Any) -> Any:
@@ -183,7 +208,8 @@ def _trouble(exercise: Exercise, want: _Outcome, got: _Outcome) -> str | None:
 def difference(expected: Any, got: Any, *, rtol: float = 1e-4, atol: float = 1e-5) -> str | None:
     """How `got` differs from `expected`, as part of a sentence, or None if it does not.
 
-    Tensors and arrays: kind, shape, dtype, then values within `atol + rtol * |expected|`. Numbers: the same tolerance;
+    Tensors and arrays: kind, shape, dtype, then values within `atol + rtol * |expected|`, or equal if they are whole
+    numbers. Numbers: the same tolerance;
     where a whole number is expected a float is not accepted, since it cannot be a size or a count; where a float is
     expected any real number is, also a tensor without dimensions. Tuples, lists and dicts: length or keys, then each
     item. Everything else: type and `==`.
@@ -255,6 +281,8 @@ def _array_difference(expected: Any, got: Any, *, rtol: float, atol: float) -> s
     if expected.dtype != got.dtype:
         return f"the dtype {_dtype(expected)} is expected, not {_dtype(got)}"
     want, value = (torch.as_tensor(item).detach().cpu() for item in (expected, got))
+    if not (want.is_floating_point() or want.is_complex()):
+        rtol = atol = 0  # whole numbers are counts, places or colours: a near one is another one
     close = torch.isclose(value, want, rtol=rtol, atol=atol, equal_nan=True)
     if close.all():
         return None
