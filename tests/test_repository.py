@@ -1,5 +1,6 @@
 """What is committed is fit to be read: links that lead somewhere, clean outputs, no traces of any one machine."""
 
+import json
 import re
 from pathlib import Path
 from urllib.parse import unquote
@@ -75,6 +76,14 @@ def test_links_lead_to_files_that_are_committed():
             if not link.startswith(ELSEWHERE) and (path.parent / target).resolve() not in there:
                 broken.append(f"{path.relative_to(ROOT)}: {link}")
     assert not broken
+
+
+def test_the_readme_says_of_how_many_pictures_its_figures_are():
+    kinds = json.loads((ROOT / "models" / "pocket-diffusion" / "evaluation.json").read_text(encoding="utf-8"))["kinds"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    counted = re.search(r"\((\d+) of one object, (\d+) of two, (\d+) of held-out pairs;", readme)
+    assert counted, "the sentence above the figures"
+    assert [int(number) for number in counted.groups()] == [result["pictures"] for result in kinds.values()]
 
 
 def test_pictures_and_weights_have_their_licence_beside_them():
