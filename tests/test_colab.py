@@ -23,9 +23,9 @@ import nbformat
 import pytest
 
 from helpers import colab
+from tests.committed import committed_files
 from tests.lessons import LESSONS
-from tests.stamp_notebooks import ADDRESS, BADGE, CELL, REF, ROOT, colab_address, stamp, stamped_readme
-from tests.test_repository import committed_files
+from tools.stamp_notebooks import ADDRESS, BADGE, CELL, REF, ROOT, colab_address, stamp, stamped_readme
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 # What a program in the stand-in prints at its end, for the test to read.

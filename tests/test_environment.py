@@ -1,6 +1,10 @@
 """One environment, written three times for three tools: pyproject.toml, environment.yml and requirements.txt agree."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -65,3 +69,14 @@ def test_pins_are_sorted_and_there_once():
 
 def test_project_itself_is_not_pinned():
     assert canonicalize_name(PROJECT["name"]) not in pins()
+
+
+def test_helpers_without_the_course_say_how_to_install_it(tmp_path):
+    """What `pip install .` would leave in site-packages: the package alone, without pictures and models."""
+    shutil.copytree(ROOT / "helpers", tmp_path / "helpers")
+    command = [sys.executable, "-c", "import helpers.scenes"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("ImportError: The course's pictures and models are not beside")
+    assert last.endswith("`pip install -e .`")

@@ -1,28 +1,22 @@
-"""What is committed is fit to be read: lessons with clean outputs, no traces of the machine they were made on."""
+"""What is committed is fit to be read: links that lead somewhere, clean outputs, no traces of any one machine."""
 
+import json
 import re
-import subprocess
 from pathlib import Path
+from urllib.parse import unquote
 
 import nbformat
 import pytest
 
-ROOT = Path(__file__).parent.parent
-HOUSE = ["notebooks", "helpers", "models", "training", "tests", "images", ".ci", ".github"]
+from tests.committed import ROOT, committed_files
+
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # A machine's own folders, at the start of a path: not the end of an address such as https://example.org/home
 MACHINE_PATH = re.compile(r"(?<![\w.~/:-])/(work|root|home|tmp)\b")
 MACHINE_PATH_IN_FILES = re.compile(r"(?<![\w.~-])/(work|root)/")
-
-
-def committed_files() -> list[Path]:
-    """Files that git tracks or would track on the next `git add --all`; skips the test where this is no repository."""
-    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    try:
-        listing = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        pytest.skip("git does not know this folder (a downloaded archive?), so the committed files cannot be listed")
-    return [ROOT / name for name in listing.split("\0") if name and (ROOT / name).is_file()]
+LINK = re.compile(r"\]\(([^()\s]+)\)")  # of Markdown
+ELSEWHERE = ("http://", "https://", "attachment:", "#")  # what is not a file of the repository
+PICTURES = {".gif", ".jpg", ".jpeg", ".png", ".webp"}
 
 
 def texts(value):
@@ -46,16 +40,6 @@ def output_texts(output):
             yield from texts(value)
 
 
-@pytest.mark.parametrize("folder", HOUSE)
-def test_house_has_its_rooms(folder):
-    assert (ROOT / folder).is_dir()
-
-
-def test_house_has_no_other_rooms():
-    found = {path.relative_to(ROOT).parts[0] for path in committed_files() if path.parent != ROOT}
-    assert found <= set(HOUSE), f"not in the design: {sorted(found - set(HOUSE))}"
-
-
 def test_no_machine_paths_in_committed_text():
     found = []
     for path in committed_files():
@@ -68,6 +52,53 @@ def test_no_machine_paths_in_committed_text():
         lines = enumerate(text.splitlines(), start=1)
         found += [f"{path.relative_to(ROOT)}:{n}" for n, line in lines if MACHINE_PATH_IN_FILES.search(line)]
     assert not found, f"paths of one machine: {found}"
+
+
+def markdown() -> dict[Path, str]:
+    """The committed texts in Markdown, those of the notebooks among them."""
+    found = {}
+    for path in committed_files():
+        if path.suffix == ".md":
+            found[path] = path.read_text(encoding="utf-8")
+        elif path.suffix == ".ipynb":
+            cells = nbformat.read(path, as_version=4).cells
+            found[path] = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    return found
+
+
+def test_links_lead_to_files_that_are_committed():
+    there = set(committed_files())
+    there |= {folder for path in there for folder in path.parents}
+    broken = []
+    for path, text in markdown().items():
+        for link in LINK.findall(text):
+            target = unquote(link.partition("#")[0])
+            if not link.startswith(ELSEWHERE) and (path.parent / target).resolve() not in there:
+                broken.append(f"{path.relative_to(ROOT)}: {link}")
+    assert not broken
+
+
+def test_the_readme_says_of_how_many_pictures_its_figures_are():
+    kinds = json.loads((ROOT / "models" / "pocket-diffusion" / "evaluation.json").read_text(encoding="utf-8"))["kinds"]
+    readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    counted = re.search(r"\((\d+) of one object, (\d+) of two, (\d+) of held-out pairs;", readme)
+    assert counted, "the sentence above the figures"
+    assert [int(number) for number in counted.groups()] == [result["pictures"] for result in kinds.values()]
+
+
+def test_pictures_and_weights_have_their_licence_beside_them():
+    bare = []
+    for path in committed_files():
+        picture = path.suffix in PICTURES
+        if not picture and path.suffix != ".safetensors":
+            continue
+        # The parts of a model lie in folders of their own, below models/NAME.
+        folder = path.parent if picture else ROOT.joinpath(*path.relative_to(ROOT).parts[:2])
+        beside = folder / "README.md"
+        said = beside.read_text(encoding="utf-8") if beside.is_file() else ""
+        if not re.search("licen[cs]e", said, re.IGNORECASE) or (picture and path.name not in said):
+            bare.append(str(path.relative_to(ROOT)))
+    assert not bare, f"no README.md beside them says whose they are: {bare}"
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)

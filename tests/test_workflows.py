@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from tests.lessons import LESSONS
-from tests.stamp_notebooks import PROJECT, ROOT
+from tools.stamp_notebooks import PROJECT, ROOT
 
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))

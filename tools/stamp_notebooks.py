@@ -1,6 +1,6 @@
 """Put the repository's address and version into the lessons' Colab badges and set-up cells, and into the README.
 
-    python -m tests.stamp_notebooks      (or: make stamp)
+    python -m tools.stamp_notebooks      (or: make stamp)
 
 The address is that of pyproject.toml, the version too: a lesson opened in Colab fetches the tag `v` + version, so that
 it finds the helpers it was written with. The cell does nothing outside Colab, so that a lesson need not be run again.
@@ -15,12 +15,11 @@ from pathlib import Path
 import nbformat
 from nbformat.v4 import new_code_cell
 
-from tests.lessons import LESSONS
-
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 REF = f"v{PROJECT['version']}"
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))  # the playground is not meant for Colab
 
 BADGE = "open-in-colab.png"
 BADGE_LINE = re.compile(r"\n\n\[!\[Open in Colab\]\(.*\)\]\(.*\)")

@@ -1,6 +1,6 @@
 """Run lessons from top to bottom and write their outputs back, clean enough to commit: `make notebooks`.
 
-    python tests/execute_notebooks.py [notebook ...]      (without names: every lesson)
+    python -m tools.execute_notebooks [notebook ...]      (without names: every lesson)
 
 No times and no widget state are stored. The lessons run with the network refused, as they do in the tests. A lesson
 that raises is left as it was.

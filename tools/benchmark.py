@@ -1,6 +1,6 @@
-"""Measure the course on the machine at hand: `make bench` prints a table and writes tests/benchmark.md.
+"""Measure the course on the machine at hand: `make bench` prints a table and writes tools/benchmark.md.
 
-    python tests/benchmark.py [--model NAME_OR_FOLDER] [--output FILE] [--lessons]
+    python -m tools.benchmark [--model NAME_OR_FOLDER] [--output FILE] [--lessons]
 
 Everything runs on the CPU in float32, as it does for a learner without a GPU. Each part is measured in a process of its
 own, so that no part's memory counts for another. Nothing here asserts a speed: the figures are for reading.
@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -165,9 +166,7 @@ def measure_denoise(model: str) -> dict:
 
 def measure_lesson(path: str) -> dict:
     """Run the lesson at `path` in a temporary copy of its folder: its seconds, and the most memory its kernel held."""
-    import shutil
-
-    from execute_notebooks import execute
+    from tools.execute_notebooks import execute
 
     with tempfile.TemporaryDirectory() as folder:
         ignore = shutil.ignore_patterns("pictures", ".ipynb_checkpoints")
@@ -191,7 +190,7 @@ def measure_apart(part: str, model: str) -> dict:
 
     model: what the part is about: a model, or for "lesson" the path of one.
     """
-    command = [sys.executable, __file__, "--part", part, "--model", model]
+    command = [sys.executable, "-m", "tools.benchmark", "--part", part, "--model", model]
     child = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     if child.returncode:
         raise SystemExit(child.returncode)
@@ -258,7 +257,7 @@ Machine: {cpu_name()}, {usable_cores()} cores ({gemm["threads"]} threads used); 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="pocket", help="what load_pipeline takes: a name or a folder")
-    parser.add_argument("--output", type=Path, default=ROOT / "tests" / "benchmark.md")
+    parser.add_argument("--output", type=Path, default=ROOT / "tools" / "benchmark.md")
     parser.add_argument("--lessons", action="store_true", help="also run every lesson and time it")
     parser.add_argument("--part", choices=sorted(PARTS), help=argparse.SUPPRESS)
     options = parser.parse_args()
