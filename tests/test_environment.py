@@ -80,3 +80,15 @@ def test_helpers_without_the_course_say_how_to_install_it(tmp_path):
     last = done.stderr.splitlines()[-1]
     assert last.startswith("ImportError: The course's pictures and models are not beside")
     assert last.endswith("`pip install -e .`")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+@pytest.mark.parametrize(
+    ("target", "extras"), [("lab", ""), ("playground", "[playground]"), ("test", "[playground,training,test]")]
+)
+def test_a_target_installs_what_it_needs_and_no_more(target, extras):
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    command = ["make", "--dry-run", "--always-make", target]
+    said = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
+    (install,) = [line for line in said.splitlines() if "pip install" in line]
+    assert install.endswith(f'-c requirements.txt -e ".{extras}"')
