@@ -1,5 +1,6 @@
 """The broken pipelines of lesson 10: the healthy one is the library's, each patient is ill, and each cure cures."""
 
+import functools
 import re
 import warnings
 
@@ -48,6 +49,22 @@ def lesson(pipe):
 def right(lesson):
     with torch.no_grad():
         return {dice: lesson["draw"](HEALTHY, dice) for dice in (False, True)}
+
+
+@pytest.fixture(scope="module")
+def ill(lesson):
+    """What the patient with a cause draws; each draws once."""
+
+    @functools.cache
+    def drawn(cause):
+        patient = patient_of(cause)
+        return lesson["draw"](patient.parts(), patient.dice)
+
+    return drawn
+
+
+def patient_of(cause):
+    return next(patient for patient in PATIENTS if patient.cause is cause)
 
 
 # The healthy pipeline
@@ -114,9 +131,9 @@ def test_every_patient_has_another_cause_and_is_known_to_the_exercises():
 
 
 @each_patient
-def test_a_patient_is_ill_and_its_cure_cures_it(lesson, right, patient):
-    well, ill = right[patient.dice], lesson["draw"](patient.parts(), patient.dice)
-    assert not torch.equal(ill.pixels, well.pixels)
+def test_a_patient_is_ill_and_its_cure_cures_it(lesson, right, ill, patient):
+    well = right[patient.dice]
+    assert not torch.equal(ill(patient.cause).pixels, well.pixels)
 
     cure = HEALTHY[patient.cure] if patient.cause is not Cause.HALF_OVERFLOW else decode
     cured = lesson["draw"]({**patient.parts(), patient.cure: cure}, patient.dice)
@@ -126,13 +143,13 @@ def test_a_patient_is_ill_and_its_cure_cures_it(lesson, right, patient):
 
 
 @each_patient
-def test_a_patient_is_wrong_from_the_quantity_on_that_the_lesson_names(lesson, right, patient):
+def test_a_patient_is_wrong_from_the_quantity_on_that_the_lesson_names(right, ill, patient):
     """In which row of the first column, or where after the loop, a patient first differs from the healthy pipeline."""
-    well, ill = right[patient.dice], lesson["draw"](patient.parts(), patient.dice)
+    well, found = right[patient.dice], ill(patient.cause)
     first = [
         name
         for name in ("x", "x_in", "eps", "x0")
-        if not torch.equal(*(getattr(r.record[0], name) for r in (well, ill)))
+        if not torch.equal(*(getattr(r.record[0], name) for r in (well, found)))
     ]
     after = {Cause.NOT_UNSCALED, Cause.HALF_OVERFLOW, Cause.NOT_CLAMPED, Cause.CHANNELS_SWAPPED}
     later = {Cause.NOISE_REUSED, Cause.STEPPED_TWICE}
@@ -140,18 +157,13 @@ def test_a_patient_is_wrong_from_the_quantity_on_that_the_lesson_names(lesson, r
     row = {Cause.START_NOT_SCALED: "x", Cause.LINEAR_BETAS: "x", Cause.INPUT_NOT_SCALED: "x_in"}
     row |= dict.fromkeys(noise, "eps")
     assert first[:1] == ([row[patient.cause]] if patient.cause in row else [])
-    assert torch.equal(ill.x, well.x) == (patient.cause in after)
+    assert torch.equal(found.x, well.x) == (patient.cause in after)
     assert patient.cause in {*row, *after, *later}
 
 
-def patient_of(cause):
-    return next(patient for patient in PATIENTS if patient.cause is cause)
-
-
-def test_what_the_hints_say_of_the_scales(lesson, right):
+def test_what_the_hints_say_of_the_scales(right, ill):
     def first(cause):
-        patient = patient_of(cause)
-        return lesson["draw"](patient.parts(), patient.dice).record[0]
+        return ill(cause).record[0]
 
     well = right[False].record[0]
     assert well.x.std() > 5 and abs(well.x_in.std() - 1) < 0.1
@@ -161,8 +173,8 @@ def test_what_the_hints_say_of_the_scales(lesson, right):
     assert abs(first(Cause.LINEAR_BETAS).x_in.std() - 1) < 0.1
 
 
-def test_two_steps_for_one_run_out_half_way(lesson):
-    assert len(lesson["draw"](patient_of(Cause.STEPPED_TWICE).parts(), dice=False).record) == STEPS // 2
+def test_two_steps_for_one_run_out_half_way(ill):
+    assert len(ill(Cause.STEPPED_TWICE).record) == STEPS // 2
 
 
 def test_equal_draws_add_up(pipe):
@@ -206,15 +218,14 @@ def test_a_patient_without_numbers_is_black(lesson):
 # The lesson's tools
 
 
-def test_the_sheet_of_a_patient_that_breaks_off_has_gaps(lesson, right, capsys):
+def test_the_sheet_of_a_patient_that_breaks_off_has_gaps(right, ill, capsys):
     tools = definitions(
         LESSON,
         MOMENTS=[0, 1, 2, 3],
         STEPS=STEPS,
         QUANTITIES={"sampler's latents": "x", "noise": "eps"},
     )
-    ill = lesson["draw"](patient_of(Cause.STEPPED_TWICE).parts(), dice=False)
-    tools["compare"](ill, right[False])
+    tools["compare"](ill(Cause.STEPPED_TWICE), right[False])
     text = capsys.readouterr().out
     assert f"with an IndexError, in step {STEPS // 2 + 1} of {STEPS}" in text
     assert text.splitlines()[2].split()[-2:] == ["-", "-"]
