@@ -26,8 +26,8 @@ from PIL import Image
 from helpers import attention, latents, plots, sampling, schedules, viewers
 from helpers.loading import load_pipeline
 from helpers.pictures import generate
-from tests.full_format import save_full
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.full_format import save_full
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 HALVES = (torch.float16, torch.bfloat16)
 META = torch.device("meta")

@@ -19,8 +19,8 @@ from PIL import Image
 from helpers import attention, latents, sampling, schedules
 from helpers.inputs import is_pocket
 from helpers.loading import GIB, load_pipeline
-from tests import sd15
 from tests.benchmark import peak_memory_mb
+from tests.pipelines import sd15
 
 pytestmark = pytest.mark.slow
 DISK, MEMORY = 3 * GIB, 10 * GIB

@@ -1,4 +1,4 @@
-"""Loading from a hub, with the real client against the stand-in of tests/hub.py.
+"""Loading from a hub, with the real client against the stand-in of tests/pipelines/stand_in_hub.py.
 
 Each case ends in the right picture or in one clear sentence, and never in a cache that spoils the next load. All cases
 that need the hub run in one child process, because importing the libraries takes longer than all of them together;
@@ -18,8 +18,8 @@ import pytest
 
 from helpers.loading import ARTICLE_MODEL, KNOWN, REVISIONS, ROOT, load_pipeline
 from helpers.pictures import generate
-from tests.full_format import full_pipeline, save_full, save_single_file
-from tests.hub import Fault, Hub, git_hash, sha256
+from tests.pipelines.full_format import full_pipeline, save_full, save_single_file
+from tests.pipelines.stand_in_hub import Fault, Hub, git_hash, sha256
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, Stab
 
 from helpers import inputs, loading
 from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, caption
-from tests.tiny import TOKENS, tiny_pipeline
+from tests.pipelines.tiny import TOKENS, tiny_pipeline
 
 
 @pytest.fixture(scope="module")

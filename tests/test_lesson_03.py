@@ -10,7 +10,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from helpers import schedules
 from helpers.exercises.lesson_03 import bits_per_number, draw_latents, seems_like, to_bytes
 from helpers.latents import decode_tensor, encode
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from PIL import Image
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
 from tests.lessons import NOTEBOOKS, code_cells, definitions
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
 SAMPLERS = {

@@ -21,7 +21,7 @@ from helpers.loading import POCKET, load_pipeline
 from helpers.sampling import run
 from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, code_cells, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 from training import measure_samplers
 from training.measure_samplers import (
     COLUMNS,

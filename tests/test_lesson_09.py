@@ -21,7 +21,7 @@ from helpers.inputs import prompt_notes
 from helpers.loading import load_pipeline
 from helpers.scenes import BACKGROUNDS, SIZE, SPRITES, STYLES, WORDS, place_scene
 from tests.lessons import NOTEBOOKS, code_cells, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 LESSON = NOTEBOOKS / "09_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"

@@ -33,8 +33,8 @@ from helpers.loading import (
 )
 from helpers.pictures import generate
 from helpers.sampling import run as run_loop
-from tests.full_format import full_pipeline, save_full, save_single_file
-from tests.tiny import tiny_pipeline
+from tests.pipelines.full_format import full_pipeline, save_full, save_single_file
+from tests.pipelines.tiny import tiny_pipeline
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers import loading
 from helpers.pictures import generate, save_pictures
-from tests.tiny import SIDE, TOKENS, tiny_pipeline
+from tests.pipelines.tiny import SIDE, TOKENS, tiny_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from helpers.loading import load_pipeline
 from helpers.pictures import generate
 from helpers.playground import SAMPLERS, Playground, draw, fit, make_sampler, read_picture, suggestions
 from helpers.sampling import run
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
 

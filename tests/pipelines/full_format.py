@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig
 from transformers import logging as transformers_logging
 
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 EYE = 32  # pixels of what the safety checker sees
 # Names of the original Stable Diffusion for those of diffusers, applied in this order.
