@@ -6,12 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from helpers import loading
+from helpers.loading import is_pocket
 from helpers.scenes import BACKGROUNDS, PLURALS, RELATIONS, SIZE, STYLES, WORDS, with_article
 
 if TYPE_CHECKING:
@@ -136,18 +135,6 @@ def check_run(
     for note in dict.fromkeys(notes):
         print(note)
     return prompts, float(guidance)
-
-
-def is_pocket(pipe: "DiffusionPipeline") -> bool:
-    """True if a pipeline, or the U-Net in it, was loaded from the Pocket Diffusion folder.
-
-    The U-Net counts because a pipeline put together from components has no name of its own.
-    """
-    unet = getattr(pipe, "unet", None)
-    unet_name = unet.config.get("_name_or_path") if unet is not None else None
-    places = [Path(pipe.name_or_path)] if pipe.name_or_path else []
-    places += [Path(unet_name).parent] if unet_name else []
-    return loading.POCKET.resolve() in {place.resolve() for place in places}
 
 
 def prompt_notes(pipe: "DiffusionPipeline", prompt: str) -> list[str]:

@@ -24,7 +24,7 @@ from PIL import Image, ImageOps
 
 from helpers import inputs
 from helpers.latents import decode
-from helpers.loading import memory_advice, quiet
+from helpers.loading import is_pocket, memory_advice, quiet
 from helpers.pictures import save_pictures
 from helpers.plots import as_picture
 from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, with_article
@@ -253,7 +253,7 @@ class Playground:
         self.pipe, self.folder = pipe, folder
         self.start: Image.Image | None = None  # the picture to begin with, for image to image
         self.drawing: Drawing | None = None
-        pocket = inputs.is_pocket(pipe)
+        pocket = is_pocket(pipe)
 
         self.prompt = widgets.Text(description="Prompt", placeholder=EXAMPLE, style=WIDE, layout=LINE)
         self.words = [widgets.Button(layout=AUTO) for _ in range(SUGGESTIONS if pocket else 0)]

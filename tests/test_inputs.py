@@ -254,7 +254,7 @@ def test_other_sizes_are_noted_for_pocket_alone(pipe, pocket):
 
 
 def test_a_pipeline_made_in_memory_is_not_pocket(pipe):
-    assert not inputs.is_pocket(pipe)
+    assert not loading.is_pocket(pipe)
 
 
 def test_pocket_is_known_by_its_folder(tmp_path, monkeypatch):
@@ -263,9 +263,9 @@ def test_pocket_is_known_by_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "POCKET", tmp_path / "pocket")
     monkeypatch.chdir(tmp_path)
     pocket = loading.load_pipeline("pocket", device="cpu")
-    assert inputs.is_pocket(pocket)
-    assert inputs.is_pocket(loading.load_pipeline("other/../pocket", device="cpu"))
-    assert not inputs.is_pocket(loading.load_pipeline("other", device="cpu"))
+    assert loading.is_pocket(pocket)
+    assert loading.is_pocket(loading.load_pipeline("other/../pocket", device="cpu"))
+    assert not loading.is_pocket(loading.load_pipeline("other", device="cpu"))
     rebuilt = StableDiffusionPipeline(**pocket.components, requires_safety_checker=False)
     assert rebuilt.name_or_path is None
-    assert inputs.is_pocket(rebuilt)
+    assert loading.is_pocket(rebuilt)

@@ -26,12 +26,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from helpers.hub import sha256
 from helpers.judge import JUDGE, features, frechet_distance, read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.loading import POCKET, load_pipeline, sha256
 from helpers.sampling import run
 from helpers.scenes import Scene, draw, random_scene
+from training.checksums import write_checksums
 from training.train_judge import in_reading_order, layout_of
 
 RUNS = Path("runs") / "samplers.csv"

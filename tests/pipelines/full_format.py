@@ -1,4 +1,4 @@
-"""Pipelines in every form in which Stable Diffusion is published: with a safety checker, and as one file."""
+"""Pipelines as Stable Diffusion is published, with a safety checker; and as someone would publish one to run code."""
 
 import json
 from pathlib import Path
@@ -13,36 +13,18 @@ from transformers import logging as transformers_logging
 from tests.pipelines.tiny import tiny_pipeline
 
 EYE = 32  # pixels of what the safety checker sees
-# Names of the original Stable Diffusion for those of diffusers, applied in this order.
-BLOCK = {
-    "norm1": "in_layers.0",
-    "conv1": "in_layers.2",
-    "norm2": "out_layers.0",
-    "conv2": "out_layers.3",
-    "time_emb_proj": "emb_layers.1",
-    "conv_shortcut": "skip_connection",
-}
-UNET = {
-    "time_embedding.linear_1": "time_embed.0",
-    "time_embedding.linear_2": "time_embed.2",
-    "conv_in": "input_blocks.0.0",
-    "conv_norm_out": "out.0",
-    "conv_out": "out.2",
-    "mid_block.resnets.0": "middle_block.0",
-    "mid_block.attentions.0": "middle_block.1",
-    "mid_block.resnets.1": "middle_block.2",
-}
-VAE = {
-    "conv_shortcut": "nin_shortcut",
-    "conv_norm_out": "norm_out",
-    "mid_block.resnets.0": "mid.block_1",
-    "mid_block.resnets.1": "mid.block_2",
-    "mid_block.attentions.0": "mid.attn_1",
-    "group_norm": "norm",
-    "to_q": "q",
-    "to_k": "k",
-    "to_v": "v",
-    "to_out.0": "proj_out",
+# What a model_index.json could say to have code run or imported: the changes, and the files that come with them.
+UNSAFE = {
+    "a community pipeline": ({"_class_name": ["one_step_unet", "OneStepUNetPipeline"]}, ()),
+    "a pipeline of its own": ({"_class_name": ["mine", "MyPipeline"]}, ("mine.py", "pipeline.py")),
+    "a custom pipeline": ({"custom_pipeline": "one_step_unet"}, ()),
+    "a part of its own": ({"unet": ["mine", "MyUNet"]}, ("unet/mine.py",)),
+    "one part too many": ({"extra": ["mine", "MyPart"]}, ("extra/mine.py",)),
+    "a module of this machine": ({"unet": ["module_of_this_machine", "MyUNet"]}, ()),
+    "a module of the standard library": ({"vae": ["subprocess", "Popen"]}, ()),
+    "a class that asks for code": ({"text_encoder": ["transformers", "AutoModel"]}, ()),
+    "another pipeline as a part": ({"unet": ["stable_diffusion", "StableDiffusionPipeline"]}, ()),
+    "no library at all": ({"unet": "mine"}, ()),
 }
 
 
@@ -102,56 +84,10 @@ def save_full(
     return folder
 
 
-def save_single_file(pipe: StableDiffusionPipeline, path: Path) -> Path:
-    """All weights of a pipeline in one file, by the names of the original code."""
-    tensors = {f"model.diffusion_model.{_unet_name(pipe, name)}": x for name, x in pipe.unet.state_dict().items()}
-    levels = len(pipe.vae.config.block_out_channels)
-    for name, x in pipe.vae.state_dict().items():
-        name = _vae_name(name, levels)
-        if ".attn_1." in name and ".norm." not in name and name.endswith("weight"):
-            x = x[:, :, None, None]  # a convolution of one pixel
-        tensors[f"first_stage_model.{name}"] = x
-    for name, x in pipe.text_encoder.state_dict().items():
-        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = x
-    save_file({name: x.contiguous() for name, x in tensors.items()}, path)
-    return path
-
-
-def _unet_name(pipe: StableDiffusionPipeline, name: str) -> str:
-    layers = pipe.unet.config.layers_per_block
-    way, _, rest = name.partition("_blocks.")
-    if way in ("down", "up"):
-        block, kind, index, tail = rest.split(".", 3)
-        each = layers + 1  # a resampler follows the layers down; up, there is one layer more
-        number = int(block) * each + int(index) + (way == "down")
-        if kind == "downsamplers":
-            name = f"input_blocks.{(int(block) + 1) * each}.0.{tail.replace('conv', 'op', 1)}"
-        elif kind == "upsamplers":
-            attends = hasattr(pipe.unet.up_blocks[int(block)], "attentions")
-            name = f"output_blocks.{int(block) * each + layers}.{2 if attends else 1}.{tail}"
-        else:
-            side = "input" if way == "down" else "output"
-            name = f"{side}_blocks.{number}.{0 if kind == 'resnets' else 1}.{tail}"
-        inner = kind == "resnets"
-    else:
-        inner = "resnets" in name
-        name = _renamed(name, {ours: theirs for ours, theirs in UNET.items() if name.startswith(ours + ".")})
-    return _renamed(name, BLOCK) if inner else name
-
-
-def _vae_name(name: str, levels: int) -> str:
-    parts = name.split(".")
-    if len(parts) > 2 and parts[1] in ("down_blocks", "up_blocks"):
-        way = parts[1].removesuffix("_blocks")
-        level = int(parts[2]) if way == "down" else levels - 1 - int(parts[2])
-        if parts[3] == "resnets":
-            name = ".".join([parts[0], way, str(level), "block", *parts[4:]])
-        else:
-            name = ".".join([parts[0], way, str(level), f"{way}sample", *parts[5:]])
-    return _renamed(name, VAE)
-
-
-def _renamed(name: str, names: dict[str, str]) -> str:
-    for ours, theirs in names.items():
-        name = f".{name}.".replace(f".{ours}.", f".{theirs}.").strip(".")
-    return name
+def make_unsafe(folder: Path, changes: dict, files: tuple[str, ...], ran: Path) -> None:
+    """Change a saved pipeline as a row of `UNSAFE` says; its code, if it is ever run, makes the file `ran`."""
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | changes))
+    for name in files:
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(f"open({str(ran)!r}, 'w')\n")
