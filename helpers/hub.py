@@ -22,7 +22,7 @@ def fetch(name: str, files: list[str], *, revision: str | None, choices: str) ->
 
     options = {"revision": revision, "allow_patterns": files}
     try:
-        if revision is not None:  # a commit never changes: if the cache has it all, the hub is not asked
+        if revision is not None:  # a commit never changes: all of it in the cache is taken without a bar
             with suppress(errors.LocalEntryNotFoundError, errors.CachedRepoTreeNotFoundError):
                 get_cached_repo_tree(name, revision=revision)  # without this list, half a model would be taken for all
                 return Path(snapshot_download(name, local_files_only=True, **options))

@@ -245,7 +245,8 @@ def nowhere():
 def test_without_the_hub_the_cache_is_enough(offline, models, session, nowhere):
     extra = {"HF_HUB_OFFLINE": "1"} if offline else {}
     names = ["course/nothing", "course/cut", "sd15", "course/never-loaded"]
-    results, _, _ = run_client([("load", name) for name in names], nowhere, session[1], **extra)
+    results, _, errors = run_client([("load", name) for name in names], nowhere, session[1], **extra)
+    assert "Fetching" not in errors  # the bar of a download, where there is none
     assert results[:-1] == [["picture", models[1][0]]] * 3
     kind, sentence = results[-1]
     assert kind == "ConnectionError" and "\n" not in sentence
