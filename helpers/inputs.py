@@ -4,13 +4,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from helpers import loading
 from helpers.grammar import unknown_words
+from helpers.loading import is_pocket
 from helpers.scenes import SIZE, WORDS
 
 if TYPE_CHECKING:
@@ -153,18 +152,6 @@ def check_run(
     if negative_prompt and guidance == 1:
         notes.append("The negative prompt has no effect with guidance 1 (off)")
     return CheckedRun(prompts, float(guidance), list(dict.fromkeys(notes)))
-
-
-def is_pocket(pipe: "DiffusionPipeline") -> bool:
-    """True if a pipeline, or the U-Net in it, was loaded from the Pocket Diffusion folder.
-
-    The U-Net counts because a pipeline put together from components has no name of its own.
-    """
-    unet = getattr(pipe, "unet", None)
-    unet_name = unet.config.get("_name_or_path") if unet is not None else None
-    places = [Path(pipe.name_or_path)] if pipe.name_or_path else []
-    places += [Path(unet_name).parent] if unet_name else []
-    return loading.POCKET.resolve() in {place.resolve() for place in places}
 
 
 def prompt_notes(pipe: "DiffusionPipeline", prompt: str) -> list[str]:

@@ -57,8 +57,9 @@ def generate(
     for note in checked.notes:
         print(note)
     # The pipeline takes its own size for both sides unless both are given.
-    own = pipe.unet.config.sample_size * pipe.vae_scale_factor
-    height, width = height or own, width or own
+    size = pipe.unet.config.sample_size  # of the latents; one number if they are square
+    rows, columns = (size, size) if isinstance(size, int) else size
+    height, width = height or rows * pipe.vae_scale_factor, width or columns * pipe.vae_scale_factor
     # The library's own warnings, about cut text and black pictures, repeat the notes.
     with quiet(bars=True), memory_advice():
         drawn = pipe(
@@ -89,7 +90,8 @@ def save_pictures(
     """Save pictures as picture_0.jpg, picture_1.jpg, ... and return the paths. Nothing is ever overwritten.
 
     Each takes the first number that is free for this stem and suffix. Raises ValueError for
-    an unknown suffix, a stem that is not a plain file name, anything that is not a picture, or a file as `folder`.
+    an unknown suffix, a stem that is not a plain file name, anything that is not a picture, or a file as `folder`;
+    OSError, of which PermissionError is one, if the disk is full or refuses: no half picture is left then.
     """
     if suffix not in FORMATS:
         raise ValueError(f"suffix is {suffix!r}: choose one of {', '.join(FORMATS)}")
@@ -104,22 +106,33 @@ def save_pictures(
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{str(folder)!r} is a file: choose a folder to save pictures in")
-    folder.mkdir(parents=True, exist_ok=True)
+    encoded = [_encoded(picture, FORMATS[suffix]) for picture in pictures]
 
     number, paths = 0, []
-    for picture in pictures:
-        data = _encoded(picture, FORMATS[suffix])
-        while True:
-            path = folder / f"{stem}_{number}{suffix}"
-            number += 1
-            try:
-                with open(path, "xb") as file:  # x: never opens a file that is there
-                    file.write(data)
-                break
-            except FileExistsError:
-                continue
-        paths.append(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for data in encoded:
+            while not _write_new(folder / f"{stem}_{number}{suffix}", data):
+                number += 1
+            paths.append(folder / f"{stem}_{number}{suffix}")
+    except OSError as error:
+        said = f"{error.strerror}: no picture can be saved in {str(folder)!r}; make room there or choose another folder"
+        raise OSError(error.errno, said) from error
     return paths
+
+
+def _write_new(path: Path, data: bytes) -> bool:
+    """Write a file that was not there before, whole or not at all; False if there is one by now."""
+    try:
+        path.touch(exist_ok=False)  # takes the name
+    except FileExistsError:
+        return False
+    try:
+        path.write_bytes(data)
+    except BaseException:  # a full disk, or an interrupted kernel
+        path.unlink()
+        raise
+    return True
 
 
 def _encoded(picture: Image.Image, kind: str) -> bytes:

@@ -24,7 +24,7 @@ from torch import Tensor
 from helpers import inputs
 from helpers.grammar import suggestions
 from helpers.latents import decode
-from helpers.loading import memory_advice, quiet
+from helpers.loading import is_pocket, memory_advice, quiet
 from helpers.pictures import save_pictures
 from helpers.plots import as_picture, picture_file
 
@@ -205,7 +205,7 @@ class Playground:
         self.pipe, self.folder = pipe, folder
         self.start: Image.Image | None = None  # the picture to begin with, for image to image
         self.drawing: Drawing | None = None
-        pocket = inputs.is_pocket(pipe)
+        pocket = is_pocket(pipe)
 
         self.prompt = widgets.Text(description="Prompt", placeholder=EXAMPLE, style=WIDE, layout=LINE)
         self.words = [widgets.Button(layout=AUTO) for _ in range(SUGGESTIONS if pocket else 0)]

@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from helpers.attention import AttentionRecord, capture, find_word, mass_share, overlay, word_tokens
-from tests.tiny import TOKENS, WIDTH, tiny_pipeline, tiny_tokenizer
+from tests.pipelines.tiny import TOKENS, WIDTH, tiny_pipeline, tiny_tokenizer
 
 PROMPT = "a fox left of an owl"
 

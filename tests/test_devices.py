@@ -11,40 +11,24 @@ import torch
 from accelerate import cpu_offload_with_hook
 from diffusers import (
     DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
     DPMSolverMultistepScheduler,
     EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
     HeunDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
 )
 from PIL import Image
 
 from helpers import attention, latents, plots, sampling, schedules, viewers
 from helpers.loading import load_pipeline
 from helpers.pictures import generate
-from tests.full_format import save_full
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.full_format import save_full
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 HALVES = (torch.float16, torch.bfloat16)
 META = torch.device("meta")
 ALPHA_BAR = schedules.alpha_bar(schedules.betas())
 LATENTS = (1, 4, SIDE // 2, SIDE // 2)
-SAMPLERS = (
-    DDIMScheduler,
-    DDPMScheduler,
-    DEISMultistepScheduler,
-    DPMSolverMultistepScheduler,
-    EulerAncestralDiscreteScheduler,
-    EulerDiscreteScheduler,
-    HeunDiscreteScheduler,
-    KDPM2DiscreteScheduler,
-    PNDMScheduler,
-    UniPCMultistepScheduler,
-)
+# One that takes alpha_bar and three that take sigmas: with noise at each step, in two stages, and with a memory.
+SAMPLERS = (DDIMScheduler, EulerAncestralDiscreteScheduler, HeunDiscreteScheduler, DPMSolverMultistepScheduler)
 # Each is a formula of x and eps, tensors of one shape: every way in which the lessons call it.
 FORMULAS = {
     "guide": lambda x, eps: sampling.guide(x, eps, 4.0),
@@ -59,9 +43,6 @@ FORMULAS = {
     "euler_step": lambda x, eps: sampling.euler_step(x, eps, 14.6, 13.0),
     "euler_step, sigma a tensor": lambda x, eps: sampling.euler_step(x, eps, torch.tensor(14.6), torch.tensor(0.0)),
     "add_noise": lambda x, eps: schedules.add_noise(x, eps, 500, ALPHA_BAR.to(x.device)),
-    "add_noise, t a tensor": lambda x, eps: schedules.add_noise(
-        x, eps, torch.tensor([500], device=x.device), ALPHA_BAR.to(x.device)
-    ),
     "add_noise, the schedule on the CPU": lambda x, eps: schedules.add_noise(x, eps, 500, ALPHA_BAR),
     "add_noise, t a tensor, the schedule on the CPU": lambda x, eps: schedules.add_noise(
         x, eps, torch.tensor([500], device=x.device), ALPHA_BAR
@@ -114,11 +95,6 @@ def on_meta(sampler, pipe):
 # Another device
 
 
-def test_the_meta_device_tells_two_devices_apart():
-    with pytest.raises((RuntimeError, NotImplementedError)):
-        torch.zeros(3, device=META) + torch.zeros(3)
-
-
 @pytest.mark.parametrize("name", FORMULAS)
 def test_formulas_stay_on_the_device_of_their_inputs(name):
     x = FORMULAS[name](torch.zeros(LATENTS, device=META), torch.zeros(LATENTS, device=META))
@@ -130,18 +106,13 @@ def test_schedules_follow_the_betas():
         assert (x.device, x.dtype, x.shape) == (META, torch.float32, (1000,))
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("guidance", [1.0, 4.0])
+@pytest.mark.parametrize("sampler, guidance", [(DDIMScheduler, 1.0), *((sampler, 4.0) for sampler in SAMPLERS)])
 def test_the_loop_stays_on_the_pipelines_device(sampler, guidance, absent):
-    run = sampling.run(absent, "a fox", steps=4, guidance=guidance, sampler=on_meta(sampler, absent))
+    options = {"steps": 4, "guidance": guidance, "sampler": on_meta(sampler, absent)}
+    run = sampling.run(absent, "a fox", latents=normal(*LATENTS), **options)
     tensors = [x for step in run.steps for x in (step.latents, step.noise, step.noise_text, step.x0)]
     tensors += [step.noise_uncond for step in run.steps if guidance != 1]
     assert {(x.device, x.dtype, x.shape) for x in [*tensors, run.latents]} == {(META, torch.float32, LATENTS)}
-
-
-def test_the_loop_moves_given_latents(absent):
-    sampler = on_meta(DDIMScheduler, absent)
-    assert sampling.run(absent, "a fox", steps=2, sampler=sampler, latents=normal(*LATENTS)).latents.device == META
 
 
 def test_pictures_and_latents_are_moved_to_the_vae(absent):
@@ -158,7 +129,7 @@ def test_parts_that_wait_in_main_memory_get_their_inputs_where_they_compute():
     pipe = quiet_pipeline()
     for part in (pipe.text_encoder, pipe.unet, pipe.vae):
         cpu_offload_with_hook(part, META)
-    assert pipe.device == torch.device("cpu") and pipe._execution_device == META
+    assert pipe.device == torch.device("cpu")
     run = sampling.run(pipe, "a fox", steps=2, sampler=on_meta(DDIMScheduler, pipe))
     assert run.latents.device == META
     assert latents.decode_tensor(pipe, run.latents).device == META
@@ -185,14 +156,12 @@ def test_formulas_keep_the_dtype(name, dtype):
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_loop_keeps_the_pipelines_dtype(sampler, half):
-    run = sampling.run(half, "a fox", steps=4, guidance=4.0, sampler=sampler.from_config(half.scheduler.config))
+    """From latents in float32, as well."""
+    options = {"steps": 4, "guidance": 4.0, "sampler": sampler.from_config(half.scheduler.config)}
+    run = sampling.run(half, "a fox", latents=normal(*LATENTS), **options)
     tensors = [x for s in run.steps for x in (s.latents, s.noise, s.noise_text, s.noise_uncond, s.x0)]
     assert {x.dtype for x in [*tensors, run.latents]} == {half.unet.dtype}
     assert all(bool(x.isfinite().all()) for x in tensors)
-
-
-def test_the_loop_takes_latents_in_float32(half):
-    assert sampling.run(half, "a fox", steps=2, latents=normal(*LATENTS)).latents.dtype == half.unet.dtype
 
 
 def test_generate_draws_what_the_loop_draws(half):
@@ -212,27 +181,19 @@ def test_there_and_back_through_the_vae(half):
         assert latents.decode(half, x)[0].size == (SIDE, SIDE)
 
 
-def test_attention_is_recorded_in_float32(half):
+def test_attention_is_recorded_in_float32_sliced_or_not(half):
     with attention.capture(half, keep_heads=True) as record:
-        drawn = generate(half, "a fox", steps=2)[0]
+        drawn = generate(half, "a fox", steps=1)[0]
     assert {x.dtype for call in record.calls for x in call.values()} == {torch.float32}
     heat = record.word("a fox", "fox")
     assert attention.overlay(drawn, heat.to(half.unet.dtype)).size == drawn.size
-    assert attention.mass_share(heat.to(half.unet.dtype), "left") == pytest.approx(
-        attention.mass_share(heat, "left"), abs=0.02
-    )
-
-
-def test_sliced_attention_is_recorded_too(half):
-    with attention.capture(half) as whole:
-        generate(half, "a fox", steps=1)
     half.enable_attention_slicing()
     try:
         with attention.capture(half) as sliced:
             generate(half, "a fox", steps=1)
     finally:
         half.disable_attention_slicing()
-    torch.testing.assert_close(sliced.word("a fox", "fox"), whole.word("a fox", "fox"), atol=0.02, rtol=0)
+    torch.testing.assert_close(sliced.word("a fox", "fox"), heat, atol=0.02, rtol=0)
 
 
 def test_everything_that_shows_takes_half_precision(half):
@@ -246,10 +207,8 @@ def test_everything_that_shows_takes_half_precision(half):
     plots.plt.close(plots.curves(torch.arange(3), {"a": x.flatten()[:3]}, xlabel="x", ylabel="y"))
 
 
-@pytest.mark.parametrize("dtype", HALVES, ids=str)
-def test_a_pipeline_loads_and_draws_in_half_precision_with_its_safety_checker(dtype, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("full") / "model"
-    pipe = load_pipeline(save_full(folder), device="cpu", dtype=dtype)
+def test_a_pipeline_loads_and_draws_in_half_precision_with_its_safety_checker(tmp_path):
+    pipe = load_pipeline(save_full(tmp_path / "model"), device="cpu", dtype=torch.float16)
     parts = (pipe.unet, pipe.vae, pipe.text_encoder, pipe.safety_checker)
-    assert {x.dtype for part in parts for x in part.parameters()} == {dtype}
+    assert {x.dtype for part in parts for x in part.parameters()} == {torch.float16}
     assert generate(pipe, "a fox", steps=2)[0].getbbox() is not None

@@ -17,12 +17,12 @@ from diffusers import DDIMScheduler, StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from helpers import attention, latents, sampling, schedules
-from helpers.inputs import is_pocket
-from helpers.loading import GIB, load_pipeline
-from tests import sd15
+from helpers.loading import is_pocket, load_pipeline
+from tests.pipelines import sd15
 from tools.benchmark import peak_memory_mb
 
 pytestmark = pytest.mark.slow
+GIB = 2**30
 DISK, MEMORY = 3 * GIB, 10 * GIB
 PROMPT = "a fox left of a pizza"
 SIDE, GUIDANCE, SEED = 512, 7.5, 3

@@ -1,4 +1,4 @@
-"""Loading from a hub, with the real client against the stand-in of tests/hub.py.
+"""Loading from a hub, with the real client against the stand-in of tests/pipelines/stand_in_hub.py.
 
 Each case ends in the right picture or in one clear sentence, and never in a cache that spoils the next load. All cases
 that need the hub run in one child process, because importing the libraries takes longer than all of them together;
@@ -16,10 +16,11 @@ from pathlib import Path
 
 import pytest
 
+from helpers.hub import explained
 from helpers.loading import ARTICLE_MODEL, KNOWN, REVISIONS, ROOT, load_pipeline
 from helpers.pictures import generate
-from tests.full_format import full_pipeline, save_full, save_single_file
-from tests.hub import Fault, Hub, git_hash, sha256
+from tests.pipelines.full_format import UNSAFE, make_unsafe, save_full
+from tests.pipelines.stand_in_hub import Fault, Hub, git_hash, sha256
 
 pytestmark = pytest.mark.slow
 
@@ -30,11 +31,13 @@ NETWORK = ("could not be reached", "load_pipeline('pocket') works offline")
 
 # Runs the commands it is given, and writes what came of each load: ["picture", its hash] or [the error, its sentence].
 CLIENT = """
-import hashlib, json, os, subprocess, sys, urllib.request
+import hashlib, json, os, subprocess, sys, time, urllib.request
 from huggingface_hub import constants
 from helpers.loading import load_pipeline
 from helpers.pictures import generate
 
+wait = time.sleep
+time.sleep = lambda seconds: wait(min(seconds, 0.01))  # between two tries it waits 1, 2, 4, 8 and 8 seconds
 constants.DOWNLOAD_CHUNK_SIZE = PIECE  # it keeps whole pieces only, of 10 MB, when a connection ends: more than we have
 
 def load(name):
@@ -50,8 +53,8 @@ for command, value in json.loads(sys.argv[1]):
         results.append(load(value))
     elif command == "repair":
         urllib.request.urlopen(os.environ["HF_ENDPOINT"] + "/repair/" + value).close()
-    elif command == "grow":
-        subprocess.run(["mount", "-o", "remount,size=64m", os.environ["HF_HOME"]], check=True)
+    elif command == "remount":
+        subprocess.run(["mount", "-o", "remount," + value, os.environ["HF_HOME"]], check=True)
 print("RESULTS " + json.dumps(results))
 """.replace("PIECE", str(PIECE))
 
@@ -64,25 +67,22 @@ FAULTS = {
     "gated-no-login": ([Fault("/resolve/", 401, "GatedRepo")], ("PermissionError", "hf auth login")),
     "gated": ([Fault("/resolve/", 403, "GatedRepo")], ("PermissionError", "https://huggingface.co/course/gated")),
     "missing": ([Fault("", 404, "RepoNotFound")], ("ValueError", "no model 'course/missing'")),
-    "no-pipeline": ([Fault("/model_index", 404, "EntryNotFound")], ("ValueError", "no model_index.json")),
-    "busy-once": ([Fault("/api/", 500, times=1)], None),
+    "busy-once": ([Fault("/api/", 500, times=1)], ("ConnectionError", *NETWORK)),
     "busy-once-file": ([Fault("HEAD", 500, times=1)], None),
     "busy-once-storage": ([Fault(f"{UNET}", 500, times=3)], None),
     "busy": ([Fault("", 503)], ("ConnectionError", *NETWORK)),
     "busy-storage": ([Fault("GET /course/busy-storage", 503)], ("ConnectionError", *NETWORK)),
     "short": ([Fault(UNET, "short")], ("ConnectionError", "another size", "load it again")),
-    "wrong": ([Fault(UNET, "wrong")], ("ConnectionError", UNET, "another hash", "deleted", "load it again")),
-    "wrong-small": ([Fault("tokenizer/", "wrong")], ("ConnectionError", "tokenizer/tokenizer", "another hash")),
 }
+REFUSED = ("no-index", "pickle", *(f"unsafe-{i}" for i in range(len(UNSAFE))))  # repositories that are never loaded
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory):
-    """Folders of two pipelines, one file of the first, and the hash of a picture of each."""
+    """Folders of two pipelines, and the hash of a picture of each."""
     folder = tmp_path_factory.mktemp("published")
     for seed in (0, 1):
         save_full(folder / str(seed), seed)
-    save_single_file(full_pipeline(0), folder / "one.safetensors")
     pictures = [generate(load_pipeline(folder / str(seed), device="cpu"), "a fox", steps=2)[0] for seed in (0, 1)]
     return folder, [hashlib.sha256(picture.tobytes()).hexdigest() for picture in pictures]
 
@@ -94,7 +94,7 @@ def run_client(commands, endpoint, home, *, before=(), **extra):
         "HF_HOME": str(home),
         "HF_HUB_DISABLE_XET": "1",  # another protocol, which the stand-in does not speak
         "HF_TOKEN": "hf_secret",
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", ""), str(home / "modules")]),
         **extra,
     }
     for name in ("HF_HUB_OFFLINE", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "TRANSFORMERS_CACHE"):
@@ -124,30 +124,21 @@ def session(models, tmp_path_factory):
             hub.publish(f"course/{name}", folder / "0")
             hub.faults[f"course/{name}"] = [Fault(**vars(fault)) for fault in faults]
             commands += [("load", f"course/{name}"), ("repair", f"course/{name}"), ("load", f"course/{name}")]
+        (home / "modules").mkdir()
+        (home / "modules" / "module_of_this_machine.py").write_text(f"open({str(home / 'ran')!r}, 'w')")
+        for i, unsafe in enumerate(UNSAFE.values()):
+            changed = Path(shutil.copytree(folder / "0", home / "unsafe" / str(i)))
+            make_unsafe(changed, *unsafe, ran=home / "ran")
+            hub.publish(f"course/unsafe-{i}", changed)
         files = {path.relative_to(folder / "0").as_posix(): path.read_bytes() for path in (folder / "0").rglob("*.*")}
-        index = json.loads(files["model_index.json"])
-        hub.publish(
-            "course/code",
-            files
-            | {
-                "model_index.json": json.dumps(index | {"unet": ["my_unet", "MyUNet"]}).encode(),
-                "unet/my_unet.py": f"open({str(home / 'ran')!r}, 'w')".encode(),
-            },
-        )
         hub.publish("course/pickle", {path.replace(".safetensors", ".bin"): content for path, content in files.items()})
+        hub.publish("course/no-index", {path: content for path, content in files.items() if "index" not in path})
         # What the course was written for, and then what its owner has put in its place since.
         for name in (SD15, ARTICLE_MODEL):
             hub.publish(name, folder / "0", commit=REVISIONS[name])
             hub.publish(name, folder / "1")
-        extra = [
-            "course/code",
-            "course/pickle",
-            "sd15",
-            ARTICLE_MODEL,
-            str(folder / "one.safetensors"),
-            "course/nothing",
-        ]
-        commands += [("load", name) for name in extra]
+        names = [*(f"course/{name}" for name in REFUSED), "sd15", ARTICLE_MODEL, "course/nothing", "sd15"]
+        commands += [("load", name) for name in names]
         results, said, errors = run_client(commands, hub.endpoint, home)
         outcomes = defaultdict(list)
         for (_, name), result in zip([c for c in commands if c[0] == "load"], results, strict=True):
@@ -198,28 +189,41 @@ def test_the_login_stays_with_the_hub(session):
     assert pages and all(headers.get("authorization") == "Bearer hf_secret" for headers in pages)
 
 
-def test_known_models_are_taken_at_their_commit(models, session):
+def test_known_models_are_taken_at_their_commit_and_once(models, session):
+    hub, _, outcomes, *_ = session
     assert models[1][0] != models[1][1]
-    assert session[2]["sd15"] == session[2][ARTICLE_MODEL] == [["picture", models[1][0]]]
-
-
-def test_a_single_file_takes_its_settings_from_the_hub(models, session):
-    assert session[2][str(models[0] / "one.safetensors")] == [["picture", models[1][0]]]
-    assert "one.safetensors brings no safety checker" in session[3]
+    assert outcomes["sd15"] == [["picture", models[1][0]]] * 2
+    assert outcomes[ARTICLE_MODEL] == [["picture", models[1][0]]]
+    asked = [(method, path) for method, path, _ in hub.requests if SD15 in path]
+    assert len(asked) == len(set(asked))  # the second time, nothing: the cache has it, and a commit never changes
 
 
 def test_the_safety_checker_is_on_and_said(session):
     assert f"{SD15} brings a safety checker, and it is on" in session[3]
 
 
-def test_code_and_pickles_of_the_hub_are_refused(session):
-    home, outcomes = session[1], session[2]
-    ((kind, sentence),) = outcomes["course/code"]
-    assert kind == "ValueError" and "never run" in sentence and "\n" not in sentence
-    ((kind, sentence),) = outcomes["course/pickle"]
-    assert kind == "ValueError" and ".safetensors" in sentence and "\n" not in sentence
+@pytest.mark.parametrize("i", range(len(UNSAFE)), ids=list(UNSAFE))
+def test_a_model_that_names_code_is_refused_before_any_of_it_is_downloaded(i, session):
+    """Whatever its model_index.json says, and before diffusers sees that: it would import what stands there."""
+    hub, home, outcomes, *_ = session
+    ((kind, sentence),) = outcomes[f"course/unsafe-{i}"]
+    assert kind == "ValueError" and "\n" not in sentence
+    assert f"course/unsafe-{i}" in sentence and ("never run" in sentence or "needs a StableDiffusionPipe" in sentence)
+    asked = {path.split("?")[0].split("/")[-1] for _, path, _ in hub.requests if f"unsafe-{i}/" in path}
+    commit = hub.heads[f"course/unsafe-{i}"]
+    assert asked == {"main", commit, "model_index.json"}  # of the repository, of its list of files, and the file
     assert not (home / "ran").exists()
-    assert not list((home / "hub").rglob("*.bin"))
+
+
+def test_no_other_repository_is_asked_for_code(session):
+    assert not [path for _, path, _ in session[0].requests if "datasets" in path or path.endswith(".py")]
+
+
+@pytest.mark.parametrize("name, part", [("no-index", "no model_index.json"), ("pickle", "no *.safetensors")])
+def test_what_is_no_pipeline_and_pickles_are_refused(name, part, session):
+    ((kind, sentence),) = session[2][f"course/{name}"]
+    assert kind == "ValueError" and part in sentence and "\n" not in sentence
+    assert not list((session[1] / "hub").rglob("*.bin"))
 
 
 def test_the_cache_holds_whole_files_only(session):
@@ -240,9 +244,10 @@ def nowhere():
 @pytest.mark.parametrize("offline", [False, True], ids=["connection-refused", "HF_HUB_OFFLINE"])
 def test_without_the_hub_the_cache_is_enough(offline, models, session, nowhere):
     extra = {"HF_HUB_OFFLINE": "1"} if offline else {}
-    names = ["course/nothing", "course/cut", "sd15", str(models[0] / "one.safetensors"), "course/never-loaded"]
-    results, _, _ = run_client([("load", name) for name in names], nowhere, session[1], **extra)
-    assert results[:-1] == [["picture", models[1][0]]] * 4
+    names = ["course/nothing", "course/cut", "sd15", "course/never-loaded"]
+    results, _, errors = run_client([("load", name) for name in names], nowhere, session[1], **extra)
+    assert "Fetching" not in errors  # the bar of a download, where there is none
+    assert results[:-1] == [["picture", models[1][0]]] * 3
     kind, sentence = results[-1]
     assert kind == "ConnectionError" and "\n" not in sentence
     assert "'course/never-loaded'" in sentence and all(part in sentence for part in NETWORK)
@@ -258,16 +263,38 @@ def small_disk(home, kilobytes):
     pytest.skip("no disk can be mounted here: neither root nor user namespaces")
 
 
-def test_a_full_disk_is_said_and_leaves_no_harm(models, tmp_path):
+def test_a_disk_that_is_full_or_refuses_is_said_and_leaves_no_harm(models, tmp_path):
     folder, pictures = models
     size = sum(path.stat().st_size for path in folder.joinpath("0").rglob("*.*")) // 1024
     before = small_disk(tmp_path, size // 2)
+    load = ("load", "course/large")
     with Hub() as hub:
         hub.publish("course/large", folder / "0")
-        commands = [("load", "course/large"), ("load", "course/large"), ("grow", ""), ("load", "course/large")]
+        commands = [load, load, ("remount", "ro"), load, ("remount", "rw,size=64m"), load]
         results, _, _ = run_client(commands, hub.endpoint, tmp_path, before=before)
-    for kind, sentence in results[:2]:
+    causes = ["No space left on device"] * 2 + ["Read-only file system"]
+    for (kind, sentence), cause in zip(results[:3], causes, strict=True):
         assert kind == "OSError" and "\n" not in sentence
-        for part in ("No space left", "'course/large'", str(Path(tmp_path) / "hub"), "HF_HOME"):
+        for part in (cause, "'course/large'", str(tmp_path / "hub"), "HF_HOME"):
             assert part in sentence
-    assert results[2] == ["picture", pictures[0]]
+    assert results[3] == ["picture", pictures[0]]
+
+
+@pytest.mark.parametrize(
+    "cause, kind, part",
+    [
+        (ConnectionError("refused"), ConnectionError, "could not be reached"),
+        (TimeoutError("slow"), ConnectionError, "could not be reached"),
+        (type("ReadTimeout", (Exception,), {"__module__": "httpx2"})("slow"), ConnectionError, "could not be reached"),
+        (PermissionError(13, "Permission denied", "x.safetensors"), PermissionError, "Permission denied: 'a/model'"),
+        (KeyError("a bug"), type(None), "None"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_what_went_wrong_is_told_by_its_first_cause(cause, kind, part):
+    wrapped = OSError("Cannot load the model.\nSee the safetensors above.")
+    wrapped.__cause__ = cause
+    for error in (cause, wrapped):
+        clearer = explained(error, "a/model", "another")
+        assert type(clearer) is kind
+        assert part in str(clearer) and "\n" not in str(clearer)

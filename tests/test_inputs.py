@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, Stab
 
 from helpers import inputs, loading
 from helpers.scenes import WORDS
-from tests.tiny import TOKENS, tiny_pipeline
+from tests.pipelines.tiny import TOKENS, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +298,7 @@ def test_a_run_that_is_wrong_is_refused(pipe, options, says):
 
 
 def test_a_pipeline_made_in_memory_is_not_pocket(pipe):
-    assert not inputs.is_pocket(pipe)
+    assert not loading.is_pocket(pipe)
 
 
 def test_pocket_is_known_by_its_folder(tmp_path, monkeypatch):
@@ -307,9 +307,9 @@ def test_pocket_is_known_by_its_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(loading, "POCKET", tmp_path / "pocket")
     monkeypatch.chdir(tmp_path)
     pocket = loading.load_pipeline("pocket", device="cpu")
-    assert inputs.is_pocket(pocket)
-    assert inputs.is_pocket(loading.load_pipeline("other/../pocket", device="cpu"))
-    assert not inputs.is_pocket(loading.load_pipeline("other", device="cpu"))
+    assert loading.is_pocket(pocket)
+    assert loading.is_pocket(loading.load_pipeline("other/../pocket", device="cpu"))
+    assert not loading.is_pocket(loading.load_pipeline("other", device="cpu"))
     rebuilt = StableDiffusionPipeline(**pocket.components, requires_safety_checker=False)
     assert rebuilt.name_or_path is None
-    assert inputs.is_pocket(rebuilt)
+    assert loading.is_pocket(rebuilt)

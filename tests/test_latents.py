@@ -9,7 +9,7 @@ from PIL import Image
 
 from helpers import latents as module
 from helpers.latents import channel_pictures, decode, decode_tensor, encode
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 FACTOR = 2  # of the tiny VAE
 

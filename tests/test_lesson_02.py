@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from helpers.exercises.lesson_02 import estimate_x0, sample, skip_channels, time_embedding
 from helpers.schedules import alpha_bar, betas
 from tests.lessons import NOTEBOOKS, definitions
-from tests.tiny import WIDTH, tiny_pipeline
+from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
 LESSON = NOTEBOOKS / "02_unet_denoising_loop.ipynb"
 ALPHA_BAR = alpha_bar(betas())

@@ -9,7 +9,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 
 from helpers import schedules
 from helpers.exercises.lesson_03 import bits_per_number, draw_latents, seems_like, to_bytes
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from helpers.loading import POCKET
 from helpers.sampling import guide
 from helpers.scenes import BACKGROUNDS, WORDS
 from tests.lessons import NOTEBOOKS, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 LESSON = NOTEBOOKS / "04_text_conditioning.ipynb"
 TEXTS = [

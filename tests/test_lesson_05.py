@@ -15,7 +15,7 @@ from helpers.inputs import prompt_notes
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
 from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
 SAMPLERS = {

@@ -17,7 +17,7 @@ from helpers import sampling, schedules
 from helpers.exercises.lesson_06 import difference_mask, invert, latent_mask, steps_left
 from helpers.latents import encode
 from tests.lessons import NOTEBOOKS, definitions
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "06_image_to_image.ipynb"
 ALPHA_BAR = schedules.alpha_bar(schedules.betas())

@@ -21,7 +21,7 @@ from helpers.measures import frechet_distance
 from helpers.sampling import run
 from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 from training import measure_samplers
 from training.measure_samplers import (
     COLUMNS,

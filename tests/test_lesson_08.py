@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from helpers.exercises.lesson_08 import averaged_weights, drop_labels, ends, min_snr_weight
 from helpers.loading import verify_checksums
 from tests.lessons import NOTEBOOKS, cell_with, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 from training import train_denoiser
 from training.loop import train
 

@@ -18,7 +18,7 @@ from helpers import scenes
 from helpers.exercises.lesson_09 import adapted, lora_size, merge, prior_loss
 from helpers.scenes import BACKGROUNDS, SIZE, SPRITES, STYLES, WORDS, place_scene
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 LESSON = NOTEBOOKS / "09_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"

@@ -17,7 +17,7 @@ from helpers.exercises.patients import HEALTHY, PATIENTS, Cause
 from helpers.loading import quiet
 from helpers.schedules import betas as course_betas
 from tests.lessons import NOTEBOOKS, definitions
-from tests.tiny import tiny_pipeline, tiny_tokenizer
+from tests.pipelines.tiny import tiny_pipeline, tiny_tokenizer
 
 LESSON = NOTEBOOKS / "10_break_it.ipynb"
 STEPS = 4

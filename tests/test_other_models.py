@@ -14,9 +14,9 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from tests import sd15
-from tests.full_format import save_full, with_checker
 from tests.lessons import NOTEBOOKS, hurried
+from tests.pipelines import sd15
+from tests.pipelines.full_format import save_full, with_checker
 
 ROOT = NOTEBOOKS.parent
 SECONDS = 300

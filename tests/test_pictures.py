@@ -1,5 +1,7 @@
 """Drawing and saving: checked before any work, the same on every call, nothing overwritten."""
 
+import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -9,7 +11,7 @@ from PIL import Image
 
 from helpers import loading
 from helpers.pictures import generate, save_pictures
-from tests.tiny import SIDE, TOKENS, tiny_pipeline
+from tests.pipelines.tiny import SIDE, TOKENS, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +78,17 @@ def test_a_negative_prompt_counts_for_every_picture(pipe):
 def test_a_size_is_obeyed(pipe):
     (picture,) = generate(pipe, "a fox", steps=1, height=64, width=128)
     assert picture.size == (128, 64)
+
+
+@pytest.mark.parametrize("sides", [(32, 48), [32, 48]])
+def test_a_model_whose_pictures_are_not_square_draws_its_own_size(sides):
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    pipe.unet.register_to_config(
+        sample_size=sides
+    )  # rows and columns of its latents; a list, where it comes from a file
+    assert generate(pipe, "a fox", steps=1)[0].size == (96, 64)
+    assert generate(pipe, "a fox", steps=1, height=128)[0].size == (96, 128)
 
 
 def test_guidance_is_milder_with_pocket(pipe, pocket, calls):
@@ -221,3 +234,36 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path, picture):
     (tmp_path / "pictures").write_text("notes")
     with pytest.raises(ValueError, match="is a file"):
         save_pictures([picture], tmp_path / "pictures")
+
+
+def test_a_disk_that_takes_half_a_picture_keeps_none_of_it(tmp_path, picture):
+    """A limit on the size of files stops a write half way, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    kept = save_pictures([picture.resize((4, 4))], tmp_path)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(
+            OSError, match=f"File too large: no picture can be saved in '{tmp_path}'; make room"
+        ) as caught:
+            save_pictures([picture], tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == kept
+
+
+@pytest.mark.skipif(not hasattr(os, "seteuid"), reason="Windows has other permissions")
+def test_a_folder_that_may_not_be_written_to_is_said(picture):
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as place:
+        os.chmod(place, 0o555)
+        try:
+            if user == 0:
+                os.seteuid(65534)  # nobody: root may write everywhere
+            for folder in (place, f"{place}/new"):
+                with pytest.raises(PermissionError, match=f"Permission denied: no picture can be saved in '{folder}'"):
+                    save_pictures([picture], folder)
+        finally:
+            os.seteuid(user)
+            os.chmod(place, 0o755)

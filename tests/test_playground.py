@@ -19,7 +19,7 @@ from helpers.loading import POCKET
 from helpers.pictures import generate
 from helpers.playground import SAMPLERS, Playground, draw, fit, make_sampler, read_picture
 from helpers.sampling import run
-from tests.tiny import SIDE, tiny_pipeline
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 PHOTO = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 90, 3), dtype=np.uint8))
 

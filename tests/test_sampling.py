@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from helpers import inputs
 from helpers.sampling import Run, ddim_step, ddpm_step, denoise, euler_step, guide, predict_x0, run
 from helpers.schedules import add_noise, alpha_bar, betas
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ALPHA_BAR = alpha_bar(betas())

@@ -14,7 +14,7 @@ from traitlets import Bool
 from helpers.latents import channel_pictures, decode
 from helpers.sampling import run
 from helpers.viewers import run_viewer, step_viewer
-from tests.tiny import tiny_pipeline
+from tests.pipelines.tiny import tiny_pipeline
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 FRAMES = [Image.new("RGB", (8, 8), colour) for colour in COLOURS]

@@ -22,12 +22,12 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
-from helpers.hub import sha256
 from helpers.judge import read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.loading import POCKET, load_pipeline, sha256
 from helpers.measures import psnr
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
+from training.checksums import write_checksums
 from training.model_card import SAMPLES, write_card
 from training.train_judge import in_reading_order, layout_of
 

@@ -26,13 +26,13 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from helpers.hub import sha256
 from helpers.judge import JUDGE, features, read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.loading import POCKET, load_pipeline, sha256
 from helpers.measures import frechet_distance
 from helpers.sampling import run
 from helpers.scenes import Scene, draw, random_scene
+from training.checksums import write_checksums
 from training.train_judge import in_reading_order, layout_of
 
 RUNS = Path("runs") / "samplers.csv"

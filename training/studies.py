@@ -24,9 +24,10 @@ from torch import Tensor
 
 from helpers.judge import features
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, write_checksums
+from helpers.loading import POCKET, load_pipeline
 from helpers.measures import frechet_distance
 from helpers.scenes import Scene, draw, random_scene
+from training.checksums import write_checksums
 from training.evaluate import EvaluationConfig, draw_with, judged, pair_scenes, sheet, single_scenes, weights_key
 from training.model_card import write_card
 from training.train_unet import UNetConfig, training_scenes

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from helpers.latents import encode
-from helpers.loading import load_pipeline, write_checksums
+from helpers.loading import load_pipeline
 from helpers.scenes import Scene, draw, place_scene
+from training.checksums import write_checksums
 from training.loop import LoopConfig, step_rng, train
 from training.train_unet import LATENT, build_scheduler
 

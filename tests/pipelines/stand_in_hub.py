@@ -24,7 +24,7 @@ class Fault:
     """What goes wrong with the requests whose method and address hold `where`.
 
     kind: a status, with `code` as the hub's own name for it; "cut", the connection ends half way; "short", half of the
-    file comes and claims to be whole; "wrong", one bit is another.
+    file comes and claims to be whole.
     times: how often; None for always.
     """
 
@@ -119,10 +119,7 @@ class _Handler(BaseHTTPRequestHandler):
     def send_file(self, name: str, content: bytes, headers: dict[str, str]) -> None:
         """A file, or the rest of it that a Range asks for, with what goes wrong on the way."""
         fault = self.fault(name, str) if self.command == "GET" else None
-        if fault and fault.kind == "wrong":
-            middle = len(content) // 2
-            content = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        elif fault and fault.kind == "short":
+        if fault and fault.kind == "short":
             content = content[: len(content) // 2]
         status, wanted = 200, self.headers.get("Range")
         if wanted:
