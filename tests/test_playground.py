@@ -130,6 +130,7 @@ def test_the_pipeline_is_left_as_it_was(pipe):
         ({"guidance": 0.5}, r"guidance is 0\.5: this pipeline cannot go below 1 \(off\); choose 1 to 50"),
         ({"seed": -1}, "seed is -1: choose a whole number from 0"),
         ({"sampler": "Heun"}, "sampler is 'Heun': choose one of DDIM, DDPM"),
+        ({"sampler": ["DDIM"]}, r"sampler is \['DDIM'\]: choose one of DDIM, DDPM"),
         ({"picture": PHOTO, "strength": 0.1, "steps": 5}, r"strength 0\.1 of 5 steps leaves none to do"),
         ({"negative_prompt": None}, "negative_prompt is None: give text"),
     ],
