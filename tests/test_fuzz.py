@@ -1,13 +1,12 @@
 """Inputs that nobody thought of: each gives a right result, or one sentence that names what is wrong.
 
-The same few hundred cases in every run. FUZZ=20 in the environment makes 20 times as many, new ones each time; what
-fails is then printed in a form that can be tried again.
+The same cases in every run. With pytest's option --hypothesis-profile nightly (in conftest.py) there are 20 times as
+many, new ones each time, and what fails is printed in a form that can be tried again.
 """
 
 import io
 import json
 import math
-import os
 from numbers import Integral, Real
 
 import numpy as np
@@ -26,12 +25,12 @@ from helpers.plots import as_picture
 from helpers.sampling import denoise
 from tests.tiny import SIDE, TOKENS, tiny_pipeline
 
-TIMES = int(os.environ.get("FUZZ", "1"))
+TIMES = settings.default.max_examples // 100  # Hypothesis's own number
 LONGEST = 600  # characters of a sentence, beside the value that it names
 
 
 def cases(count):
-    """Run a test on this many cases, times FUZZ."""
+    """Run a test on this many cases, or a multiple of them."""
     return settings(
         max_examples=count * TIMES,
         derandomize=TIMES == 1,
