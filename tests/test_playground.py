@@ -115,9 +115,9 @@ def test_the_film_strip_shows_x_t_as_the_unet_sees_it_and_ends_with_the_picture(
 
 
 def test_the_pipeline_is_left_as_it_was(pipe):
-    before = pipe.scheduler, pipe.components.keys(), dict(getattr(pipe, "_progress_bar_config", {}))
+    before = pipe.scheduler, dict(pipe.scheduler.config), pipe.components
     draw(pipe, "a fox", steps=1, sampler="Euler")
-    assert before == (pipe.scheduler, pipe.components.keys(), dict(getattr(pipe, "_progress_bar_config", {})))
+    assert before == (pipe.scheduler, dict(pipe.scheduler.config), pipe.components)
 
 
 @pytest.mark.parametrize(
