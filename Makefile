@@ -26,8 +26,8 @@ lab: $(INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prin
 	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
 		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
 
-# Its settings are in notebooks/voila.json: who may see the page, and that it fetches no style sheet from the network.
-playground: $(INSTALLED) ## open the playground as a page for you alone (PLAYGROUND_FLAGS=--no-browser prints the address only)
+# Its settings are in notebooks/voila.json: Voila's page would fetch a style sheet from the network, where one is here.
+playground: $(INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
 
 test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a browser if there is one (NOTEBOOKS=notebooks/x.ipynb for one)
