@@ -59,7 +59,7 @@ class Drawing:
 
 def make_sampler(pipe: "StableDiffusionPipeline", name: str) -> "SchedulerMixin":
     """The sampler of this name in `SAMPLERS`, with the pipeline's betas. Raises ValueError for another name."""
-    if name not in SAMPLERS:
+    if name not in list(SAMPLERS):  # a dict would refuse what has no hash in its own words
         raise ValueError(f"sampler is {name!r}: choose one of {', '.join(SAMPLERS)}")
     kind, options = SAMPLERS[name]
     with quiet():  # some have no use for a setting of the pipeline's own scheduler, and say so

@@ -69,7 +69,7 @@ def as_picture(x: Any) -> np.ndarray:
         white = Image.new("RGBA", rgba.size, "white")
         return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
     if isinstance(x, np.ndarray):
-        if x.ndim != 3 or x.shape[2] != 3:
+        if x.ndim != 3 or x.shape[2] != 3 or not x.size:
             raise ValueError(f"A picture as an array has the shape (height, width, 3), not {x.shape}")
         if x.dtype == np.uint8:
             return x
@@ -79,7 +79,7 @@ def as_picture(x: Any) -> np.ndarray:
             raise ValueError(f"A picture as a float array holds 0 to 1, not {x.min():.3g} to {x.max():.3g}")
         return np.rint(x * 255).astype(np.uint8)
     if isinstance(x, torch.Tensor):
-        if x.ndim != 3 or x.shape[0] != 3:
+        if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
             hint = "; show a batch one by one" if x.ndim == 4 else ""
             raise ValueError(f"A picture as a tensor has the shape (3, height, width), not {tuple(x.shape)}{hint}")
         if not x.is_floating_point():

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import matplotlib
+from hypothesis import settings
 
 GUARD = Path(__file__).parent / "offline" / "sitecustomize.py"
 
@@ -15,6 +16,8 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))
 # A kernel chooses the inline backend only where this variable is not set; the tests themselves draw without a screen.
 os.environ.pop("MPLBACKEND", None)
 matplotlib.use("Agg")
+
+settings.register_profile("nightly", max_examples=2000)  # 20 times its default: see test_fuzz.py
 
 
 class SkipStderr:

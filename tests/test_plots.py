@@ -70,10 +70,12 @@ def test_a_pillow_picture_of_unknown_range_is_refused(mode):
     ("x", "says"),
     [
         (np.zeros((3, 8, 8)), r"\(height, width, 3\), not \(3, 8, 8\)"),
+        (np.zeros((0, 8, 3)), r"\(height, width, 3\), not \(0, 8, 3\)"),
         (np.zeros((8, 8, 3), np.int64), "not int64"),
         (np.full((8, 8, 3), -0.5), "holds 0 to 1, not -0.5 to -0.5"),
         (np.full((8, 8, 3), np.nan), "holds 0 to 1"),
         (torch.zeros(1, 3, 8, 8), r"not \(1, 3, 8, 8\); show a batch one by one"),
+        (torch.zeros(3, 8, 0), r"\(3, height, width\), not \(3, 8, 0\)"),
         (torch.zeros(8, 8, 3), r"\(3, height, width\), not \(8, 8, 3\)"),
         (torch.zeros(3, 8, 8, dtype=torch.uint8), "not torch.uint8"),
         (torch.full((3, 8, 8), 200.0), "about -1 to 1, not 200 to 200"),

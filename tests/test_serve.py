@@ -1,4 +1,4 @@
-"""The playground as a page: `make playground` lets in this machine's user and nobody else."""
+"""What `make playground` serves is for this machine's user and nobody else."""
 
 import http.client
 import os
@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import nbformat
@@ -23,9 +24,9 @@ BROWSER = 'cp -p "${{1#file://}}" "{copy}.part" && mv "{copy}.part" "{copy}"'
 
 
 class Server:
-    """`make playground` over a notebook of one cell, with a saved picture beside it."""
+    """A target of the Makefile over a notebook of one cell, with a saved picture beside it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, target: str, flags: str) -> None:
         shutil.copy(ROOT / "Makefile", folder)
         (folder / ".venv").symlink_to(sys.prefix)
         (folder / "notebooks" / "pictures").mkdir(parents=True)
@@ -39,17 +40,14 @@ class Server:
         (folder / "browser").write_text(BROWSER.format(copy=self.opened))
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
-        ours = {
-            "HOME": str(folder),
-            "BROWSER": f"sh {folder / 'browser'} %s",
-            "PYTHONPATH": str(ROOT),
-            "JUPYTER_NO_CONFIG": "1",
-        }
+        ours = {"HOME": str(folder), "BROWSER": f"sh {folder / 'browser'} %s", "PYTHONPATH": str(ROOT)}
         kept = {name: value for name, value in os.environ.items() if not name.startswith("JUPYTER")}
+        stamps = re.findall(r"^\w*INSTALLED := (\S+)", (folder / "Makefile").read_text(), re.MULTILINE)
+        installed = [f"--old-file={stamp}" for stamp in stamps]  # so that make installs nothing
         self.log = folder / "log"
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                ["make", "--old-file=.venv/.installed", "playground", f"PLAYGROUND_FLAGS=--port={self.port}"],
+                ["make", *installed, target, f"{flags}=--port={self.port}"],
                 cwd=folder,
                 env=kept | ours,
                 stdout=log,
@@ -58,15 +56,16 @@ class Server:
             )
 
     def wait(self) -> None:
+        """Wait until the browser is opened, which comes last."""
         deadline = time.monotonic() + SECONDS
         while not self.opened.exists():
             if self.process.poll() is not None or time.monotonic() > deadline:
-                raise RuntimeError(f"The playground did not start:\n{self.log.read_text()}")
+                raise RuntimeError(f"The server did not start:\n{self.log.read_text()}")
             time.sleep(0.1)
 
-    def ask(self, path: str, host: str = "", address: str = "127.0.0.1") -> http.client.HTTPResponse:
+    def ask(self, path: str, host: str = "") -> http.client.HTTPResponse:
         """The answer to GET for a path, asked for under the name `host`."""
-        connection = http.client.HTTPConnection(address, self.port, timeout=SECONDS)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=SECONDS)
         connection.request("GET", path, headers={"Host": host or f"127.0.0.1:{self.port}"})
         return connection.getresponse()
 
@@ -76,14 +75,20 @@ class Server:
             self.process.wait(SECONDS)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    made = Server(tmp_path_factory.mktemp("playground"))
+@contextmanager
+def started(folder: Path, target: str, flags: str):
+    made = Server(folder, target, flags)
     try:
         made.wait()
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with started(tmp_path_factory.mktemp("playground"), "playground", "PLAYGROUND_FLAGS") as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +137,10 @@ def test_only_this_machine_is_listened_to(server):
 def test_the_browser_is_sent_to_the_page_with_its_token_by_a_file_of_the_owner(server, token):
     assert f"url=http://127.0.0.1:{server.port}/?token={token}" in server.opened.read_text()
     assert server.opened.stat().st_mode & 0o077 == 0
+
+
+def test_jupyterlab_hands_out_no_picture_without_its_token_either(tmp_path):
+    """Where Voila is installed it is a part of JupyterLab too."""
+    with started(tmp_path, "lab", "LAB_FLAGS") as lab:
+        assert lab.ask(PAGE).status == 302
+        assert lab.ask(PICTURE).status == 403
