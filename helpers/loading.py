@@ -1,7 +1,6 @@
 """Loading a Stable Diffusion pipeline: the one in this repository, the real one, or any other in its format."""
 
 import difflib
-import hashlib
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from helpers import hub
+from helpers.checksums import CHECKSUMS, verify_checksums
 from helpers.library_calls import memory_advice, quiet
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ REVISIONS = {
     KNOWN["sd15"]: "451f4fe16113bff5a5d2269ed5ad43b0592e9a14",
     ARTICLE_MODEL: "d9e27ac81cfa72def39d74ca673219c349f0a0d5",
 }
-CHECKSUMS = "SHA256SUMS"
 CHOICE = "SDSS_MODEL"  # the environment variable that says what "auto" stands for
 CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', or a folder"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -106,27 +105,6 @@ def is_pocket(pipe: "DiffusionPipeline") -> bool:
     return POCKET.resolve() in {place.resolve() for place in places}
 
 
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def verify_checksums(folder: str | Path) -> None:
-    """Compare every file in `SHA256SUMS` with its hash; ValueError names the first that is missing or differs."""
-    folder = Path(folder)
-    for line in filter(str.strip, (folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()):
-        # After the hash come a space and either a space or, for binary mode, a star.
-        entry = re.fullmatch("([0-9a-f]{64}) [ *](.+)", line)
-        if entry is None:
-            raise ValueError(f"{folder / CHECKSUMS} is damaged (its line {line!r}): {_cure(folder)}")
-        path = folder / entry[2]
-        if not path.is_file():
-            raise ValueError(f"{path} is missing: {_cure(folder)}")
-        if sha256(path) != entry[1]:
-            raise ValueError(f"{path} is damaged (its SHA-256 is not the one in {CHECKSUMS}): {_cure(folder)}")
-
-
 def _loaded(name: str | Path, device: torch.device, dtype: torch.dtype, checker: bool) -> "StableDiffusionPipeline":
     with memory_advice():
         return _read(name, dtype, checker).to(device)
@@ -193,7 +171,10 @@ def _check_folder(folder: Path, checker: bool) -> None:
     if not folder.is_dir():
         raise ValueError(f"{folder} is missing: {_cure(folder)}")
     if (folder / CHECKSUMS).is_file():
-        verify_checksums(folder)
+        try:
+            verify_checksums(folder)
+        except ValueError as error:
+            raise ValueError(f"{error}: {_cure(folder)}") from None
     for part in _parts(folder, str(folder), checker):
         needed = "*.safetensors" if part in WEIGHTS else "*.json"
         files = [folder / part / name for name in os.listdir(folder / part)] if (folder / part).is_dir() else []

@@ -2,26 +2,38 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from evaluation import evaluate, studies
+from evaluation.evaluate import EvaluationConfig, sheet, weights_key
+from evaluation.measure_samplers import jackknife_error
+from evaluation.model_card import commands, studies_section
+from evaluation.studies import (
+    StudiesConfig,
+    distance_study,
+    in_parts,
+    kept_pictures,
+    nearest,
+    trained_scenes,
+    unseen_scenes,
+)
 from helpers.loading import POCKET, load_pipeline
+from helpers.measures import frechet_distance
 from helpers.scenes import draw
-from tests.test_training import launch
-from training import studies
-from training.evaluate import EvaluationConfig, sheet, weights_key
-from training.model_card import studies_section
-from training.studies import StudiesConfig, distance_study, in_parts, kept_pictures, nearest, unseen_scenes
-from training.train_unet import UNetConfig, training_scenes
+from tests.accelerated import launch
+from training.dataset import training_scenes
+from training.flags import flat
+from training.unet import UNetConfig
 
 FEW = StudiesConfig(
     evaluation=EvaluationConfig(pictures=4, steps=1, batch_size=2),
     pictures=40,
     kept=3,
-    training=UNetConfig(scenes=60),
     shown=2,
 )
 
@@ -39,7 +51,11 @@ def test_two_processes_find_what_one_finds(tmp_path):
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         shutil.copytree(POCKET, folder)
-        launch("training.evaluate", "--model", folder, "--pictures", 3, "--steps", 1, processes=processes)
+        arguments = ["--model", str(folder), "--pictures", "3", "--steps", "1"]
+        if processes == 1:
+            evaluate.main(arguments)
+        else:
+            launch("evaluation.evaluate", *arguments, processes=processes)
         samples = np.asarray(Image.open(folder / "samples.webp"), dtype=int)
         found.append((json.loads((folder / "evaluation.json").read_text()), samples))
     (alone, samples_alone), (shared, samples_shared) = found
@@ -74,20 +90,64 @@ def test_pictures_are_kept_part_by_part_and_drawn_once(pocket, tmp_path, monkeyp
 def test_the_nearest_row_is_found():
     rng = torch.Generator().manual_seed(0)
     training = torch.rand(7, 12, generator=rng)
-    distances, numbers = nearest(training[[4, 2]] + torch.tensor([[0.01], [-0.02]]), training)
+    distances, numbers = nearest(training[[4, 2]] + torch.tensor([[0.01], [-0.02]]), training.split(3))
     assert numbers.tolist() == [4, 2]
     torch.testing.assert_close(distances, torch.tensor([0.01, 0.02]), rtol=1e-3, atol=1e-4)
 
 
+def run_record(program="train_unet", **settings):
+    record = {"program": program, "folder": "runs/x", "mixed_precision": "no", "inputs": {}}
+    return record | {"settings": json.loads(json.dumps(flat(UNetConfig()) | settings))}
+
+
+def test_the_scenes_trained_on_are_those_of_all_runs(tmp_path):
+    first, second = run_record(scenes=5), run_record(scenes=7, seed=3, pairs=1.0)
+    same = run_record(scenes=5, snr_floor=0.5)  # went on with the first one's scenes
+    runs = [first, run_record("train_vae"), same, second]
+    (tmp_path / "training.json").write_text(json.dumps({"runs": runs}))
+    scenes = trained_scenes(tmp_path)
+    one = UNetConfig(scenes=5)
+    other = UNetConfig(scenes=7, pairs=1.0, loop=replace(one.loop, seed=3))
+    assert scenes == [*training_scenes(one), *training_scenes(other)]
+    with pytest.raises(FileNotFoundError, match="nobody knows what it was shown"):
+        trained_scenes(tmp_path / "elsewhere")
+
+
+def test_the_card_repeats_the_runs_as_they_were():
+    run = run_record(scenes=5, channels=[16, 32], min_snr_gamma=float("inf"), learning_rate=9e-4)
+    run |= {"mixed_precision": "bf16", "note": "Remarkable.", "inputs": {"start_from": {"folder": "a/b", "key": "1"}}}
+    text = commands([run]).replace(" \\\n       ", "")
+    assert text.startswith(
+        "    # Remarkable.\n    accelerate launch --mixed_precision bf16 -m training.train_unet --folder runs/x "
+        "--start-from a/b --channels 16 32 --scenes 5 --min-snr-gamma inf --learning-rate 0.0009\n"
+    )
+    evaluated, replaced = (text.index(what) for what in ("evaluate --model runs/x/pipeline", "cp -r runs/x/pipeline/."))
+    assert evaluated < replaced
+
+
+def test_the_jackknife_leaves_out_both_kinds_of_scenes_evenly():
+    """Pictures of one object and of two alternate and have other features: the error is still that of repetitions."""
+    kinds = torch.tensor([[3.0, 0.0], [-3.0, 0.0]]).repeat(50, 1)
+
+    def features(seed):
+        return kinds + torch.randn(100, 2, generator=torch.Generator().manual_seed(seed))
+
+    reference = torch.cat([features(seed) for seed in range(1000, 1020)])
+    sets = [features(seed) for seed in range(200)]
+    spread = np.std([frechet_distance(found, reference) for found in sets])
+    errors = [jackknife_error(found, reference, 10) for found in sets[:50]]
+    assert np.median(errors) == pytest.approx(spread, rel=0.3)
+
+
 def test_copies_of_the_training_set_are_found_out(pocket, tmp_path, monkeypatch):
     """A model that only repeats training scenes is nearer to them than unseen pictures are; another is not."""
-    training = training_scenes(FEW.training)
+    training = training_scenes(UNetConfig(scenes=60))
     copies = {1: iter(s for s in training if s.relation is None), 2: iter(s for s in training if s.relation)}
     scenes = unseen_scenes(FEW, FEW.seed)
     repeated = [draw(next(copies[len(scene.words)])) for scene in scenes]
     for pictures, share in ((repeated, 1.0), ([draw(scene) for scene in scenes], None)):
         monkeypatch.setattr(studies, "kept_pictures", lambda *_, pictures=pictures: pictures)
-        results, picture = distance_study(pocket, FEW, studies.Accelerator(cpu=True), tmp_path)
+        results, picture = distance_study(pocket, training, FEW, studies.Accelerator(cpu=True), tmp_path)
         for kind in studies.KINDS:
             found = results["nearest"][kind]
             if share:

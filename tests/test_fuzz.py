@@ -23,7 +23,7 @@ from helpers.loading import HUB_ID, load_pipeline
 from helpers.playground import MAX_PIXELS, SAMPLERS, draw, fit, read_picture
 from helpers.plots import as_picture
 from helpers.sampling import denoise
-from tests.tiny import SIDE, TOKENS, tiny_pipeline
+from tests.pipelines.tiny import SIDE, TOKENS, tiny_pipeline
 
 TIMES = settings.default.max_examples // 100  # Hypothesis's own number
 LONGEST = 600  # characters of a sentence, beside the value that it names

@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluation.evaluate import judged
 from helpers.judge import features, load_judge, read, read_background, to_views
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, draw, place_scene, random_scene
-from training.evaluate import judged
 
 
 def test_the_judge_reads_real_pictures():

@@ -13,17 +13,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from helpers.exercises.lesson_07 import ancestral_step, midpoint_step, trailing, two_step
-from helpers.judge import read
-from helpers.latents import decode
-from helpers.loading import POCKET, load_pipeline
-from helpers.measures import frechet_distance
-from helpers.sampling import run
-from helpers.scenes import draw
-from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
-from training import measure_samplers
-from training.measure_samplers import (
+from evaluation import measure_samplers
+from evaluation.measure_samplers import (
     COLUMNS,
     SAMPLERS,
     SHARED,
@@ -37,6 +28,15 @@ from training.measure_samplers import (
     setup_key,
     write_rows,
 )
+from helpers.exercises.lesson_07 import ancestral_step, midpoint_step, trailing, two_step
+from helpers.judge import read
+from helpers.latents import decode
+from helpers.loading import POCKET, load_pipeline
+from helpers.measures import frechet_distance
+from helpers.sampling import run
+from helpers.scenes import draw
+from tests.lessons import NOTEBOOKS, constants, definitions
+from tests.pipelines.tiny import tiny_pipeline
 from training.train_judge import in_reading_order, layout_of
 
 LESSON = NOTEBOOKS / "07_samplers.ipynb"

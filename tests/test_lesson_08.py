@@ -16,8 +16,8 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from helpers.checksums import verify_checksums
 from helpers.exercises.lesson_08 import averaged_weights, drop_labels, ends, min_snr_weight
-from helpers.loading import verify_checksums
 from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.pipelines.tiny import tiny_pipeline
 from training import train_denoiser

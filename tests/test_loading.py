@@ -18,13 +18,13 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from helpers import hub, loading
+from helpers.checksums import CHECKSUMS, verify_checksums, write_checksums
 from helpers.library_calls import memory_advice
-from helpers.loading import ARTICLE_MODEL, CHECKSUMS, KNOWN, POCKET, REVISIONS, ROOT, load_pipeline, verify_checksums
+from helpers.loading import ARTICLE_MODEL, KNOWN, POCKET, REVISIONS, ROOT, load_pipeline
 from helpers.pictures import generate
 from helpers.sampling import run as run_loop
 from tests.pipelines.full_format import UNSAFE, make_unsafe, save_full
 from tests.pipelines.tiny import tiny_pipeline
-from training.checksums import write_checksums
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 TEXT = "text_encoder/model.safetensors"

@@ -9,14 +9,15 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
+from evaluation.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes, weights_key
+from evaluation.model_card import write_card
+from helpers.checksums import verify_checksums
 from helpers.judge import JUDGE, read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, verify_checksums
+from helpers.loading import POCKET, load_pipeline
 from helpers.measures import psnr
 from helpers.pictures import generate
 from helpers.scenes import draw, random_scene
-from training.evaluate import EvaluationConfig, held_out_scenes, pair_scenes, single_scenes, weights_key
-from training.model_card import write_card
 
 ROOT = Path(__file__).resolve().parent.parent
 

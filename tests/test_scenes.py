@@ -7,7 +7,8 @@ import pytest
 
 from helpers.scenes import BACKGROUNDS, RELATIONS, SPRITES, STYLES, WORDS, caption, draw, held_out, random_scene, sprite
 from training.build_sprites import pixel_hash
-from training.train_unet import UNetConfig, training_scenes
+from training.dataset import training_scenes
+from training.unet import UNetConfig
 
 
 def test_the_world_is_as_large_as_stated():

@@ -1,68 +1,176 @@
 """Training: losses as in their papers, resume that continues the same run, and both stages started as a user would."""
 
+import argparse
 import csv
+import json
 import math
-import os
 import subprocess
 import sys
-from dataclasses import replace
+import threading
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
+from helpers.judge import JudgeNet
 from helpers.scenes import RELATIONS
+from tests.accelerated import launch
+from tests.killed_runs import LINE, SHORT, Line, line_batch
+from training import dataset, train_judge, train_unet, train_vae
+from training.dataset import cached_latents, denoising_batch, random_caption, training_scenes
+from training.extra_tasks import NO_PLACE, targets
+from training.flags import add_flags, as_flags, filled, flat
 from training.loop import LoopConfig, local_share, rate_at, train
+from training.losses import DenoisingLoss
+from training.run_folder import history
 from training.text import TOKENS, build_text_encoder, build_tokenizer, vocabulary_captions
-from training.train_unet import (
-    NO_PLACE,
-    DenoisingLoss,
-    UNetConfig,
-    build_scheduler,
-    build_unet,
-    denoising_batch,
-    places,
-    random_caption,
-    training_scenes,
-)
 from training.train_vae import CROP, VaeConfig, VaeLoss, build_vae, crop_batch
+from training.unet import UNetConfig, build_scheduler, build_unet
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Line(nn.Module):
-    """A model of two numbers, to test the loop with."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.tensor([1.0, -1.0]))
-
-    def forward(self, x, y):
-        return (x @ self.weight - y).square().mean()
-
-
-def line_batch(step):
-    generator = torch.Generator().manual_seed(step)
-    x = torch.randn(4, 2, generator=generator)
-    return {"x": x, "y": x @ torch.tensor([2.0, 3.0])}
-
-
-LINE = LoopConfig(steps=40, batch_size=4, learning_rate=0.1, warmup_steps=5, ema_decay=0.9)
-
-
 def test_a_stopped_run_continues_as_if_it_had_not_stopped(tmp_path):
     whole = train(Line(), line_batch, LINE, tmp_path / "whole")
-    train(Line(), line_batch, LINE, tmp_path / "parts", stop_after=17)
-    resumed = train(Line(), line_batch, LINE, tmp_path / "parts")
+    train(Line(), line_batch, replace(LINE, stop_after=17), tmp_path / "parts")
+    resumed = train(Line(), line_batch, replace(LINE, checkpoint_minutes=1.0), tmp_path / "parts")
     torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
     assert not torch.equal(whole.weight, Line().weight)
+
+
+def steps_of(log: Path) -> list[int]:
+    with open(log, encoding="utf-8", newline="") as file:
+        return [int(row["step"]) for row in csv.DictReader(file)]
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_moment_goes_on_to_the_same_weights(tmp_path):
+    command = [sys.executable, "-m", "tests.killed_runs", tmp_path / "killed"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
+    *left, last = json.loads(result.stdout)
+    assert left == sorted(left), "a run that was killed has lost a checkpoint"
+    assert len(left) > 15 and len(set(left)) > 5 and last == SHORT.steps
+    killed = train(Line(), line_batch, SHORT, tmp_path / "killed")  # reads the last checkpoint, there is no step left
+    whole = train(Line(), line_batch, SHORT, tmp_path / "whole")
+    torch.testing.assert_close(killed.weight, whole.weight, rtol=0, atol=0)
+    assert steps_of(tmp_path / "killed" / "log.csv") == steps_of(tmp_path / "whole" / "log.csv") == [SHORT.steps]
+
+
+@pytest.mark.parametrize("left", ["old and new", "old, new and half of a newer one"])
+def test_what_a_stop_leaves_of_checkpoints_is_put_right(tmp_path, left):
+    whole = train(Line(), line_batch, LINE, tmp_path / "whole")
+    for steps in (10, 20):
+        train(Line(), line_batch, replace(LINE, stop_after=steps), tmp_path / "run")
+        (tmp_path / "run" / "checkpoint").rename(tmp_path / f"after {steps}")
+        if steps == 10:  # the second part begins there
+            (tmp_path / "run" / "checkpoint").mkdir()
+            for file in (tmp_path / "after 10").iterdir():
+                (tmp_path / "run" / "checkpoint" / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "after 10").rename(tmp_path / "run" / "checkpoint.old")
+    if left == "old and new":  # between the two renames: the new one is whole
+        (tmp_path / "after 20").rename(tmp_path / "run" / "checkpoint.new")
+    else:
+        (tmp_path / "after 20").rename(tmp_path / "run" / "checkpoint")
+        (tmp_path / "run" / "checkpoint.new").mkdir()
+        (tmp_path / "run" / "checkpoint.new" / "model.safetensors").write_bytes(b"half")
+    asked = []
+    resumed = train(Line(), lambda step: asked.append(step) or line_batch(step), LINE, tmp_path / "run")
+    assert asked == list(range(20, 40))
+    torch.testing.assert_close(resumed.weight, whole.weight, rtol=0, atol=0)
+    assert not list((tmp_path / "run").glob("checkpoint.*"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"learning_rate": 0.2}, r"learning_rate 0\.1 \(now 0\.2\)"),
+        ({"steps": 50, "seed": 3}, r"steps 40 \(now 50\), seed 0 \(now 3\)"),
+    ],
+)
+def test_a_run_is_not_resumed_under_other_settings(tmp_path, changed, named):
+    train(Line(), line_batch, replace(LINE, stop_after=3), tmp_path)
+    with pytest.raises(SystemExit, match=named) as refused:
+        train(Line(), line_batch, replace(LINE, **changed), tmp_path)
+    assert "\n" not in str(refused.value)
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(SystemExit, match=r"no config\.json"):
+        train(Line(), line_batch, LINE, tmp_path)
+
+
+def test_the_next_batch_is_made_while_a_step_is_computed(tmp_path):
+    made = [threading.Event() for _ in range(4)]
+
+    class Waiting(Line):
+        step = 0
+
+        def forward(self, x, y):
+            self.step += 1
+            assert self.step == 4 or made[self.step].wait(20), "the next batch is made after the step"
+            return super().forward(x, y)
+
+    def make_batch(step):
+        made[step].set()
+        return line_batch(step)
+
+    train(Waiting(), make_batch, replace(LINE, steps=4), tmp_path)
+
+
+def test_the_log_holds_the_mean_loss_of_the_steps_since_the_row_before(tmp_path):
+    losses = []
+
+    class Told(Line):
+        def forward(self, x, y):
+            loss = super().forward(x, y)
+            losses.append(loss.item())
+            return loss
+
+    train(Told(), line_batch, replace(LINE, steps=120), tmp_path)
+    with open(tmp_path / "log.csv", encoding="utf-8", newline="") as file:
+        rows = [(int(row["step"]), float(row["loss"])) for row in csv.DictReader(file)]
+    expected = [
+        (b, pytest.approx(np.mean(losses[a:b]), rel=1e-3, abs=1e-6)) for a, b in ((0, 50), (50, 100), (100, 120))
+    ]
+    assert rows == expected
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """For the test below."""
+
+    widths: tuple[int, ...] = (1, 2)  # of 100 % of the layers
+    weight: float = 5.0
+    kept: bool = False  # off at first
+    end: int | None = None  # nowhere
+    loop: LoopConfig = field(default_factory=lambda: LINE)
+
+
+def test_flags_are_the_fields_of_the_dataclass_with_their_comments(capsys):
+    parser = argparse.ArgumentParser()
+    add_flags(parser, Settings(), without=["seed"])
+    assert filled(Settings(), vars(parser.parse_args([]))) == Settings()
+    line = "--widths 3 4 5 --weight inf --kept --end 7 --betas 0.5 0.25 --learning-rate 0.0009"
+    config = filled(Settings(), vars(parser.parse_args(line.split())))
+    loop = replace(LINE, betas=(0.5, 0.25), learning_rate=9e-4)
+    assert config == Settings(widths=(3, 4, 5), weight=math.inf, kept=True, end=7, loop=loop)
+    written = as_flags(json.loads(json.dumps(flat(config))), Settings())
+    assert sorted(written.split()) == sorted(line.split())
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--help"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "of 100 % of the layers (default: 1 2)" in shown
+    assert "share of the run at the full rate; most visible quality comes after it (default: 0.5)" in shown
+    assert "--seed" not in shown
 
 
 def test_the_loop_learns(tmp_path):
@@ -155,14 +263,19 @@ def test_denoising_loss_is_the_formula(gamma, floor):
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
 
 
-def test_places_are_those_of_the_words_in_the_caption_and_of_the_objects_in_the_picture():
+def test_targets_are_the_words_in_the_caption_and_the_objects_in_the_picture():
     tokenizer = build_tokenizer()
     seen = set()
-    for scene in training_scenes(UNetConfig(scenes=60)):
-        text = scene.caption()
-        words, masks, place = places(scene, text, tokenizer)
-        tokens = tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)
-        assert masks.shape == (2, 16, 16)
+    scenes = training_scenes(UNetConfig(scenes=60))
+    texts = [scene.caption() for scene in scenes]
+    told = tokenizer(texts, padding="max_length", return_offsets_mapping=True, return_tensors="np")
+    ends = told.offset_mapping[:, :, 1].tolist()
+    found = targets(scenes, texts, ends)
+    assert found["masks"].shape == (60, 2, 16, 16)
+    for scene, ids, words, masks, place in zip(
+        scenes, told.input_ids, found["words"], found["masks"], found["place"], strict=True
+    ):
+        tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
         for i, word in enumerate(scene.words):
             assert word.endswith(tokens[words[i]].removesuffix("</w>"))
             rows, columns = masks[i].nonzero()
@@ -176,9 +289,9 @@ def test_places_are_those_of_the_words_in_the_caption_and_of_the_objects_in_the_
             (x0, y0), (x1, y1) = scene.centres
             moved = {"left of": x0 - x1, "right of": x1 - x0, "above": y0 - y1, "below": y1 - y0}
             assert moved[RELATIONS[place]] > 40  # pixels: told from the second object
-        nothing = places(scene, "", tokenizer)
-        assert nothing[0] == [0, 0] and not nothing[1].any() and nothing[2] == NO_PLACE
     assert seen == set(RELATIONS)
+    nothing = targets(scenes[:1], [""], [[0] * TOKENS])
+    assert not nothing["words"].any() and not nothing["masks"].any() and nothing["place"].tolist() == [NO_PLACE]
 
 
 def tiny_tasks():
@@ -202,7 +315,7 @@ def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_obje
     unet, text_encoder, inputs, told = tiny_tasks()
     trainee = DenoisingLoss(unet, text_encoder, 5.0, place_weight=0.5)
     plain = DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
-    read = trainee.place(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
+    read = trainee.place.read(text_encoder(inputs[3]).last_hidden_state[0, 2]).log_softmax(0)
     torch.testing.assert_close(trainee(*inputs, **told), plain - 0.5 * read[3] / 2)
 
 
@@ -210,9 +323,9 @@ def test_place_task_adds_its_weighted_cross_entropy_where_there_is_a_second_obje
 def test_grounding_is_the_formula_and_leaves_the_prediction_alone():
     """TokenCompose (arXiv:2312.03626), section 3.2, on the probabilities that `helpers.attention` records."""
     unet, text_encoder, inputs, told = tiny_tasks()
-    plain = DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
+    denoising = DenoisingLoss(unet, text_encoder, 5.0)
     with capture(SimpleNamespace(unet=unet), guided=False) as record:
-        DenoisingLoss(unet, text_encoder, 5.0)(*inputs)
+        plain = denoising(*inputs)
     shares = []
     for name, (rows, _) in record.layers.items():
         for i in range(2):
@@ -222,6 +335,43 @@ def test_grounding_is_the_formula_and_leaves_the_prediction_alone():
     off = (1 - torch.stack(shares)).square().sum() / len(record.layers) / 4  # two of four places hold an object
     trainee = DenoisingLoss(unet, text_encoder, 5.0, grounding_weight=2.0)
     torch.testing.assert_close(trainee(*inputs, **told), plain + 2 * off, rtol=1e-4, atol=1e-6)
+
+
+def test_tasks_of_weight_zero_do_not_exist():
+    unet, text_encoder, inputs, _ = tiny_tasks()
+    config = UNetConfig(scenes=4, place_weight=0.0, grounding_weight=0.0, loop=replace(UNetConfig().loop, batch_size=2))
+    batch = denoising_batch(0, training_scenes(config), torch.zeros(4, 4, 16, 16), build_tokenizer(), config)
+    assert batch.keys() == {"latents", "noise", "timesteps", "input_ids"}
+    trainee = DenoisingLoss(unet, text_encoder, 5.0, 0.0, config.place_weight, config.grounding_weight)
+    parts = [*unet.parameters(), *text_encoder.parameters()]
+    assert sum(x.numel() for x in trainee.parameters()) == sum(x.numel() for x in parts)
+    assert {type(processor) for processor in unet.attn_processors.values()} == {AttnProcessor}
+    trainee(*inputs)
+
+
+def test_latents_are_encoded_anew_when_anything_that_made_them_changes(tmp_path, monkeypatch, capsys):
+    torch.manual_seed(0)
+    accelerator, vae = Accelerator(cpu=True), build_vae((8, 8, 8, 8))
+    few = UNetConfig(scenes=3)
+    first = cached_latents(tmp_path, vae, "one", training_scenes(few), accelerator)
+    encoded = []
+
+    def counted(vae, scenes):
+        encoded.append(scenes)
+        return torch.zeros(len(scenes), 4, 16, 16)
+
+    monkeypatch.setattr(dataset, "encode_scenes", counted)
+    assert torch.equal(cached_latents(tmp_path, vae, "one", training_scenes(few), accelerator), first) and not encoded
+    other_world = tmp_path / "scenes.py"
+    other_world.write_text("drawn in another way")
+    others = [replace(few, loop=replace(few.loop, seed=1)), replace(few, pairs=0.0), replace(few, scenes=4)]
+    changes = [("one", training_scenes(config), None) for config in others]
+    changes += [("another", training_scenes(few), None), ("one", training_scenes(few), [other_world])]
+    for number, (key, scenes, world) in enumerate(changes, 1):
+        monkeypatch.setattr(dataset, "WORLD", world or dataset.WORLD)
+        assert len(cached_latents(tmp_path, vae, key, scenes, accelerator)) == len(scenes)
+        assert len(encoded) == number and encoded[-1] == scenes
+        assert "encoding anew" in capsys.readouterr().out
 
 
 def test_vae_loss_is_the_formula():
@@ -256,70 +406,74 @@ def test_captions_leave_phrases_out_as_often_as_stated():
     assert np.mean(["style" in text for text in full]) == pytest.approx(0.85, abs=0.02)
 
 
-def launch(module, *arguments, processes=1):
-    """Run a training stage as the README says: through `accelerate launch`."""
-    # `--cpu` alone starts several processes through MPI only; with `--multi_gpu` accelerate starts them itself.
-    how = ["--cpu"] if processes == 1 else ["--multi_gpu"]
-    command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        *how,
-        "--num_processes",
-        str(processes),
-        "-m",
-        module,
-    ]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
-    result = subprocess.run([*command, *map(str, arguments)], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr[-2000:]
+TINY_VAE = ("--channels", 8, 8, 8, 16, "--batch-size", 2)
+TINY_UNET = ("--channels", 16, 32, "--text-width", 16, "--text-layers", 1, "--scenes", 16, "--batch-size", 4)
+
+
+def run(program, *arguments):
+    """A training stage in this process."""
+    program.main([str(argument) for argument in arguments])
 
 
 @pytest.mark.slow
-def test_both_stages_run_and_their_model_loads_with_diffusers_alone(tmp_path):
-    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 2)
-    arguments = ("--folder", tmp_path / "unet", "--vae", tmp_path / "vae" / "vae", "--scenes", 32, "--batch-size", 4)
-    launch("training.train_unet", *arguments, "--steps", 2)
-    pipe = StableDiffusionPipeline.from_pretrained(tmp_path / "unet" / "pipeline")
+def test_both_stages_run_in_two_processes_as_in_one_and_their_model_loads_with_diffusers_alone(tmp_path):
+    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 2, *TINY_VAE)
+    vae = ("--vae", tmp_path / "vae" / "vae")
+    shared, alone = tmp_path / "shared", tmp_path / "alone"
+    launch(*("training.train_unet", "--folder", shared, *vae, *TINY_UNET, "--steps", 3, "--stop-after", 2), processes=2)
+    weights = [load_file(shared / "checkpoint" / "model.safetensors")]
+    for folder in (shared, alone):  # the one goes on where two processes have stopped
+        run(train_unet, "--folder", folder, *vae, *TINY_UNET, "--steps", 3)
+        weights.append(load_file(folder / "checkpoint" / "model.safetensors"))
+    with pytest.raises(SystemExit, match=r"place_weight 0\.015 \(now 0\.0\)"):
+        run(train_unet, "--folder", shared, *vae, *TINY_UNET, "--steps", 3, "--place-weight", 0)
+
+    losses = []
+    for folder in (shared, alone):
+        with open(folder / "log.csv", encoding="utf-8", newline="") as file:
+            losses.append([float(row["loss"]) for row in csv.DictReader(file)])
+    # Sums over the batch are made in another order: float32 rounding, nothing else.
+    assert np.average(losses[0], weights=[2, 1]) == pytest.approx(losses[1][0], rel=1e-4)
+    first, continued, single = weights
+
+    def apart(a, b):
+        return math.sqrt(sum(float((a[name] - b[name]).square().sum()) for name in a))
+
+    assert apart(continued, single) < 0.01 * apart(first, single)  # as against the third step alone
+
+    pipe = StableDiffusionPipeline.from_pretrained(shared / "pipeline")
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a fox", num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images[0]
     assert picture.size == (128, 128)
-    assert [line.split(",")[0] for line in (tmp_path / "unet" / "log.csv").read_text().splitlines()] == ["step", "2"]
+    made = [(run["program"], run["folder"]) for run in history(shared / "pipeline")]
+    assert made == [("train_vae", (tmp_path / "vae").as_posix()), ("train_unet", shared.as_posix())]
 
 
 @pytest.mark.slow
 def test_a_decoder_trained_alone_reads_the_same_latents(tmp_path):
-    launch("training.train_vae", "--folder", tmp_path / "first", "--steps", 1)
+    run(train_vae, "--folder", tmp_path / "first", "--steps", 1, *TINY_VAE)
     first = tmp_path / "first" / "vae"
-    launch("training.train_vae", "--folder", tmp_path / "more", "--start-from", first, "--decoder-only", "--steps", 2)
-    before, after = (AutoencoderKL.from_pretrained(folder) for folder in (first, tmp_path / "more" / "vae"))
+    more = tmp_path / "more"
+    run(train_vae, "--folder", more, "--start-from", first, "--decoder-only", "--steps", 2, *TINY_VAE)
+    before, after = (AutoencoderKL.from_pretrained(folder) for folder in (first, more / "vae"))
     assert after.config.scaling_factor == before.config.scaling_factor
     changed = {name for name, x in after.state_dict().items() if not torch.equal(x, before.state_dict()[name])}
     assert changed
     assert all(name.startswith(("decoder.", "post_quant_conv.")) for name in changed)
+    # Other weights to begin with make another run.
+    run(train_vae, "--folder", tmp_path / "second", "--steps", 2, *TINY_VAE)
+    with pytest.raises(SystemExit, match=r"start_from [0-9a-f]{12} \(now [0-9a-f]{12}\)"):
+        second = tmp_path / "second" / "vae"
+        run(train_vae, "--folder", more, "--start-from", second, "--decoder-only", "--steps", 2, *TINY_VAE)
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_does_and_go_on_from_each_others_checkpoints(tmp_path):
-    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 1)
-
-    def run(folder, processes, steps):
-        arguments = ("--folder", folder, "--vae", tmp_path / "vae" / "vae", "--scenes", 16, "--batch-size", 4)
-        launch("training.train_unet", *arguments, "--steps", steps, processes=processes)
-        with open(folder / "log.csv", encoding="utf-8", newline="") as file:
-            losses = [float(row["loss"]) for row in csv.DictReader(file)]
-        return losses, load_file(folder / "checkpoint" / "model.safetensors")
-
-    alone, weights_alone = run(tmp_path / "alone", 1, 3)
-    first, weights_first = run(tmp_path / "shared", 2, 2)  # still in the warm-up, whose rates do not depend on the end
-    shared, weights_shared = run(tmp_path / "shared", 1, 3)
-    # Sums over the batch are made in another order: float32 rounding, nothing else.
-    assert np.average(shared, weights=[2, 1]) == pytest.approx(alone[0], rel=1e-4)
-    assert len(first) == 1 and len(shared) == 2
-    moved = {name: (weights_alone[name] - weights_first[name]).abs().max() for name in weights_alone}
-    assert max(moved.values()) > 1e-6  # the third step did something
-    for name, value in weights_alone.items():
-        torch.testing.assert_close(weights_shared[name], value, rtol=0, atol=1e-6)
+def test_a_judge_is_trained_where_it_is_told_to(tmp_path):
+    run(train_judge, "--folder", tmp_path / "run", "--output", tmp_path / "judge", "--steps", 1, "--batch-size", 4)
+    weights = load_file(tmp_path / "judge" / "model.safetensors")
+    assert {name: value.shape for name, value in weights.items()} == {
+        name: value.shape for name, value in JudgeNet().state_dict().items()
+    }
 
 
 def test_the_cost_in_the_readme_is_counted():

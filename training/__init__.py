@@ -1,1 +1,1 @@
-"""How Pocket Diffusion is made and measured."""
+"""How Pocket Diffusion is made."""

@@ -1,40 +1,46 @@
-"""One training loop for both stages: accelerate, EMA, checkpoints, resume, a progress bar.
+"""One training loop for all networks: accelerate, EMA, checkpoints, resume, a progress bar.
 
 Every batch is a function of the seed and the step alone. A run that was stopped therefore continues
 exactly where it was, and several processes share the same global batch that one process would see.
 """
 
-import csv
-import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from diffusers.training_utils import EMAModel
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from training.run_folder import claim, describe, last_checkpoint, save_checkpoint
+
+LOG_EVERY = 50  # steps; a GPU waits for nobody between them
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoopConfig:
     """How long and how fast to train; one reason per field."""
 
-    steps: int  # the decay below is planned for this number, so a run should end
+    steps: int  # the decay is planned for this number, so a run should end
     batch_size: int  # of the whole run; each process takes its equal share
-    learning_rate: float
+    learning_rate: float  # the full one, of AdamW
     betas: tuple[float, float] = (0.9, 0.99)  # second moments over 100 steps suit short runs
-    weight_decay: float = 0.01
+    weight_decay: float = 0.01  # of AdamW
     warmup_steps: int = 100  # the first gradients of a fresh network are not to be trusted
     decay_from: float = 0.5  # share of the run at the full rate; most visible quality comes after it
     final_rate: float = 0.02  # share of the full rate left at the end
     ema_decay: float = 0.999  # the averaged weights are the ones that are kept
     clip: float = 1.0  # largest gradient norm, against the rare bad batch
-    seed: int = 0
-    checkpoint_minutes: float = 5.0
+    seed: int = 0  # another one shows a continued run other pictures
+    checkpoint_minutes: float = 5.0  # at most this much is lost by a stop
+    stop_after: int | None = None  # end early, after this step, with a checkpoint; the plan of the rate stays
 
 
 def rate_at(step: int, config: LoopConfig) -> float:
@@ -63,6 +69,16 @@ def local_share(batch: dict[str, Tensor], accelerator: Accelerator) -> dict[str,
     return {name: value[start : start + share].to(accelerator.device) for name, value in batch.items()}
 
 
+def batches(make_batch: Callable[[int], dict[str, Tensor]], first: int, last: int) -> Iterator[dict[str, Tensor]]:
+    """The batches of the steps `first` to `last` - 1, each made in a thread while the one before it is in use."""
+    with ThreadPoolExecutor(max_workers=1) as maker:
+        following = maker.submit(make_batch, first) if first < last else None
+        for step in range(first, last):
+            batch = following.result()
+            following = maker.submit(make_batch, step + 1) if step + 1 < last else None
+            yield batch
+
+
 class _Position:
     """The number of finished steps, saved with each checkpoint."""
 
@@ -82,16 +98,18 @@ def train(
     folder: Path,
     *,
     accelerator: Accelerator | None = None,
-    stop_after: int | None = None,
+    record: dict[str, Any] | None = None,
 ) -> nn.Module:
     """Train `trainee`, whose forward takes a batch's tensors by name and returns the mean loss.
 
-    A checkpoint found in `folder` is resumed. `stop_after` ends the call early, at that step, with a
-    checkpoint: the plan of the learning rate stays that of the whole run. Returns the bare module with
-    its averaged (EMA) weights; `folder/log.csv` holds step, loss, rate and seconds.
+    make_batch: the global batch of a step, tensors on the CPU. It runs in another thread than the training.
+    record: what the run is made of, as from `describe`; by default the loop's settings alone.
+
+    A checkpoint found in `folder` is resumed; SystemExit if it is of a run with another record. Returns the bare
+    module with its averaged (EMA) weights; `folder/log.csv` holds step, mean loss since the row before, rate and time.
     """
     accelerator = accelerator or Accelerator()
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, record or describe("loop", config, folder, accelerator), accelerator)
     optimizer = torch.optim.AdamW(
         trainee.parameters(), config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, foreach=True
     )
@@ -102,18 +120,18 @@ def train(
     ema.to(accelerator.device)
     position = _Position()
     accelerator.register_for_checkpointing(rates, ema, position)
-    if (folder / "checkpoint").is_dir():
-        accelerator.load_state(folder / "checkpoint")
-    last = min(config.steps, stop_after or config.steps)
+    checkpoint = last_checkpoint(folder, accelerator)
+    if checkpoint:
+        accelerator.load_state(checkpoint)
+    log = _Log(folder / "log.csv", position.step, accelerator)
+    last = min(config.steps, config.stop_after or config.steps)
 
     trainee.train()
-    saved_at, losses = time.monotonic(), []
-    with tqdm(
-        total=config.steps, initial=position.step, disable=not accelerator.is_local_main_process, mininterval=5
-    ) as bar:
-        while position.step < last:
-            batch = local_share(make_batch(position.step), accelerator)
-            loss = trainee(**batch)
+    saved_at = time.monotonic()
+    bar = tqdm(total=config.steps, initial=position.step, disable=not accelerator.is_local_main_process, mininterval=5)
+    with bar:
+        for batch in batches(make_batch, position.step, last):
+            loss = trainee(**local_share(batch, accelerator))
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(bare.parameters(), config.clip)
             optimizer.step()
@@ -121,35 +139,47 @@ def train(
             rates.step()
             ema.step(bare.parameters())
             position.step += 1
-            losses.append(accelerator.reduce(loss.detach(), "mean").item())
+            log.add(loss)
             bar.update()
-            if len(losses) == 50 or position.step == last:
-                _log(folder / "log.csv", position.step, float(np.mean(losses)), rates.get_last_lr()[0], accelerator)
-                bar.set_postfix(loss=f"{np.mean(losses):.4f}")
-                losses.clear()
-            if time.monotonic() - saved_at > 60 * config.checkpoint_minutes or position.step == last:
-                _checkpoint(accelerator, folder)
+            if position.step % LOG_EVERY == 0 or position.step == last:
+                bar.set_postfix(loss=f"{log.write(position.step, rates.get_last_lr()[0]):.4f}")
+            overdue = time.monotonic() - saved_at > 60 * config.checkpoint_minutes
+            if position.step == last or _agreed(overdue, position.step, accelerator):
+                save_checkpoint(folder, accelerator)
                 saved_at = time.monotonic()
     ema.copy_to(bare.parameters())
     return bare.eval()
 
 
-def _checkpoint(accelerator: Accelerator, folder: Path) -> None:
-    """Write a whole new checkpoint before the old one goes, so that a stop at any moment leaves one."""
-    accelerator.save_state(folder / "checkpoint.new")
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        shutil.rmtree(folder / "checkpoint", ignore_errors=True)
-        (folder / "checkpoint.new").rename(folder / "checkpoint")
-    accelerator.wait_for_everyone()
+def _agreed(overdue: bool, step: int, accelerator: Accelerator) -> bool:
+    """Whether to checkpoint now. All must save at one step and each has its own clock, so the first process decides."""
+    if accelerator.num_processes == 1:
+        return overdue
+    return step % LOG_EVERY == 0 and broadcast_object_list([overdue])[0]
 
 
-def _log(path: Path, step: int, loss: float, rate: float, accelerator: Accelerator) -> None:
-    if not accelerator.is_main_process:
-        return
-    new = not path.exists()
-    with open(path, "a", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        if new:
-            writer.writerow(["step", "loss", "rate", "time"])
-        writer.writerow([step, f"{loss:.6f}", f"{rate:.3e}", f"{time.time():.0f}"])
+class _Log:
+    """`log.csv`. Losses are summed where they are computed: to read each at once would have a GPU wait every step."""
+
+    def __init__(self, path: Path, step: int, accelerator: Accelerator):
+        """step: the one to go on from; rows of later steps, which will be made again, are dropped."""
+        self.path, self.accelerator = path, accelerator
+        self.total, self.count = torch.zeros((), device=accelerator.device), 0
+        if accelerator.is_main_process:
+            rows = path.read_text(encoding="utf-8").splitlines()[1:] if path.exists() else []
+            kept = [row for row in rows if int(row.split(",")[0]) <= step]
+            path.write_text("\n".join(["step,loss,rate,time", *kept]) + "\n", encoding="utf-8")
+
+    def add(self, loss: Tensor) -> None:
+        self.total += loss.detach()
+        self.count += 1
+
+    def write(self, step: int, rate: float) -> float:
+        """Write a row, and return the mean loss since the last one."""
+        loss = self.accelerator.reduce(self.total / self.count, "mean").item()
+        self.total.zero_()
+        self.count = 0
+        if self.accelerator.is_main_process:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(f"{step},{loss:.6f},{rate:.3e},{time.time():.0f}\n")
+        return loss

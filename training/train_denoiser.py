@@ -19,12 +19,14 @@ from diffusers import UNet2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from helpers.checksums import write_checksums
 from helpers.latents import encode
 from helpers.loading import load_pipeline
 from helpers.scenes import Scene, draw, place_scene
-from training.checksums import write_checksums
+from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
-from training.train_unet import LATENT, build_scheduler
+from training.run_folder import describe
+from training.unet import LATENT, build_scheduler
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "models" / "denoiser-checkpoints"
 MOMENTS = (50, 150, 500, 1500, 3000, 5000, 8000)  # steps, about even on a logarithmic axis
@@ -100,14 +102,15 @@ def labelled_batch(step: int, latents: Tensor, labels: Tensor, loop: LoopConfig)
     }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/denoiser"), help="the run's own checkpoint and log")
     parser.add_argument("--output", type=Path, default=CHECKPOINTS, help="where the kept weights go")
     parser.add_argument("--moments", type=int, nargs="+", default=MOMENTS, help="steps whose weights are kept")
-    args = parser.parse_args()
+    add_flags(parser, LOOP, without=("steps", "stop_after"))  # the moments tell both
+    args = parser.parse_args(arguments)
     moments = sorted(set(args.moments))
-    loop = replace(LOOP, steps=moments[-1])
+    loop = replace(filled(LOOP, vars(args)), steps=moments[-1])
 
     set_seed(loop.seed)
     latents, labels = encoded(small_world(seed=0))
@@ -119,10 +122,10 @@ def main() -> None:
         trainee = train(
             trainee,
             lambda step: labelled_batch(step, latents, labels, loop),
-            loop,
+            replace(loop, stop_after=moment),
             args.folder,
             accelerator=accelerator,
-            stop_after=moment,
+            record=describe("train_denoiser", loop, args.folder, accelerator),
         )
         if accelerator.is_main_process:
             weights = {name: value.half().cpu().contiguous() for name, value in trainee.network.state_dict().items()}

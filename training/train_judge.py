@@ -8,12 +8,14 @@ shapes and colours and does not depend on an outline of exactly one pixel.
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
@@ -21,7 +23,9 @@ from torch import Tensor, nn
 
 from helpers.judge import JUDGE, LAYOUTS, PLACES, JudgeNet, to_views
 from helpers.scenes import STYLES, WORDS, Scene, draw, random_scene
+from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
+from training.run_folder import describe
 
 NOTHING = -100  # cross_entropy leaves this target out
 
@@ -105,14 +109,27 @@ def save_judge(net: JudgeNet, folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/judge"), help="checkpoints and log")
-    args = parser.parse_args()
-    config = JudgeConfig()
+    parser.add_argument("--output", type=Path, default=JUDGE, help="where the trained judge goes")
+    add_flags(parser, JudgeConfig())
+    args = parser.parse_args(arguments)
+    config = filled(JudgeConfig(), vars(args))
+
     set_seed(config.loop.seed)
-    trained = train(JudgeLoss(JudgeNet()), lambda step: judge_batch(step, config), config.loop, args.folder)
-    save_judge(trained.net, JUDGE)
+    accelerator = Accelerator()
+    record = describe("train_judge", config, args.folder, accelerator)
+    trained = train(
+        JudgeLoss(JudgeNet()),
+        lambda step: judge_batch(step, config),
+        config.loop,
+        args.folder,
+        accelerator=accelerator,
+        record=record,
+    )
+    if accelerator.is_main_process:
+        save_judge(trained.net, args.output)
 
 
 if __name__ == "__main__":

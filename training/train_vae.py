@@ -6,7 +6,8 @@ Trained on random 64-pixel crops of scenes: the network is convolutional, so it 
 """
 
 import argparse
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,10 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from helpers.scenes import SIZE, draw, random_scene
+from training.dataset import to_tensor
+from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
+from training.run_folder import describe, history, write_history
 
 CROP = 64
 
@@ -28,9 +32,11 @@ class VaeConfig:
 
     channels: tuple[int, ...] = (16, 32, 64, 128)  # three halvings: 8 x 8 pixels become one latent pixel
     pairs: float = 0.6  # share of scenes with two small objects, which are the hard ones
-    mse_weight: float = 4.0  # L1 alone leaves faint errors everywhere, which PSNR counts
+    mse_weight: float = 4.0  # L1 alone leaves faint errors everywhere, which PSNR counts: more raises the PSNR
     edge_weight: float = 1.0  # L1 of neighbouring differences, so that outlines stay sharp
-    kl_weight: float = 1e-6  # as Rombach et al. (2022): just enough to keep latents near a unit scale
+    # Rombach et al. (2022) have 1e-6 too, but sum their other losses over pixels; these are means, of 12,288 numbers.
+    kl_weight: float = 1e-6  # keeps latents near a unit scale
+    decoder_only: bool = False  # leave the encoder as it is, so that a trained U-Net keeps its latents
     loop: LoopConfig = field(
         default_factory=lambda: LoopConfig(steps=8000, batch_size=12, learning_rate=1e-3, decay_from=0.4)
     )
@@ -63,11 +69,6 @@ class VaeLoss(nn.Module):
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         reconstruction = error.abs().mean() + self.config.mse_weight * error.square().mean()
         return reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
-
-
-def to_tensor(picture: np.ndarray) -> Tensor:
-    """(..., H, W, 3) uint8 to (..., 3, H, W) float in [-1, 1], as the autoencoder takes it."""
-    return torch.from_numpy(picture).movedim(-1, -3).float() / 127.5 - 1
 
 
 def random_crop(rng: np.random.Generator, config: VaeConfig) -> np.ndarray:
@@ -105,36 +106,35 @@ def freeze_encoder(vae: AutoencoderKL) -> None:
     vae.quant_conv.requires_grad_(False)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/vae"), help="checkpoints, log and the finished VAE")
-    parser.add_argument("--steps", type=int, default=VaeConfig().loop.steps)
-    parser.add_argument("--learning-rate", type=float, default=VaeConfig().loop.learning_rate)
-    parser.add_argument("--seed", type=int, default=VaeConfig().loop.seed, help="another seed shows other crops")
-    parser.add_argument("--mse-weight", type=float, default=VaeConfig().mse_weight, help="more of it raises the PSNR")
     parser.add_argument("--start-from", type=Path, help="folder of a trained VAE to begin with, instead of at random")
-    parser.add_argument(
-        "--decoder-only",
-        action="store_true",
-        help="leave the encoder as it is, so that a trained U-Net keeps its latents",
-    )
-    args = parser.parse_args()
-    if args.decoder_only and not args.start_from:
+    add_flags(parser, VaeConfig())
+    args = parser.parse_args(arguments)
+    config = filled(VaeConfig(), vars(args))
+    if config.decoder_only and not args.start_from:
         parser.error("--decoder-only needs --start-from: an encoder at random is not worth keeping")
-    loop = replace(VaeConfig().loop, steps=args.steps, learning_rate=args.learning_rate, seed=args.seed)
-    config = VaeConfig(mse_weight=args.mse_weight, loop=loop)
+
     set_seed(config.loop.seed)
-    vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
-    if args.decoder_only:
-        freeze_encoder(vae)
     accelerator = Accelerator()
+    record = describe("train_vae", config, args.folder, accelerator, {"start_from": args.start_from})
+    vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
+    if config.decoder_only:
+        freeze_encoder(vae)
     vae = train(
-        VaeLoss(vae, config), lambda step: crop_batch(step, config), config.loop, args.folder, accelerator=accelerator
+        VaeLoss(vae, config),
+        lambda step: crop_batch(step, config),
+        config.loop,
+        args.folder,
+        accelerator=accelerator,
+        record=record,
     ).vae
     if accelerator.is_main_process:
-        if not args.decoder_only:  # the latents are what they were
+        if not config.decoder_only:  # the latents are what they were
             vae.register_to_config(scaling_factor=1 / latent_std(vae, config))
         vae.save_pretrained(args.folder / "vae")
+        write_history(args.folder / "vae", [*history(args.start_from), record])
         print(f"scaling factor {vae.config.scaling_factor:.4f}")
 
 

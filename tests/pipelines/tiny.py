@@ -5,7 +5,7 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline, UNet2DConditionMod
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from training.text import clip_tokenizer
-from training.train_unet import build_scheduler
+from training.unet import build_scheduler
 
 TOKENS = 32  # what the text encoder reads, both ends included
 SIDE = 64  # pixels of a picture: latents of 32 x 32 at a downscale factor of 2

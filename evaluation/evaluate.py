@@ -1,6 +1,6 @@
 """Measure Pocket Diffusion with judges that never saw it, and write its model card.
 
-    accelerate launch -m training.evaluate
+    accelerate launch -m evaluation.evaluate
 
 Every figure stands beside its ceilings: the same judge on real pictures of the same scenes, and on the
 autoencoder's reconstructions of them. Writes `evaluation.json`, `samples.webp` and `README.md` into the
@@ -22,13 +22,14 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from tqdm import tqdm
 
+from evaluation.model_card import SAMPLES, write_card
+from helpers.checksums import sha256, write_checksums
 from helpers.judge import read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, sha256
+from helpers.loading import POCKET, load_pipeline
 from helpers.measures import psnr
 from helpers.scenes import BACKGROUNDS, STYLES, WORDS, Scene, draw, held_out, place_scene, random_scene
-from training.checksums import write_checksums
-from training.model_card import SAMPLES, write_card
+from training.flags import add_flags, filled
 from training.train_judge import in_reading_order, layout_of
 
 
@@ -37,9 +38,9 @@ class EvaluationConfig:
     """How the pictures of the evaluation are drawn."""
 
     pictures: int = 248  # of each kind: every word twice
-    steps: int = 20  # DDIM
-    guidance: float = 4.0
-    batch_size: int = 8
+    steps: int = 20  # of DDIM
+    guidance: float = 4.0  # 1 is none
+    batch_size: int = 8  # pictures drawn at once
     seed: int = 1_000_000  # far from the seeds of training: these scenes are unseen
 
 
@@ -155,15 +156,12 @@ def weights_key(folder: Path) -> str:
     return hashlib.sha256("\n".join(hashes).encode()).hexdigest()[:12]
 
 
-def main() -> None:
-    defaults = EvaluationConfig()
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=POCKET, help="folder of the pipeline; the results go there too")
-    parser.add_argument("--pictures", type=int, default=defaults.pictures, help="of each kind")
-    parser.add_argument("--steps", type=int, default=defaults.steps)
-    parser.add_argument("--guidance", type=float, default=defaults.guidance)
-    args = parser.parse_args()
-    config = EvaluationConfig(pictures=args.pictures, steps=args.steps, guidance=args.guidance)
+    add_flags(parser, EvaluationConfig())
+    args = parser.parse_args(arguments)
+    config = filled(EvaluationConfig(), vars(args))
     accelerator = Accelerator()
     with accelerator.main_process_first():
         if accelerator.is_main_process:

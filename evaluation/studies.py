@@ -1,8 +1,8 @@
 """Longer measurements of Pocket Diffusion, beside the figures of `evaluate.py`: an hour and a half on two cores.
 
-    accelerate launch -m training.studies distance                 # Frechet distance and memorisation
-    accelerate launch -m training.studies settings                 # steps and guidance
-    accelerate launch -m training.studies choices --runs runs/gamma-5 runs/gamma-inf      # what training chose
+    accelerate launch -m evaluation.studies distance                 # Frechet distance and memorisation
+    accelerate launch -m evaluation.studies settings                 # steps and guidance
+    accelerate launch -m evaluation.studies choices --runs runs/gamma-5 runs/gamma-inf      # what training chose
 
 Each writes its part of `studies.json` into the model's folder, and the model card again. Pictures are kept under
 `runs/studies` as they are drawn, so that a study that was stopped goes on where it was.
@@ -10,7 +10,7 @@ Each writes its part of `studies.json` into the model's folder, and the model ca
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,15 +22,18 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
+from evaluation.evaluate import EvaluationConfig, draw_with, judged, pair_scenes, sheet, single_scenes, weights_key
+from evaluation.model_card import write_card
+from helpers.checksums import write_checksums
 from helpers.judge import features
 from helpers.latents import decode, encode
 from helpers.loading import POCKET, load_pipeline
 from helpers.measures import frechet_distance
 from helpers.scenes import Scene, draw, random_scene
-from training.checksums import write_checksums
-from training.evaluate import EvaluationConfig, draw_with, judged, pair_scenes, sheet, single_scenes, weights_key
-from training.model_card import write_card
-from training.train_unet import UNetConfig, training_scenes
+from training.dataset import training_scenes
+from training.flags import filled
+from training.run_folder import HISTORY, history
+from training.unet import UNetConfig
 
 FILE, NEAREST = "studies.json", "nearest.webp"
 KINDS = ("one object", "two objects")
@@ -40,15 +43,11 @@ KINDS = ("one object", "two objects")
 class StudiesConfig:
     """How much is drawn, and with what."""
 
-    evaluation: EvaluationConfig = field(
-        default_factory=EvaluationConfig
-    )  # the settings where a study does not change them
+    # The settings where a study does not change them.
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     pictures: int = 5000  # of the Frechet distance
     kept: int = 250  # pictures in a file
     seed: int = 3_000_000  # far from the seeds of training, evaluation and samplers
-    training: UNetConfig = field(  # of the last run, as the model card's command has it
-        default_factory=lambda: UNetConfig(scenes=32_000, pairs=0.6, loop=replace(UNetConfig().loop, seed=4))
-    )
     steps: tuple[int, ...] = (10, 20, 100)
     guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # 1 is none: the prediction for the prompt alone
     timesteps: tuple[int, ...] = (50, 200, 400, 600, 800, 950)  # where the error of a training choice is measured
@@ -101,17 +100,41 @@ def small(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.from_numpy(np.stack(rows)).float() / 255
 
 
-def nearest(pictures: Tensor, training: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's root mean squared distance to the nearest row of `training`, and that row's number."""
-    found = [torch.cdist(rows, training).min(dim=1) for rows in pictures.split(500)]
-    distances = torch.cat([part.values for part in found]) / pictures.shape[1] ** 0.5
-    return distances, torch.cat([part.indices for part in found])
+def nearest(pictures: Tensor, training: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Each row's root mean squared distance to the nearest row of the parts of `training`, and that row's number.
+
+    The parts may be made as they are asked for: no more than one is kept at a time.
+    """
+    distances = torch.full((len(pictures),), torch.inf)
+    numbers = torch.zeros(len(pictures), dtype=torch.long)
+    first = 0
+    for part in training:
+        found = torch.cdist(pictures, part).min(dim=1)
+        nearer = found.values < distances
+        distances[nearer], numbers[nearer] = found.values[nearer], first + found.indices[nearer]
+        first += len(part)
+    return distances / pictures.shape[1] ** 0.5, numbers
+
+
+def trained_scenes(model: Path) -> list[Scene]:
+    """All scenes that the U-Net of a model was trained on, each once, as its `training.json` tells.
+
+    Raises FileNotFoundError if there is none.
+    """
+    runs = [filled(UNetConfig(), run["settings"]) for run in history(model) if run["program"] == "train_unet"]
+    if not runs:
+        raise FileNotFoundError(f"{model / HISTORY} tells of no training of a U-Net: nobody knows what it was shown")
+    return list(dict.fromkeys(scene for config in runs for scene in training_scenes(config)))
 
 
 def distance_study(
-    pipe: StableDiffusionPipeline, config: StudiesConfig, accelerator: Accelerator, runs: Path
+    pipe: StableDiffusionPipeline,
+    training: Sequence[Scene],
+    config: StudiesConfig,
+    accelerator: Accelerator,
+    runs: Path,
 ) -> tuple[dict, Image.Image]:
-    """Frechet distance beside its two baselines, and whether pictures are copies of the training set.
+    """Frechet distance beside its two baselines, and whether pictures are copies of `training`, all scenes trained on.
 
     All three distances are to the same real pictures, of other scenes than any that was drawn: real pictures have one
     too, for there are finitely many. Copies would be nearer to the training set than unseen real pictures are; the
@@ -126,9 +149,9 @@ def distance_study(
     sources = {"model": drawn, "reconstruction": rebuilt, "real": real}
     frechet = {name: frechet_distance(all_features(pictures), others) for name, pictures in sources.items()}
 
-    training = training_scenes(config.training)
-    rows = torch.cat([small([draw(scene) for scene in training[part]]) for part in in_parts(len(training), 1000)])
-    found = {name: nearest(small(pictures), rows) for name, pictures in sources.items()}
+    rows = (small([draw(scene) for scene in training[part]]) for part in in_parts(len(training), 1000))
+    distances, numbers = nearest(torch.cat([small(pictures) for pictures in sources.values()]), rows)
+    found = dict(zip(sources, zip(distances.split(len(scenes)), numbers.split(len(scenes)), strict=True), strict=True))
     memory, read = {}, {}
     for kind, objects in zip(KINDS, (1, 2), strict=True):
         numbers = [i for i, scene in enumerate(scenes) if len(scene.words) == objects]
@@ -236,7 +259,8 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     picture = None
     if args.study == "distance":
-        results, picture = distance_study(pipe, config, accelerator, runs / weights / "distance")
+        training = trained_scenes(args.model)
+        results, picture = distance_study(pipe, training, config, accelerator, runs / weights / "distance")
     elif args.study == "settings":
         results = settings_study(pipe, config, accelerator, runs / weights)  # pictures of other weights are not these
     else:

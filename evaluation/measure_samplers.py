@@ -1,6 +1,6 @@
 """Measure how well and how fast each sampler draws with Pocket Diffusion, once, for lesson 07.
 
-    python -m training.measure_samplers
+    python -m evaluation.measure_samplers
 
 Every sampler draws the same pictures from the same noise, with several numbers of steps. Each row goes to
 `runs/samplers.csv` when it is measured, so that a stopped run goes on where it was. When all are there, the file is
@@ -26,13 +26,14 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from helpers.checksums import sha256, write_checksums
 from helpers.judge import JUDGE, features, read
 from helpers.latents import decode, encode
-from helpers.loading import POCKET, load_pipeline, sha256
+from helpers.loading import POCKET, load_pipeline
 from helpers.measures import frechet_distance
 from helpers.sampling import run
 from helpers.scenes import Scene, draw, random_scene
-from training.checksums import write_checksums
+from training.flags import add_flags, filled
 from training.train_judge import in_reading_order, layout_of
 
 RUNS = Path("runs") / "samplers.csv"
@@ -75,7 +76,7 @@ class SamplersConfig:
     steps: tuple[int, ...] = (2, 4, 8, 20, 40)  # divisors of 1000, so that every scheduler lands on whole timesteps
     heun_steps: tuple[int, ...] = (2, 4, 10, 20)  # each of them two calls of the U-Net, but for the last
     samplers: tuple[str, ...] = tuple(SAMPLERS)
-    guidance: float = 4.0
+    guidance: float = 4.0  # 1 is none
     seed: int = 2_000_000  # far from the seeds of training and of the evaluation
     reference: int = 2000  # real pictures to compare with
     groups: int = 10  # of pictures, left out in turn to find the error of the distance
@@ -102,8 +103,12 @@ def measured_scenes(config: SamplersConfig, start: int = 0, count: int | None = 
 
 
 def jackknife_error(found: Tensor, reference: Tensor, groups: int) -> float:
-    """Standard error of the Frechet distance of features (N, D), by leaving out one group of pictures at a time."""
-    number = torch.arange(len(found)) % groups
+    """Standard error of the Frechet distance of features (N, D), by leaving out one group of pictures at a time.
+
+    found: of pictures with one object and with two in turn. Each group has as many of both, for a set that lacks one
+    kind is at another distance.
+    """
+    number = torch.arange(len(found)) // 2 % groups
     parts = torch.tensor([frechet_distance(found[number != i], reference) for i in range(groups)])
     return math.sqrt((groups - 1) / groups * float((parts - parts.mean()).square().sum()))
 
@@ -223,15 +228,14 @@ def measure(
     return [there[key] for key in plan(config)]
 
 
-def main() -> None:
-    defaults = SamplersConfig()
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, default=POCKET, help="folder of the pipeline; the file goes there too")
     parser.add_argument("--rows", type=Path, default=RUNS, help="where each row goes as soon as it is measured")
-    parser.add_argument("--pictures", type=int, default=defaults.pictures, help="for each row")
-    parser.add_argument("--batch-size", type=int, default=25)
-    args = parser.parse_args()
-    config = SamplersConfig(pictures=args.pictures)
+    parser.add_argument("--batch-size", type=int, default=25, help="pictures drawn at once")
+    add_flags(parser, SamplersConfig(), without=("samplers", "steps", "heun_steps"))
+    args = parser.parse_args(arguments)
+    config = filled(SamplersConfig(), vars(args))
     pipe = load_pipeline(str(args.model))
     measure(pipe, args.model, config, args.rows, batch_size=args.batch_size)
     shutil.copyfile(args.rows, args.model / FILE)

@@ -1,0 +1,1 @@
+"""How Pocket Diffusion is measured."""

@@ -1,0 +1,107 @@
+"""What the U-Net is shown: scenes, their latents, and the batch of each step."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from diffusers import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import CLIPTokenizer
+
+from helpers.scenes import SPRITES, Scene, draw, random_scene
+from training.extra_tasks import targets
+from training.loop import step_rng
+from training.run_folder import files_key
+from training.unet import LATENT, UNetConfig
+
+# What pictures are made of: the code that draws them, the emoji and the colours. Any change makes other latents.
+WORLD = [Path(sys.modules[Scene.__module__].__file__), *sorted(SPRITES.glob("*.webp")), *sorted(SPRITES.glob("*.tsv"))]
+
+
+def to_tensor(picture: np.ndarray) -> Tensor:
+    """(..., H, W, 3) uint8 to (..., 3, H, W) float in [-1, 1], as the autoencoder takes it."""
+    return torch.from_numpy(np.moveaxis(picture, -1, -3).astype(np.float32) / 127.5 - 1)
+
+
+def training_scenes(config: UNetConfig) -> list[Scene]:
+    """The scenes of the training set, none with a held-out (word, style) pair."""
+    rng = np.random.default_rng(config.loop.seed)
+    return [random_scene(rng, objects=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
+
+
+@torch.no_grad()
+def encode_scenes(vae: AutoencoderKL, scenes: list[Scene], batch_size: int = 32) -> Tensor:
+    """Latents (N, 4, 16, 16) of all scenes, scaled to unit variance, as float16 on the CPU."""
+    parts = []
+    for start in tqdm(range(0, len(scenes), batch_size), desc="encoding scenes", mininterval=10):
+        pixels = to_tensor(np.stack([np.asarray(draw(scene)) for scene in scenes[start : start + batch_size]]))
+        latents = vae.encode(pixels.to(vae.device)).latent_dist.mean * vae.config.scaling_factor
+        parts.append(latents.half().cpu().contiguous())
+    return torch.cat(parts)
+
+
+def cached_latents(
+    folder: Path, vae: AutoencoderKL, vae_key: str, scenes: list[Scene], accelerator: Accelerator
+) -> Tensor:
+    """The latents of the scenes, encoded once by the first process and read by all, (N, 4, 16, 16) float16.
+
+    vae_key: changes with the autoencoder, as from `folder_key`. `latents.safetensors` in the run's folder carries a key
+    of all that made it; latents of another key are made anew.
+    """
+    path = folder / "latents.safetensors"
+    key = files_key(WORLD, vae_key + repr(scenes))
+    with accelerator.main_process_first():
+        if accelerator.is_main_process and _key_of(path) != key:
+            if path.exists():
+                print(f"{path} is of other scenes or another autoencoder: encoding anew")
+            folder.mkdir(parents=True, exist_ok=True)
+            fresh = path.with_name(path.name + ".new")
+            save_file({"latents": encode_scenes(vae.to(accelerator.device), scenes)}, fresh, {"key": key})
+            fresh.replace(path)
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("latents")
+
+
+def _key_of(path: Path) -> str | None:
+    if not path.exists():
+        return None
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("key")
+
+
+def random_caption(scene: Scene, rng: np.random.Generator, config: UNetConfig) -> str:
+    """A caption of the scene with phrases left out at random, or none at all."""
+    if rng.random() < config.empty:
+        return ""
+    return scene.caption(background=rng.random() < config.named, style=rng.random() < config.named)
+
+
+def denoising_batch(
+    step: int, scenes: list[Scene], latents: Tensor, tokenizer: CLIPTokenizer, config: UNetConfig
+) -> dict[str, Tensor]:
+    """The global batch of one step: clean latents, noise, timesteps, captions, and what the extra tasks need, if any.
+
+    latents: (N, 4, 16, 16) of the scenes. Only NumPy computes here, for torch would start threads of its own.
+    """
+    rng = step_rng(config.loop.seed, step)
+    chosen = rng.integers(len(scenes), size=config.loop.batch_size)
+    shown = [scenes[i] for i in chosen]
+    captions = [random_caption(scene, rng, config) for scene in shown]
+    noise = rng.standard_normal((len(chosen), 4, LATENT, LATENT), dtype=np.float32)
+    tokens = tokenizer(
+        captions, padding="max_length", truncation=True, return_offsets_mapping=True, return_tensors="np"
+    )
+    batch = {
+        "latents": latents.numpy()[chosen].astype(np.float32),
+        "noise": noise,
+        "timesteps": rng.integers(1000, size=len(chosen)),
+        "input_ids": tokens.input_ids,
+    }
+    if config.place_weight or config.grounding_weight:
+        batch |= targets(shown, captions, tokens.offset_mapping[:, :, 1].tolist())
+    return {name: torch.from_numpy(array) for name, array in batch.items()}
