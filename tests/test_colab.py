@@ -25,7 +25,6 @@ import pytest
 from helpers import colab
 from tests.lessons import LESSONS
 from tests.stamp_notebooks import ADDRESS, BADGE, CELL, REF, ROOT, colab_address, stamp, stamped_readme
-from tests.test_repository import committed_files
 
 SITE = Path(sysconfig.get_paths()["purelib"])
 # What a program in the stand-in prints at its end, for the test to read.
@@ -109,10 +108,10 @@ def test_what_belongs_to_colab_is_not_asked_of_pip():
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(tmp_path_factory, committed_files):
     """A git repository of the files that are here, with the tag that the cell asks for."""
     folder = tmp_path_factory.mktemp("repository")
-    for path in committed_files():
+    for path in committed_files:
         copy = folder / path.relative_to(ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, copy)
