@@ -1,7 +1,6 @@
 """Every exercise of every lesson, held to the same rules; and the notebooks that use them."""
 
 import ast
-import re
 from pathlib import Path
 
 import nbformat
@@ -11,13 +10,7 @@ import torch
 
 from helpers import exercises
 from helpers.exercises import EXERCISES, Exercise, Mistake, difference, verdict
-from tests.lessons import LESSONS
-
-CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
-SOLUTION = re.compile(
-    r"<details>\s*<summary>Solution: (?P<name>[\w.]+)</summary>\n\n```python\n(?P<code>.*?)\n```\n\n</details>",
-    re.DOTALL,
-)
+from tests.lessons import CHECK, LESSONS, SOLUTION
 
 each_exercise = pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
 each_mistake = pytest.mark.parametrize(

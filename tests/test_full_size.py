@@ -22,7 +22,7 @@ from helpers.loading import GIB, load_pipeline
 from tests import sd15
 from tests.benchmark import peak_memory_mb
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 DISK, MEMORY = 3 * GIB, 10 * GIB
 PROMPT = "a fox left of a pizza"
 SIDE, GUIDANCE, SEED = 512, 7.5, 3
