@@ -3,6 +3,7 @@ PYTHON ?= python3
 LAB_FLAGS ?=
 PLAYGROUND_FLAGS ?=
 PYTEST_FLAGS ?=
+WORKERS ?= 2
 LESSON_SECONDS ?= 900
 TORCH ?= torch==2.13.0
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
@@ -17,9 +18,20 @@ FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
 # Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout $(LESSON_SECONDS)
+# Two lessons that take seconds; `make test QUICK=notebooks/x.ipynb` runs another one. The others come with test-all.
+QUICK ?= notebooks/00_first_picture.ipynb notebooks/01_forward_noising.ipynb
+LONG := $(wildcard notebooks/09_*.ipynb notebooks/08_*.ipynb)
+OTHERS := $(filter-out $(QUICK) $(LONG),$(wildcard notebooks/*.ipynb))
+# One thread for each worker: two that reckon with two cores each wait for one another. Whole files go to a worker
+# (loadscope), so that a lesson has one kernel, in the order in which they are named: what takes minutes first and short
+# lessons last, so that no worker is left with a long one at the end.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 
-.PHONY: help lab playground dev test test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+# A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
+export DIFFUSERS_DISABLE_REMOTE_CODE := 1
+
+.PHONY: help lab playground dev test test-all nightly test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -29,16 +41,23 @@ lab: $(LESSONS_INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-brow
 	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
 		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
 
-# Its settings are in notebooks/voila.json: Voila's page would fetch a style sheet from the network, where one is here.
+# Its settings are in notebooks/voila.json: who may see the page, and a style sheet from here instead of the network.
 playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
 
 dev: $(INSTALLED) ## install everything, for changing the course: tests and training too
 
-test: $(INSTALLED) ## check everything: style, unit tests, every lesson, in a browser if there is one (NOTEBOOKS=notebooks/x.ipynb for one)
+test: $(INSTALLED) ## the quick checks: style, unit tests, two lessons run and compared (QUICK=notebooks/x.ipynb for another)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest tests $(if $(NOTEBOOKS),$(NBVAL) $(NOTEBOOKS)) $(PYTEST_FLAGS)
+	$(PYTEST) $(NBVAL) -m "not (slow or browser or nightly)" $(QUICK) tests $(PYTEST_FLAGS)
+
+test-all: $(INSTALLED) ## what `make test` leaves out: the other lessons, training, Colab, other models, a browser if there is one
+	$(PYTEST) $(NBVAL) -m "(slow or browser or lesson) and not nightly" $(LONG) tests $(OTHERS) $(PYTEST_FLAGS)
+
+nightly: $(INSTALLED) ## what takes too long for each change: every lesson in a browser, a model at full size, thousands of odd inputs
+	$(PYTEST) -m nightly tests $(PYTEST_FLAGS)
+	$(PYTEST) --hypothesis-profile nightly tests/test_fuzz.py $(PYTEST_FLAGS)
 
 # A run on the CPU would pass and prove nothing, so both are asked for: the GPU first, before anything is installed, then a
 # torch that can use it. Only the lessons run, without tests/conftest.py, which would refuse them the network. Outputs

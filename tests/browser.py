@@ -57,12 +57,6 @@ def environment(folder: Path) -> dict[str, str]:
     }
     for path in ours.values():
         path.mkdir(parents=True, exist_ok=True)
-    # JupyterLab asks every new user, in a box over the page, whether it may fetch news.
-    settings = (
-        ours["JUPYTERLAB_SETTINGS_DIR"] / "@jupyterlab" / "apputils-extension" / "notification.jupyterlab-settings"
-    )
-    settings.parent.mkdir(parents=True, exist_ok=True)
-    settings.write_text('{"fetchNews": "false"}')
     inherited = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
     return inherited | {name: str(path) for name, path in ours.items()}
 
@@ -104,7 +98,7 @@ def served(command: list[str], folder: Path, address: str, *, cwd: Path):
 
 @contextmanager
 def jupyter_lab(folder: Path):
-    """`jupyter lab` over the notebooks in `folder / "notebooks"`; yields a function from a name to its address."""
+    """`jupyter lab` over `folder`; yields a function from a notebook such as "notebooks/00_x" to its address."""
     port, token = free_port(), secrets.token_hex(16)
     base = f"http://127.0.0.1:{port}"
     command = [
@@ -122,18 +116,24 @@ def jupyter_lab(folder: Path):
         "--LabApp.extension_manager=readonly",
     ]
     with served(command, folder, f"{base}/api", cwd=folder):
-        yield (
-            lambda name: f"{base}/lab/workspaces/{secrets.token_hex(4)}/tree/notebooks/{name}.ipynb?reset&token={token}"
-        )
+        yield (lambda path: f"{base}/lab/workspaces/{secrets.token_hex(4)}/tree/{path}.ipynb?reset&token={token}")
 
 
 @contextmanager
 def voila(folder: Path, notebook: str):
     """Voila over one notebook of `folder / "notebooks"`, as `make playground` starts it; yields its address."""
-    port = free_port()
-    command = ["voila", f"{notebook}.ipynb", "--no-browser", "--Voila.ip=127.0.0.1", f"--port={port}"]
+    port, token = free_port(), secrets.token_hex(16)
+    command = [
+        "python",
+        "-m",
+        "helpers.serve",
+        f"{notebook}.ipynb",
+        "--no-browser",
+        f"--port={port}",
+        f"--token={token}",
+    ]
     with served(command, folder, f"http://127.0.0.1:{port}/voila/static/", cwd=folder / "notebooks"):
-        yield f"http://127.0.0.1:{port}/"
+        yield f"http://127.0.0.1:{port}/?token={token}"
 
 
 class Notebook:
@@ -167,6 +167,14 @@ class Notebook:
 
     def cell(self, index: int):
         return self.page.locator(".jp-Notebook-cell").nth(index)
+
+    def draw(self) -> None:
+        """Scroll through the whole notebook: JupyterLab puts a cell on the page when it first comes into view."""
+        self.page.evaluate(
+            "async () => { const notebook = jupyterapp.shell.currentWidget.content; "
+            "for (const [index, cell] of notebook.widgets.entries()) { await notebook.scrollToItem(index); "
+            "await cell.ready; } }"
+        )
 
     def select(self, index: int) -> None:
         """Select a cell and leave its editor, as a click beside it does."""
@@ -214,11 +222,14 @@ class Notebook:
 
 
 def copy_lessons(folder: Path) -> None:
-    """The notebooks, hurried and without outputs, so that what is seen is of this run, and what lies beside them."""
+    """The notebooks twice, and what lies beside them: `committed` as they are, and in `notebooks` those to be run,
+    hurried and without outputs, so that what is seen there is of this run."""
     shutil.copytree(ROOT / "images", folder / "images")
-    (folder / "notebooks").mkdir()
+    for name in ("committed", "notebooks"):
+        (folder / name).mkdir()
     shutil.copy(ROOT / "notebooks" / "voila.json", folder / "notebooks")
     for path in (ROOT / "notebooks").glob("*.ipynb"):
+        shutil.copy(path, folder / "committed")
         copy = hurried(path, folder / "notebooks")
         notebook = nbformat.read(copy, as_version=4)
         for cell in notebook.cells:

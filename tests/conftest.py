@@ -1,13 +1,17 @@
-"""What every test runs under: no network, no screen, and nbval that forgives warnings on stderr."""
+"""What every test runs under: no network, no screen, one IPython profile for each process, and the lessons' outputs."""
 
+import atexit
 import importlib.util
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import matplotlib
 from hypothesis import settings
 
-GUARD = Path(__file__).parent / "offline" / "sitecustomize.py"
+ROOT = Path(__file__).resolve().parent.parent
+GUARD = ROOT / "tests" / "offline" / "sitecustomize.py"
 
 # Loaded by path: some systems bring a sitecustomize of their own, which `import sitecustomize` would find first.
 spec = importlib.util.spec_from_file_location("offline_guard", GUARD)
@@ -17,17 +21,10 @@ spec.loader.exec_module(importlib.util.module_from_spec(spec))
 os.environ.pop("MPLBACKEND", None)
 matplotlib.use("Agg")
 
+# Kernels of two workers would share one history file, and a person's own start-up files would run in the lessons.
+os.environ["IPYTHONDIR"] = tempfile.mkdtemp()
+atexit.register(shutil.rmtree, os.environ["IPYTHONDIR"], ignore_errors=True)
+
 settings.register_profile("nightly", max_examples=2000)  # 20 times its default: see test_fuzz.py
 
-
-class SkipStderr:
-    """Leave stderr out of nbval's comparison: libraries warn there about the machine at hand."""
-
-    def pytest_collectstart(self, collector):
-        if hasattr(collector, "skip_compare"):
-            collector.skip_compare += ("stderr",)
-
-
-def pytest_configure(config):
-    # Not a plain hook of this file: pytest asks those for files below tests/ only, and the lessons are not there.
-    config.pluginmanager.register(SkipStderr(), "skip-stderr")
+pytest_plugins = ["tests.lesson_outputs"]

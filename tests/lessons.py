@@ -1,9 +1,10 @@
-"""The code of a lesson as its tests want it: cell by cell, or its definitions ready to be called."""
+"""The code of a lesson as its tests want it: cell by cell, as definitions to call, hurried, or by what a cell needs."""
 
 import ast
 import functools
 import re
 import shutil
+import symtable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))  # all notebooks but the playground
-# Constants of lessons that train for minutes, for runs that look at something else than what was learned.
-HURRY = {
-    "08_train_from_scratch": {"STEPS": 5, "SHORT": 3},
-    "09_fine_tuning": {"VECTOR_STEPS": 5, "LORA_STEPS": 5, "DRAWING": 2},
-}
-# How a lesson asks for an exercise, as (name, function), and how its folded solution is written.
+# An exercise's check in a code cell, and its solution in a text cell.
 CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
 SOLUTION = re.compile(
     r"<details>\s*<summary>Solution: (?P<name>[\w.]+)</summary>\n\n```python\n(?P<code>.*?)\n```\n\n</details>",
     re.DOTALL,
 )
+# Constants of lessons that train and draw for minutes, for runs that look at something else than what was learned.
+HURRY = {
+    "08_train_from_scratch": {"PLACINGS": 4, "STEPS": 5, "SHORT": 3, "CALLS": 2},
+    "09_fine_tuning": {"VECTOR_STEPS": 5, "LORA_STEPS": 5, "DRAWING": 2},
+}
 
 
 def code_cells(path: Path) -> list[str]:
@@ -58,8 +59,9 @@ def imports(path: Path) -> str:
     """All top-level import statements of a notebook, one a line: what a solution may take for granted."""
     found = []
     for source in code_cells(path):
-        plain = "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
-        found += [ast.unparse(node) for node in ast.parse(plain).body if isinstance(node, ast.Import | ast.ImportFrom)]
+        found += [
+            ast.unparse(node) for node in ast.parse(plain(source)).body if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
     return "\n".join(found)
 
 
@@ -116,3 +118,65 @@ def assigned(cell: nbformat.NotebookNode) -> set[str]:
 def targets(node: ast.Assign) -> set[str]:
     """The names that an assignment assigns to."""
     return {part.id for target in node.targets for part in ast.walk(target) if isinstance(part, ast.Name)}
+
+
+def plain(source: str) -> str:
+    """A cell's Python without IPython's own lines, such as %pip."""
+    return "\n".join("" if line.lstrip().startswith(("%", "!")) else line for line in source.splitlines())
+
+
+def names(source: str) -> tuple[set[str], set[str], set[str]]:
+    """The names that a cell binds, uses, and changes in place (`x[0] = 1`, `x.y = 1`, `x.append(1)`)."""
+    binds, uses, changes = set(), set(), set()
+
+    def read(table: symtable.SymbolTable, top: bool) -> None:
+        for symbol in table.get_symbols():
+            if top and (symbol.is_assigned() or symbol.is_imported()):
+                binds.add(symbol.get_name())
+            if symbol.is_referenced() and (top or symbol.is_global()):
+                uses.add(symbol.get_name())
+            if not top and symbol.is_declared_global() and symbol.is_assigned():
+                binds.add(symbol.get_name())
+        for child in table.get_children():
+            read(child, False)
+
+    read(symtable.symtable(source, "cell", "exec"), True)
+    for statement in ast.parse(source).body:
+        for node in ast.walk(statement):
+            target = None
+            if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store):
+                target = node.value
+            elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+                # A call whose result nobody takes is there for what it does, to x in x.append(1).
+                target = node.value.func if isinstance(node.value.func, ast.Attribute) else None
+            while isinstance(target, ast.Attribute | ast.Subscript):
+                target = target.value
+            if isinstance(target, ast.Name):
+                changes.add(target.id)
+    return binds, uses, changes - binds
+
+
+def imported(source: str) -> set[str]:
+    """The names that a cell imports."""
+    return {
+        symbol.get_name() for symbol in symtable.symtable(source, "cell", "exec").get_symbols() if symbol.is_imported()
+    }
+
+
+def needed(sources: list[str]) -> list[set[int]]:
+    """For each cell the earlier cells that it cannot do without, directly or through others."""
+    known = [names(plain(source)) for source in sources]
+    # plots.show(...) changes no module.
+    modules = set().union(*(imported(plain(source)) for source in sources))
+    found: list[set[int]] = []
+    for index, (_, uses, _) in enumerate(known):
+        direct = set()
+        for name in uses:
+            for earlier in range(index - 1, -1, -1):
+                binds, _, changes = known[earlier]
+                if name in binds or name in changes - modules:
+                    direct.add(earlier)
+                if name in binds:
+                    break
+        found.append(direct.union(*(found[earlier] for earlier in direct)))
+    return found

@@ -1,9 +1,12 @@
-"""Every lesson and the playground in a real JupyterLab and a real browser, used as a learner uses them.
+"""The lessons and the playground in a real JupyterLab and a real browser, used as a learner uses them.
 
+Every lesson is opened as it is committed, and not run: how it looks, and where its links go. Those in STEPPED, which
+between them have every kind of viewer, are run with Shift+Enter and used; the others are so by `make nightly`.
 Skipped, by name, where there is neither a Chromium nor a Chrome. BROWSER_SHOTS names a folder to keep the screenshots
 in; without it they go to pytest's own temporary one.
 """
 
+import base64
 import io
 import os
 import re
@@ -13,14 +16,13 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from tests import browser, lessons
 from tests.browser import Notebook, find_chromium, text_of
-from tests.lessons import CHECK, SOLUTION
-from tests.test_sections import needed
+from tests.lessons import CHECK, SOLUTION, needed
 
 if find_chromium() is None:  # all of it at once, so that the summary has one line that cannot be overlooked
     pytest.skip(
@@ -28,12 +30,20 @@ if find_chromium() is None:  # all of it at once, so that the summary has one li
         allow_module_level=True,
     )
 
-pytestmark = [pytest.mark.browser, pytest.mark.slow]
+pytestmark = pytest.mark.browser
 
 LESSONS = [path.stem for path in lessons.LESSONS]
+# An exercise and one column of pictures; the viewer of a whole run; one that a training renews.
+STEPPED = ("00_first_picture", "03_vae_latent_decoding", "08_train_from_scratch")
+RESTARTED = ("02_unet_denoising_loop", "05_stable_diffusion_pipeline")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known
+VIEWER = re.compile(r"\b(step_viewer|run_viewer|LiveViewer)\(")
 PRESSES = 6  # arrow keys in each viewer of a lesson
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
 CONTRAST = 4.5  # of text, WCAG 2.2, success criterion 1.4.3
 
 
@@ -53,6 +63,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("lab")
     browser.copy_lessons(made)
     nbformat.write(colour_notebook(), made / "notebooks" / "colours.ipynb")
+    nbformat.write(spoiled_notebook(), made / "notebooks" / "spoiled.ipynb")
     return made
 
 
@@ -89,12 +100,31 @@ def new_page(chromium):
 
 
 @pytest.fixture(scope="module", params=LESSONS)
-def lesson(request, lab, new_page):
-    """A lesson that was stepped through with Shift+Enter, from its first cell to its last."""
-    notebook = Notebook(new_page(), lab(request.param))
+def unrun(request, lab, new_page):
+    """A lesson as it is committed, opened and not run."""
+    notebook = Notebook(new_page(), lab(f"committed/{request.param}"))
     notebook.name = request.param
+    notebook.draw()
+    yield notebook
+    notebook.close()
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=() if name in STEPPED else pytest.mark.nightly) for name in LESSONS],
+)
+def lesson(request, lab, new_page):
+    """A lesson that was stepped through with Shift+Enter from its first cell: the first lesson and those of the nightly
+    run to the end, the others to the last cell that shows a viewer, since nbval runs what comes after.
+    """
+    notebook = Notebook(new_page(), lab(f"notebooks/{request.param}"))
+    notebook.name, notebook.ran = request.param, len(notebook.cells)
+    if request.param in STEPPED[1:]:
+        notebook.ran = 1 + max(
+            i for i, cell in enumerate(notebook.cells) if is_code(cell) and VIEWER.search(source(cell))
+        )
     notebook.select(0)
-    for _ in notebook.cells:
+    for _ in range(notebook.ran):
         notebook.step()
     yield notebook
     notebook.close()
@@ -105,7 +135,7 @@ def open_notebook(lab, new_page):
     opened = []
 
     def one(name):
-        opened.append(Notebook(new_page(), lab(name)))
+        opened.append(Notebook(new_page(), lab(f"notebooks/{name}")))
         return opened[-1]
 
     yield one
@@ -113,7 +143,7 @@ def open_notebook(lab, new_page):
         notebook.close()
 
 
-# --- every lesson
+# --- what is looked for
 
 
 def troubles(cells):
@@ -128,18 +158,16 @@ def troubles(cells):
     return found
 
 
+def source(cell):
+    return "".join(cell["source"])
+
+
+def is_code(cell):
+    return cell["cell_type"] == "code"
+
+
 def counts(cells):
-    return [cell["execution_count"] for cell in cells if cell["cell_type"] == "code"]
-
-
-def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
-    assert troubles(lesson.cells) == []
-    # Shift+Enter in the last cell adds an empty one below.
-    assert [number for number in counts(lesson.cells) if number] == list(range(1, len(code_cells(lesson)) + 1))
-
-
-def code_cells(notebook):
-    return [cell for cell in notebook.cells if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+    return [cell["execution_count"] for cell in cells if is_code(cell)]
 
 
 PICTURES = """
@@ -166,24 +194,146 @@ async () => {
 """
 
 
-def test_every_picture_of_a_lesson_is_decoded_and_opaque(lesson):
-    found = lesson.page.evaluate(PICTURES)
+def is_figure(output):
+    return bool({"image/png", "image/jpeg", "image/webp"} & output.get("data", {}).keys())
+
+
+# Links that lead nowhere: to a file that the server does not have, to a heading that is not there, or to no web page.
+DEAD = """
+async () => {
+    const found = [];
+    for (const link of document.querySelectorAll('.jp-RenderedMarkdown a[href]:not(.jp-InternalAnchorLink)')) {
+        const written = link.getAttribute('href'), url = new URL(link.href);
+        let alive = url.protocol === 'https:';
+        if (written.startsWith('#')) {
+            const name = CSS.escape(decodeURIComponent(written.slice(1)));
+            alive = !!document.querySelector(`#${name}, [data-jupyter-id="${name}"]`);
+        }
+        else if (url.hostname === location.hostname) alive = (await fetch(url)).ok;
+        if (!alive) found.push(written);
+    }
+    return found;
+}
+"""
+# What sticks out to the right of its output, and labels that are cut off.
+OVERFLOW = """
+() => {
+    const found = [];
+    for (const output of document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-OutputArea-output')) {
+        const right = output.getBoundingClientRect().right + 1;
+        for (const element of output.querySelectorAll('*')) {
+            const box = element.getBoundingClientRect();
+            const text = element.textContent.slice(0, 60);
+            if (box.width > 1 && box.right > right) found.push(`${element.tagName} ${element.className}: ${text}`);
+            if (element.matches('.widget-label') && element.scrollWidth > element.clientWidth + 1)
+                found.push(`cut off: ${text}`);
+        }
+        if (output.scrollWidth > output.clientWidth + 1) found.push(`scrolls: ${output.textContent.slice(0, 60)}`);
+    }
+    return found;
+}
+"""
+# Text whose contrast with what lies behind it is below the limit.
+PALE = """
+limit => {
+    const colour = text => {
+        const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
+        return {r, g, b, a};
+    };
+    const luminance = ({r, g, b}) => [r, g, b]
+        .map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
+        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+    const found = [];
+    for (const element of document.querySelectorAll('.jp-OutputArea-output *, .jp-RenderedMarkdown *')) {
+        const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        const style = getComputedStyle(element);
+        // Not ours to choose: JupyterLab's colours of code and of buttons. Formulas are drawn.
+        const hidden = element.closest('[style*="opacity: 0"], mjx-container, button, .jp-RenderedMarkdown pre');
+        if (!own || hidden || !element.getClientRects().length) continue;
+        let behind = element;
+        while (behind && colour(getComputedStyle(behind).backgroundColor).a === 0) behind = behind.parentElement;
+        const back = luminance(behind ? colour(getComputedStyle(behind).backgroundColor) : {r: 255, g: 255, b: 255});
+        const front = luminance(colour(style.color));
+        const contrast = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
+        if (contrast < limit) found.push(`${contrast.toFixed(1)}: ${element.textContent.trim().slice(0, 60)}`);
+    }
+    return [...new Set(found)];
+}
+"""
+
+
+def photograph(notebook, shots, name):
+    notebook.select(0)
+    notebook.page.evaluate("document.querySelector('.jp-Notebook-cell').scrollIntoView()")
+    notebook.page.wait_for_timeout(300)
+    notebook.page.screenshot(path=shots / f"{name}.png")
+
+
+def check_looks(notebook, shots, name):
+    """Both themes have enough contrast, and at 800 pixels nothing sticks out; pictures are taken of each."""
+    page = notebook.page
+    try:
+        for theme, short in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
+            notebook.command("apputils:change-theme", theme=theme)
+            page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
+            photograph(notebook, shots, f"{name}-{short}")
+            assert page.evaluate(PALE, CONTRAST) == [], f"too pale in {theme}"
+        page.set_viewport_size(NARROW)
+        photograph(notebook, shots, f"{name}-narrow")
+        assert page.evaluate(OVERFLOW) == []
+    finally:
+        page.set_viewport_size(WIDE)
+        notebook.command("apputils:change-theme", theme="JupyterLab Light")
+
+
+def spoiled_notebook():
+    """A notebook with one of everything that is looked for: a clear picture, pale and wide text, dead links, errors."""
+    clear = io.BytesIO()
+    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(clear, format="PNG")
+    picture = {"image/png": base64.b64encode(clear.getvalue()).decode(), "text/plain": "<Figure>"}
+    wide = '<p style="color: #bbbbbb">pale</p><div style="width: 3000px">wide</div>'
+    outputs = [
+        new_output("display_data", picture),
+        new_output("display_data", {"text/html": wide}),
+        new_output("stream", name="stderr", text="a warning"),
+        new_output("error", ename="ValueError", evalue="one", traceback=[]),
+    ]
+    links = "[a file](nowhere.ipynb) [a heading](#nowhere) [a page](http://example.org) [a heading](#Spoiled)"
+    cells = [
+        new_markdown_cell(f"# Spoiled\n\n{links} [a file](colours.ipynb)"),
+        new_code_cell("1", execution_count=1, outputs=outputs),
+    ]
+    return new_notebook(cells=cells, metadata=KERNEL)
+
+
+def test_what_is_spoiled_is_found(open_notebook):
+    notebook = open_notebook("spoiled")
+    page = notebook.page
+    assert [(picture["width"], picture["opaque"]) for picture in page.evaluate(PICTURES)] == [(4, False)]
+    assert page.evaluate(PALE, CONTRAST) == ["1.9: pale"]
+    assert any("wide" in line for line in page.evaluate(OVERFLOW))
+    dead = page.evaluate(DEAD)
+    assert len(dead) == 3 and "#nowhere" in dead and "http://example.org" in dead
+    assert troubles(notebook.cells) == ["cell 1 on stderr: a warning", "cell 1: ValueError: one"]
+
+
+# --- every lesson as it is committed
+
+
+def test_every_picture_of_a_lesson_is_decoded_and_opaque(unrun):
+    found = unrun.page.evaluate(PICTURES)
     assert [picture for picture in found if not (picture["width"] and picture["height"] and picture["shown"])] == []
     # A figure with a clear background would be black on black in the dark theme. The badge that links to Colab brings
     # its own background; only its round corners are clear.
     assert [picture for picture in found if not (picture["opaque"] or picture["badge"])] == []
-    figures = [output for cell in lesson.cells for output in cell.get("outputs", []) if is_figure(output)]
+    figures = [output for cell in unrun.cells for output in cell.get("outputs", []) if is_figure(output)]
     assert figures
     assert sum(picture["output"] for picture in found) == len(figures)
 
 
-def is_figure(output):
-    return bool({"image/png", "image/jpeg"} & output.get("data", {}).keys())
-
-
-def test_every_figure_of_a_lesson_has_a_description_that_is_read_out(lesson):
-    shown = lesson.page.locator(".jp-Notebook").text_content()
-    for cell in lesson.cells:
+def test_every_figure_of_a_lesson_has_a_description_that_is_read_out(unrun):
+    shown = unrun.page.locator(".jp-Notebook").text_content()
+    for cell in unrun.cells:
         for output in filter(is_figure, cell.get("outputs", [])):
             sentence = text_of(output)
             assert len(sentence.split()) >= 3, sentence
@@ -191,16 +341,34 @@ def test_every_figure_of_a_lesson_has_a_description_that_is_read_out(lesson):
             assert sentence in shown, "the description is not on the page"
 
 
+def test_a_lesson_shows_no_error_and_no_dead_link(unrun):
+    assert troubles(unrun.cells) == []
+    assert unrun.page.evaluate(DEAD) == []
+
+
+def test_a_lesson_is_readable_in_the_dark_and_in_a_narrow_window(unrun, shots):
+    check_looks(unrun, shots, unrun.name)
+
+
+# --- lessons that are run
+
+
+def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
+    ran = lesson.cells[: lesson.ran]
+    assert troubles(ran) == []
+    assert counts(ran) == list(range(1, sum(map(is_code, ran)) + 1))
+
+
 def test_every_widget_of_a_lesson_is_there(lesson):
     kind = "application/vnd.jupyter.widget-view+json"
     views = [output for cell in lesson.cells for output in cell.get("outputs", []) if kind in output.get("data", {})]
-    assert lesson.page.locator(".jp-OutputArea-output.jupyter-widgets, .jp-OutputArea-output .jupyter-widgets").count()
+    assert views
     assert lesson.page.locator(".jp-OutputArea-output:has(> .jupyter-widgets)").count() >= len(views)
     assert lesson.page.get_by_text("Error displaying widget").count() == 0
     assert lesson.page.get_by_text("Click to show javascript error").count() == 0
 
 
-VIEWER = """
+SHOWN = """
 async viewer => {
     const pictures = [];
     for (const img of viewer.querySelectorAll('img')) {
@@ -251,7 +419,7 @@ class Viewer:
         """What is shown, once nothing moves any more: label, value, last value, and sizes and hash of each picture."""
         before = None
         for _ in range(100):
-            now = self.element.evaluate(VIEWER)
+            now = self.element.evaluate(SHOWN)
             if now == before:
                 return now
             before = now
@@ -362,105 +530,83 @@ def test_every_viewer_of_a_lesson_is_alive(lesson, capsys):
     report(capsys, lesson.name, seconds)
 
 
-# What sticks out to the right of its output, and labels that are cut off.
-OVERFLOW = """
-() => {
-    const found = [];
-    for (const output of document.querySelectorAll('.jp-Notebook .jp-CodeCell .jp-OutputArea-output')) {
-        const right = output.getBoundingClientRect().right + 1;
-        for (const element of output.querySelectorAll('*')) {
-            const box = element.getBoundingClientRect();
-            const text = element.textContent.slice(0, 60);
-            if (box.width > 1 && box.right > right) found.push(`${element.tagName} ${element.className}: ${text}`);
-            if (element.matches('.widget-label') && element.scrollWidth > element.clientWidth + 1)
-                found.push(`cut off: ${text}`);
-        }
-        if (output.scrollWidth > output.clientWidth + 1) found.push(`scrolls: ${output.textContent.slice(0, 60)}`);
-    }
-    return found;
-}
-"""
-# Text whose contrast with what lies behind it is below the limit.
-PALE = """
-limit => {
-    const colour = text => {
-        const [r, g, b, a = 1] = text.match(/[\\d.]+/g).map(Number);
-        return {r, g, b, a};
-    };
-    const luminance = ({r, g, b}) => [r, g, b]
-        .map(v => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4)
-        .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
-    const found = [];
-    for (const element of document.querySelectorAll('.jp-OutputArea-output *, .jp-RenderedMarkdown *')) {
-        const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
-        const style = getComputedStyle(element);
-        // Not ours to choose: JupyterLab's colours of code and of buttons. Formulas are drawn.
-        const hidden = element.closest('[style*="opacity: 0"], mjx-container, button, .jp-RenderedMarkdown pre');
-        if (!own || hidden || !element.getClientRects().length) continue;
-        let behind = element;
-        while (behind && colour(getComputedStyle(behind).backgroundColor).a === 0) behind = behind.parentElement;
-        const back = luminance(behind ? colour(getComputedStyle(behind).backgroundColor) : {r: 255, g: 255, b: 255});
-        const front = luminance(colour(style.color));
-        const contrast = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
-        if (contrast < limit) found.push(`${contrast.toFixed(1)}: ${element.textContent.trim().slice(0, 60)}`);
-    }
-    return [...new Set(found)];
-}
-"""
+def test_a_viewer_that_training_renews_shows_its_end(lesson):
+    """Of the lessons that train; the others have none."""
+    for element in lesson.page.locator(".live-viewer").all():
+        label = element.locator(".widget-label").first.text_content()
+        done, steps = re.fullmatch(r"step (\d+) of (\d+).*", label).groups()
+        assert done == steps
+        sizes = element.locator("img").evaluate_all("imgs => imgs.map(img => img.naturalWidth)")
+        assert len(sizes) == 2 and min(sizes) > 8, "the pictures are still those of before the training"
 
 
-def photograph(notebook, shots, name):
-    notebook.select(0)
-    notebook.page.evaluate("document.querySelector('.jp-Notebook-cell').scrollIntoView()")
-    notebook.page.wait_for_timeout(300)
-    notebook.page.screenshot(path=shots / f"{name}.png")
+def test_a_lesson_that_was_run_is_readable_in_the_dark_and_in_a_narrow_window(lesson, shots):
+    check_looks(lesson, shots, f"{lesson.name}-run")
 
 
-def check_looks(notebook, shots, name):
-    """Both themes have enough contrast, and at 800 pixels nothing sticks out; pictures are taken of each."""
-    page = notebook.page
-    try:
-        for theme, short in (("JupyterLab Light", "light"), ("JupyterLab Dark", "dark")):
-            notebook.command("apputils:change-theme", theme=theme)
-            page.wait_for_function("theme => document.body.dataset.jpThemeName === theme", arg=theme)
-            photograph(notebook, shots, f"{name}-{short}")
-            assert page.evaluate(PALE, CONTRAST) == [], f"too pale in {theme}"
-        page.set_viewport_size(NARROW)
-        photograph(notebook, shots, f"{name}-narrow")
-        assert page.evaluate(OVERFLOW) == []
-    finally:
-        page.set_viewport_size(WIDE)
-        notebook.command("apputils:change-theme", theme="JupyterLab Light")
+def verdicts(notebook):
+    return [
+        text_of(output)
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+        if CHECK_LINE.match(text_of(output))
+    ]
 
 
-def test_a_lesson_stays_readable_in_the_dark_and_in_a_narrow_window(lesson, shots):
-    check_looks(lesson, shots, lesson.name)
+CHECK_LINE = re.compile(r"\d\d\.\w+: ")
+
+
+# Of the lesson's tests the last that uses its cells as they are: it answers an exercise in them.
+@pytest.mark.parametrize("lesson", [LESSONS[0]], indirect=True)
+def test_an_exercise_gives_a_hint_and_then_passes(lesson):
+    notebook = lesson
+    sources = [source(cell) for cell in notebook.cells]
+    asked = CHECK.findall("\n".join(sources))
+    assert len(verdicts(notebook)) == len(asked)
+    assert all("not answered yet" in line for line in verdicts(notebook))
+
+    name, function = next(pair for pair in asked if pair[0] == "00.latent_shape")
+    answer = next(i for i, text in enumerate(sources) if f"def {function}(" in text and "```" not in text)
+    check = next(i for i, text in enumerate(sources) if f'exercises.check("{name}"' in text)
+    solution = next(match["code"] for text in sources for match in SOLUTION.finditer(text) if match["name"] == name)
+    wrong = f"def {function}(height, width, batch=1):\n    return (1, 4, height // 8, width // 8)"
+    for code, expected in ((wrong, "not right yet. Hint: the first entry is always 1."), (solution, "right, in all")):
+        notebook.type(answer, code)
+        notebook.step()
+        if check != answer:
+            notebook.select(check)
+            notebook.step()
+        assert f"{name}: {expected}" in text_of(notebook.cells[check]["outputs"][0])
+    assert troubles(notebook.cells) == []
 
 
 def restartable(cells):
     """The code cells of a section, and those that it cannot do without: of the sections that take more than a first
     cell or two, the one that takes the fewest."""
-    places = [index for index, cell in enumerate(cells) if cell["cell_type"] == "code"]
-    before = dict(zip(places, needed(["".join(cells[index]["source"]) for index in places]), strict=True))
+    places = [index for index, cell in enumerate(cells) if is_code(cell)]
+    before = dict(zip(places, needed([source(cells[index]) for index in places]), strict=True))
     sections, current = [], []
     for index, cell in enumerate(cells):
-        if cell["cell_type"] == "code":
+        if is_code(cell):
             current.append(index)
-        elif re.search(r"^## ", "".join(cell["source"]), re.MULTILINE):
+        elif re.search(r"^## ", source(cell), re.MULTILINE):
             sections.append(current)
             current = []
     choices = [(sorted({places[i] for index in one for i in before[index]} - set(one)), one) for one in sections if one]
     return min((choice for choice in choices if len(choice[0]) > 2), key=lambda choice: len(choice[0]))
 
 
-# The last of those that use `lesson`: after it most of the cells have not run in the kernel that is there.
-def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(lesson):
-    set_up, section = restartable(lesson.cells)
-    lesson.restart()
+@pytest.mark.parametrize("name", RESTARTED)
+def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(open_notebook, name):
+    notebook = open_notebook(name)
+    set_up, section = restartable(notebook.cells)
+    notebook.select(set_up[0])
+    notebook.step()
+    notebook.restart()
     for index in [*set_up, *section]:
-        lesson.select(index)
-        lesson.step()
-    ran = [lesson.cells[index] for index in [*set_up, *section]]
+        notebook.select(index)
+        notebook.step()
+    ran = [notebook.cells[index] for index in [*set_up, *section]]
     assert troubles(ran) == []
     assert counts(ran) == list(range(1, len(ran) + 1))
 
@@ -484,13 +630,12 @@ def colour_notebook():
             "step_viewer([(frame,) * 5 for frame in frames], labels, names=names, side=160)"
         ),
     ]
-    kernel = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
-    return new_notebook(cells=cells, metadata={"kernelspec": kernel, "language_info": {"name": "python"}})
+    return new_notebook(cells=cells, metadata=KERNEL)
 
 
 @pytest.fixture(scope="module")
 def colours(lab, new_page):
-    notebook = Notebook(new_page(), lab("colours"))
+    notebook = Notebook(new_page(), lab("notebooks/colours"))
     assert notebook.command("notebook:run-all-cells")
     yield notebook
     notebook.close()
@@ -536,45 +681,6 @@ def test_a_viewer_says_what_it_is(colours):
 
 def test_viewers_stay_readable_in_the_dark_and_in_a_narrow_window(colours, shots):
     check_looks(colours, shots, "colours")
-
-
-# --- what a learner does
-
-
-def verdicts(notebook):
-    return [
-        text_of(output)
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if CHECK_LINE.match(text_of(output))
-    ]
-
-
-CHECK_LINE = re.compile(r"\d\d\.\w+: ")
-
-
-def test_an_exercise_gives_a_hint_and_then_passes(open_notebook):
-    notebook = open_notebook(LESSONS[0])
-    assert notebook.command("notebook:run-all-cells"), "Run All stopped, with no exercise answered"
-    assert troubles(notebook.cells) == []
-    sources = ["".join(cell["source"]) for cell in notebook.cells]
-    asked = CHECK.findall("\n".join(sources))
-    assert len(verdicts(notebook)) == len(asked)
-    assert all("not answered yet" in line for line in verdicts(notebook))
-
-    name, function = next(pair for pair in asked if pair[0] == "00.latent_shape")
-    answer = next(i for i, source in enumerate(sources) if f"def {function}(" in source and "```" not in source)
-    check = next(i for i, source in enumerate(sources) if f'exercises.check("{name}"' in source)
-    solution = next(match["code"] for source in sources for match in SOLUTION.finditer(source) if match["name"] == name)
-    wrong = f"def {function}(height, width, batch=1):\n    return (1, 4, height // 8, width // 8)"
-    for code, expected in ((wrong, "not right yet. Hint: the first entry is always 1."), (solution, "right, in all")):
-        notebook.type(answer, code)
-        notebook.step()
-        if check != answer:
-            notebook.select(check)
-            notebook.step()
-        assert f"{name}: {expected}" in text_of(notebook.cells[check]["outputs"][0])
-    assert troubles(notebook.cells) == []
 
 
 # --- the playground
@@ -703,27 +809,3 @@ def test_the_playground_as_a_page_through_voila(chromium, new_page, folder, shot
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth + 1"), "wider than the window"
         page.screenshot(path=shots / "playground-voila-narrow.png", full_page=True)
         page.close()
-
-
-# --- the pixels of what is here are read as they are
-
-
-def test_a_spoiled_figure_would_be_noticed(new_page):
-    """The checks of this file find what they look for: a clear picture, a broken one, pale and wide text."""
-    clear = io.BytesIO()
-    Image.fromarray(np.zeros((4, 4, 4), np.uint8)).save(clear, format="PNG")
-    page = new_page()
-    page.route("**/clear.png", lambda route: route.fulfill(body=clear.getvalue(), content_type="image/png"))
-    page.route("**/page", lambda route: route.fulfill(body="<body></body>", content_type="text/html"))
-    page.route("**/none.png", lambda route: route.fulfill(status=404))
-    page.goto("http://127.0.0.1/page")
-    page.set_content(
-        '<div class="jp-Notebook"><div class="jp-CodeCell" style="width: 300px"><div class="jp-OutputArea-output" '
-        'style="background: white; overflow: auto"><img src="clear.png"><img src="none.png">'
-        '<p style="color: #bbb">pale</p><pre style="width: 500px">wide</pre></div></div></div>'
-    )
-    found = page.evaluate(PICTURES)
-    assert [(picture["width"], picture["opaque"]) for picture in found] == [(4, False), (0, False)]
-    assert page.evaluate(PALE, CONTRAST) == ["1.9: pale"]
-    assert [line.partition(":")[0] for line in page.evaluate(OVERFLOW)] == ["PRE ", "scrolls"]
-    page.close()

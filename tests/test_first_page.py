@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import shutil
 
 import pytest
 from playwright.sync_api import sync_playwright
@@ -37,7 +36,6 @@ def test_jupyterlab_asks_nobody_about_news_and_looks_for_none(tmp_path):
         browser.served(command, tmp_path, f"http://127.0.0.1:{port}/api", cwd=ROOT),
         sync_playwright() as playwright,
     ):
-        shutil.rmtree(tmp_path / "settings", ignore_errors=True)  # which would answer the question beforehand
         chromium = playwright.chromium.launch(executable_path=find_chromium(), args=list(browser.FLAGS))
         page = chromium.new_page()
         page.on("request", lambda request: asked.append(request.url))

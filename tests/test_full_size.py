@@ -21,7 +21,7 @@ from helpers.loading import is_pocket, load_pipeline
 from tests.pipelines import sd15
 from tools.benchmark import peak_memory_mb
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.nightly
 GIB = 2**30
 DISK, MEMORY = 3 * GIB, 10 * GIB
 PROMPT = "a fox left of a pizza"

@@ -4,6 +4,7 @@ import dataclasses
 import io
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from traitlets import Bool
 
 from helpers.latents import channel_pictures, decode
 from helpers.sampling import run
-from helpers.viewers import run_viewer, step_viewer
+from helpers.viewers import GAP, LiveViewer, run_viewer, step_viewer
 from tests.pipelines.tiny import tiny_pipeline
 
 COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -161,3 +162,27 @@ def test_a_run_viewer_refuses_what_it_cannot_show(pipe, steps):
         run_viewer(pipe, steps, picture=2)
     with pytest.raises(ValueError, match=r"steps is a Run: .* result\.steps"):
         run_viewer(pipe, run(pipe, "a fox", steps=1))
+
+
+# The viewer of a training
+
+
+def test_a_live_viewer_shows_what_it_was_renewed_with():
+    viewer = LiveViewer("step 0 of 2")
+    label, row = viewer.children
+    assert label.value == "step 0 of 2"
+    figure = plt.figure(figsize=(2, 1), dpi=50)
+    viewer.renew("step 1 of 2", figure, FRAMES, columns=2)
+    assert label.value == "step 1 of 2"
+    curve, sheet = (Image.open(io.BytesIO(image.value)) for image in row.children)
+    assert curve.size == (100, 50)
+    apart = 8 + GAP
+    assert [sheet.getpixel(place) for place in ((0, 0), (apart, 0), (0, apart))] == COLOURS
+    assert sheet.getpixel((apart, apart)) == (255, 255, 255)
+    assert not plt.fignum_exists(figure.number), "a figure of each step would stay in memory"
+
+
+def test_a_live_viewer_refuses_to_show_nothing():
+    with pytest.raises(ValueError, match="no pictures"):
+        LiveViewer().renew("step 1 of 2", plt.figure(), [])
+    plt.close()

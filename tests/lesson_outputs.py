@@ -1,0 +1,105 @@
+"""A pytest plugin beside nbval: what a cell draws is compared with what is committed, and nothing may stand on stderr.
+
+nbval runs the cells and compares their texts; pictures it leaves out, and of a cell tagged `nbval-ignore-output` it
+compares nothing. This looks at each cell after nbval has: at stderr and at the number of pictures of every one, and at
+the pictures themselves where outputs are compared. `--pictures=count` counts them everywhere and no more: other
+versions of the libraries draw the same with other pixels.
+"""
+
+import base64
+import io
+
+import numpy as np
+import pytest
+from nbval.plugin import IPyNbCell, NbCellError
+from PIL import Image, ImageChops
+
+KINDS = ("image/png", "image/jpeg", "image/webp", "image/gif")
+# The mean difference of a pixel, from 0 to 255, within the square of BLOCK pixels where it is largest: over the whole
+# of a large figure a tile that was swapped or a word that was changed would drown. Between one thread and two, and
+# between AVX-512 and AVX2, which other processors have, the lessons' pictures differ by 0.7 at most, and by 0.005 over
+# a whole picture. A black mark of 5 by 8 pixels, the size of a letter, gives 30; a swapped tile gives more.
+BLOCK, TOLERANCE = 16, 4.0
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--pictures",
+        choices=("compare", "count"),
+        default="compare",
+        help="whether the lessons' fresh pictures are compared with the committed ones, or only counted",
+    )
+
+
+def pytest_itemcollected(item):
+    if isinstance(item, IPyNbCell):
+        item.add_marker("lesson")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    if not isinstance(item, IPyNbCell):
+        return (yield)
+    try:
+        result = yield
+    except NbCellError as error:  # another text, or an exception; the rest may say why
+        error.inner_traceback = "\n".join([error.inner_traceback or "", *troubles(item)])
+        raise
+    if found := troubles(item):
+        item.raise_cell_error("Cell outputs differ", "\n".join(found))
+    return result
+
+
+def troubles(item: IPyNbCell) -> list[str]:
+    """Sentences on what a cell that has run drew otherwise than committed, and on what it wrote on stderr."""
+    fresh = item.test_outputs or []
+    found = [f"on stderr: {output.text}" for output in fresh if output.get("name") == "stderr"]
+    exact = item.options["check"] and item.config.option.pictures == "compare"
+    return found + differences(pictures(item.cell.outputs), pictures(fresh), exact=exact)
+
+
+def pictures(outputs) -> list[Image.Image]:
+    """The pictures among a cell's outputs, in order; an animated one gives each of its frames."""
+    found = []
+    for output in outputs:
+        for kind in KINDS:
+            if kind in output.get("data", {}):
+                picture = Image.open(io.BytesIO(base64.b64decode(output["data"][kind])))
+                for frame in range(getattr(picture, "n_frames", 1)):
+                    picture.seek(frame)
+                    found.append(picture.convert("RGB"))
+    return found
+
+
+def differences(committed: list[Image.Image], fresh: list[Image.Image], *, exact: bool = True) -> list[str]:
+    """Sentences on how fresh pictures differ from committed ones: in number, in size, by more than the tolerance.
+
+    exact: whether sizes and pixels count too.
+    """
+    if len(committed) != len(fresh):
+        return [f"committed are {len(committed)} pictures, and this run drew {len(fresh)}"]
+    found = []
+    for number, (old, new) in enumerate(zip(committed, fresh, strict=True) if exact else (), start=1):
+        if old.size != new.size:
+            found.append(f"picture {number} is {new.size} pixels large, and {old.size} as committed")
+            continue
+        difference, place = largest_difference(old, new)
+        if difference > TOLERANCE:
+            found.append(
+                f"picture {number} differs by {difference:.1f} of 255 around the pixel {place} of {new.size}, "
+                f"and may by {TOLERANCE}"
+            )
+    return found
+
+
+def largest_difference(old: Image.Image, new: Image.Image) -> tuple[float, tuple[int, int]]:
+    """The mean difference in the square that differs most, and that square's middle (x, y).
+
+    old, new: RGB pictures of one size.
+    """
+    apart = np.asarray(ImageChops.difference(old, new), float).mean(axis=2)  # (height, width)
+    height, width = apart.shape
+    apart = np.pad(apart, ((0, -height % BLOCK), (0, -width % BLOCK)))
+    blocks = apart.reshape(len(apart) // BLOCK, BLOCK, -1, BLOCK).mean(axis=(1, 3))  # (rows, columns)
+    row, column = np.unravel_index(blocks.argmax(), blocks.shape)
+    return float(blocks.max()), (int(column) * BLOCK + BLOCK // 2, int(row) * BLOCK + BLOCK // 2)
