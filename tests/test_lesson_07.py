@@ -42,7 +42,7 @@ from training.train_judge import in_reading_order, layout_of
 LESSON = NOTEBOOKS / "07_samplers.ipynb"
 SHAPE = (2, 4, 4, 4)
 FEW = SamplersConfig(
-    pictures=3, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=3
+    pictures=4, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=2
 )
 
 
@@ -304,7 +304,7 @@ def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_pat
         ("Heun", "2"): "3",
     }
     for row in written:
-        assert len(row["right"]) == int(row["pictures"]) == 3
+        assert len(row["right"]) == int(row["pictures"]) == FEW.pictures
         assert row["right"].count("1") == int(row["words"])
         assert float(row["frechet"]) > 0
         assert (float(row["seconds"]) > 0) == (row["sampler"] not in ("real", "rebuilt"))
@@ -328,7 +328,7 @@ def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_pat
 def test_a_row_draws_what_the_pipeline_draws(pocket):
     """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
     pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
-    assert (len(pictures), calls) == (3, 2)
+    assert (len(pictures), calls) == (FEW.pictures, 2)
     assert seconds > 0
     own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
     try:
@@ -336,7 +336,7 @@ def test_a_row_draws_what_the_pipeline_draws(pocket):
             [scene.caption() for scene in measured_scenes(FEW)],
             num_inference_steps=2,
             guidance_scale=FEW.guidance,
-            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(3)],
+            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(FEW.pictures)],
             output_type="latent",
         ).images
     finally:
