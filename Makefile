@@ -31,7 +31,7 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 # A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
 export DIFFUSERS_DISABLE_REMOTE_CODE := 1
 
-.PHONY: help lab playground dev test test-all nightly test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+.PHONY: help lab playground dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -55,9 +55,19 @@ test: $(INSTALLED) ## the quick checks: style, unit tests, two lessons run and c
 test-all: $(INSTALLED) ## what `make test` leaves out: the other lessons, training, Colab, other models, a browser if there is one
 	$(PYTEST) $(NBVAL) -m "(slow or browser or lesson) and not nightly" $(LONG) tests $(OTHERS) $(PYTEST_FLAGS)
 
-nightly: $(INSTALLED) ## what takes too long for each change: every lesson in a browser, a model at full size, thousands of odd inputs
+nightly: $(INSTALLED) ## what takes too long for each change: a model at full size, lessons in a browser, odd inputs, other versions
 	$(PYTEST) -m nightly tests $(PYTEST_FLAGS)
 	$(PYTEST) --hypothesis-profile nightly tests/test_fuzz.py $(PYTEST_FLAGS)
+	$(MAKE) ranges
+
+# In a clone for each end, because choosing versions writes requirements.txt. Other versions of the libraries draw the same
+# pictures with other pixels, so these are counted and not compared.
+ranges: ## the quick tests with the lowest and with the newest versions that pyproject.toml allows
+	@set -e; for pins in pins-lowest pins; do \
+		clone=$$(mktemp -d); trap 'rm -rf "$$clone"' EXIT; git clone --quiet . "$$clone"; \
+		$(MAKE) -C "$$clone" "$$pins" TORCH=torch; \
+		$(MAKE) -C "$$clone" test PYTEST_FLAGS=--pictures=count; \
+		rm -rf "$$clone"; done
 
 # A run on the CPU would pass and prove nothing, so both are asked for: the GPU first, before anything is installed, then a
 # torch that can use it. Only the lessons run, without tests/conftest.py, which would refuse them the network. Outputs

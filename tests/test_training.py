@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from helpers.attention import capture
 from helpers.judge import JudgeNet
 from helpers.scenes import RELATIONS
+from helpers.scenes3 import boxes
 from tests.accelerated import launch
 from tests.killed_runs import LINE, SHORT, Line, line_batch
 from training import dataset, train_judge, train_unet, train_vae
@@ -378,7 +379,8 @@ def test_vae_loss_is_the_formula():
     torch.manual_seed(0)
     config = VaeConfig(loop=LoopConfig(steps=1, batch_size=2, learning_rate=1e-3))
     vae = build_vae((8, 8, 16, 16)).eval()
-    batch = crop_batch(0, config)
+    scenes = train_vae.training_scenes(replace(config, scenes=6))
+    batch = crop_batch(0, train_vae.draw_all(scenes), [boxes(scene) for scene in scenes], config)
     assert batch["pixels"].shape == (2, 3, 64, 64) and batch["pixels"].abs().max() <= 1
     with torch.no_grad():
         loss = VaeLoss(vae, config)(**batch)
@@ -406,7 +408,7 @@ def test_captions_leave_phrases_out_as_often_as_stated():
     assert np.mean(["style" in text for text in full]) == pytest.approx(0.85, abs=0.02)
 
 
-TINY_VAE = ("--channels", 8, 8, 8, 16, "--batch-size", 2)
+TINY_VAE = ("--channels", 8, 8, 8, 16, "--scenes", 8, "--batch-size", 2)
 TINY_UNET = ("--channels", 16, 32, "--text-width", 16, "--text-layers", 1, "--scenes", 16, "--batch-size", 4)
 
 

@@ -16,8 +16,10 @@ from accelerate import Accelerator
 from accelerate.utils import set_seed
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
+from tqdm import tqdm
 
-from helpers.scenes import SIZE, draw, random_scene
+from helpers.grounds import SIZE
+from helpers.scenes3 import Box, Scene, boxes, draw, random_scene
 from training.dataset import to_tensor
 from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
@@ -31,7 +33,8 @@ class VaeConfig:
     """What the autoencoder is made of and what it is asked for."""
 
     channels: tuple[int, ...] = (16, 32, 64, 128)  # three halvings: 8 x 8 pixels become one latent pixel
-    pairs: float = 0.6  # share of scenes with two small objects, which are the hard ones
+    scenes: int = 20_000  # drawn once; a crop is some place in one of them
+    pairs: float = 0.6  # share of scenes with two small things, which are the hard ones
     mse_weight: float = 4.0  # L1 alone leaves faint errors everywhere, which PSNR counts: more raises the PSNR
     edge_weight: float = 1.0  # L1 of neighbouring differences, so that outlines stay sharp
     # Rombach et al. (2022) have 1e-6 too, but sum their other losses over pixels; these are means, of 12,288 numbers.
@@ -71,21 +74,38 @@ class VaeLoss(nn.Module):
         return reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
 
 
-def random_crop(rng: np.random.Generator, config: VaeConfig) -> np.ndarray:
-    """A (64, 64, 3) uint8 crop; of a pair it shows mostly one of the two objects."""
-    scene = random_scene(rng, objects=1 + int(rng.random() < config.pairs), allow_held_out=True)
-    if scene.relation is None:
-        left, top = rng.integers(0, SIZE - CROP + 1, size=2)
-    else:
-        centre = np.array(scene.centres[rng.integers(2)])
+def training_scenes(config: VaeConfig) -> list[Scene]:
+    """The scenes of the training set, none with a held-out pair."""
+    rng = np.random.default_rng(config.loop.seed)
+    return [random_scene(rng, things=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
+
+
+def draw_all(scenes: list[Scene]) -> np.ndarray:
+    """The pictures of scenes: (N, 128, 128, 3) uint8, 49 kB each."""
+    pictures = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
+    for i, scene in enumerate(tqdm(scenes, desc="drawing", mininterval=5)):
+        pictures[i] = draw(scene)
+    return pictures
+
+
+def random_crop(rng: np.random.Generator, pictures: np.ndarray, things: list[list[Box]]) -> np.ndarray:
+    """A (64, 64, 3) uint8 crop of one of the pictures; where there are two things it shows mostly one of them."""
+    index = rng.integers(len(pictures))
+    left, top = rng.integers(0, SIZE - CROP + 1, size=2)
+    if len(things[index]) == 2:
+        box = things[index][rng.integers(2)]
+        centre = np.array([(box[0] + box[2]) // 2, (box[1] + box[3]) // 2])
         left, top = np.clip(centre - CROP // 2 + rng.integers(-16, 17, size=2), 0, SIZE - CROP)
-    return np.asarray(draw(scene).crop((left, top, left + CROP, top + CROP)))
+    return pictures[index, top : top + CROP, left : left + CROP]
 
 
-def crop_batch(step: int, config: VaeConfig) -> dict[str, Tensor]:
-    """The global batch of one step: crops, and the noise that samples their latents."""
+def crop_batch(step: int, pictures: np.ndarray, things: list[list[Box]], config: VaeConfig) -> dict[str, Tensor]:
+    """The global batch of one step: crops, and the noise that samples their latents.
+
+    pictures: (N, 128, 128, 3) uint8. things: the boxes of the things in each.
+    """
     rng = step_rng(config.loop.seed, step)
-    crops = np.stack([random_crop(rng, config) for _ in range(config.loop.batch_size)])
+    crops = np.stack([random_crop(rng, pictures, things) for _ in range(config.loop.batch_size)])
     noise = rng.standard_normal((len(crops), 4, CROP // 8, CROP // 8), dtype=np.float32)
     return {"pixels": to_tensor(crops), "noise": torch.from_numpy(noise)}
 
@@ -94,7 +114,7 @@ def crop_batch(step: int, config: VaeConfig) -> dict[str, Tensor]:
 def latent_std(vae: AutoencoderKL, config: VaeConfig, count: int = 256) -> float:
     """Standard deviation of the latents of `count` scenes; its inverse is the scaling factor."""
     rng = step_rng(config.loop.seed, config.loop.steps)
-    scenes = [random_scene(rng, objects=1 + i % 2) for i in range(count)]
+    scenes = [random_scene(rng, things=1 + i % 2) for i in range(count)]
     pixels = to_tensor(np.stack([np.asarray(draw(scene)) for scene in scenes]))
     latents = torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean for part in pixels.split(16)])
     return latents.std().item()
@@ -122,9 +142,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
     if config.decoder_only:
         freeze_encoder(vae)
+    scenes = training_scenes(config)
+    pictures, things = draw_all(scenes), [boxes(scene) for scene in scenes]
     vae = train(
         VaeLoss(vae, config),
-        lambda step: crop_batch(step, config),
+        lambda step: crop_batch(step, pictures, things, config),
         config.loop,
         args.folder,
         accelerator=accelerator,
