@@ -34,8 +34,8 @@ pytestmark = pytest.mark.browser
 
 LESSONS = [path.stem for path in lessons.LESSONS]
 # An exercise and one column of pictures; the viewer of a whole run; one that a training renews.
-STEPPED = ("00_first_picture", "03_vae_latent_decoding", "08_train_from_scratch")
-RESTARTED = ("02_unet_denoising_loop", "05_stable_diffusion_pipeline")
+STEPPED = ("00_first_picture", "05_stable_diffusion_pipeline", "08_train_from_scratch")
+RESTARTED = ("01_forward_noising", "03_vae_latent_decoding")  # the second in the nightly run
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known
 VIEWER = re.compile(r"\b(step_viewer|run_viewer|LiveViewer)\(")
@@ -306,6 +306,7 @@ def spoiled_notebook():
     return new_notebook(cells=cells, metadata=KERNEL)
 
 
+@pytest.mark.nightly
 def test_what_is_spoiled_is_found(open_notebook):
     notebook = open_notebook("spoiled")
     page = notebook.page
@@ -596,7 +597,7 @@ def restartable(cells):
     return min((choice for choice in choices if len(choice[0]) > 2), key=lambda choice: len(choice[0]))
 
 
-@pytest.mark.parametrize("name", RESTARTED)
+@pytest.mark.parametrize("name", [RESTARTED[0], pytest.param(RESTARTED[1], marks=pytest.mark.nightly)])
 def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(open_notebook, name):
     notebook = open_notebook(name)
     set_up, section = restartable(notebook.cells)

@@ -45,7 +45,7 @@ def pocket():
     return pipe
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_two_processes_find_what_one_finds(tmp_path):
     found = []
     for processes in (1, 2):

@@ -241,7 +241,9 @@ def nowhere():
     return hub.endpoint
 
 
-@pytest.mark.parametrize("offline", [False, True], ids=["connection-refused", "HF_HUB_OFFLINE"])
+@pytest.mark.parametrize(
+    "offline", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["connection-refused", "HF_HUB_OFFLINE"]
+)
 def test_without_the_hub_the_cache_is_enough(offline, models, session, nowhere):
     extra = {"HF_HUB_OFFLINE": "1"} if offline else {}
     names = ["course/nothing", "course/cut", "sd15", "course/never-loaded"]

@@ -7,12 +7,13 @@ fails here if a cell raises. Run hurried, in copies, since some lessons save pic
 
 import nbformat
 import pytest
+from jupyter_client import KernelManager
 from nbclient.exceptions import CellExecutionError
 
 from tests.lessons import LESSONS, hurried
 from tests.pipelines import sd15
 from tests.pipelines.full_format import save_full, with_checker
-from tools.execute_notebooks import execute
+from tools.execute_notebooks import execute, kernel_environment
 
 pytestmark = pytest.mark.slow
 
@@ -22,14 +23,27 @@ def model(tmp_path_factory):
     return save_full(tmp_path_factory.mktemp("other") / "model", pipe=with_checker(sd15.narrow()))
 
 
-@pytest.fixture(autouse=True)
-def chosen(model, monkeypatch):
-    monkeypatch.setenv("SDSS_MODEL", str(model))
+@pytest.fixture(scope="module")
+def kernel(model):
+    """One kernel for all: the libraries are imported once, and each lesson begins with nothing of the one before."""
+    manager = KernelManager(kernel_name="python3")
+    manager.start_kernel(env={**kernel_environment(), "SDSS_MODEL": str(model)})
+    yield manager
+    manager.shutdown_kernel(now=True)
+
+
+def in_place_of(kernel, path):
+    """Run a notebook, from its own folder, as if the kernel were fresh."""
+    notebook = nbformat.read(path, as_version=4)
+    fresh = f"%reset -f\nimport os, torch\nos.chdir({str(path.parent)!r})\n_ = torch.set_grad_enabled(True)\n%reset -f"
+    notebook.cells.insert(0, nbformat.v4.new_code_cell(fresh))
+    nbformat.write(notebook, path)
+    execute(path, kernel=kernel)
 
 
 @pytest.mark.parametrize("lesson", LESSONS, ids=lambda path: path.stem)
-def test_a_lesson_runs_on_another_model(lesson, tmp_path):
-    execute(hurried(lesson, tmp_path))
+def test_a_lesson_runs_on_another_model(lesson, kernel, tmp_path):
+    in_place_of(kernel, hurried(lesson, tmp_path))
 
 
 def written(folder, *sources):
@@ -39,7 +53,7 @@ def written(folder, *sources):
     return path
 
 
-def test_it_is_the_other_model_that_runs_and_without_a_network(tmp_path):
+def test_it_is_the_other_model_that_runs_and_without_a_network(kernel, tmp_path):
     refused = "import socket; socket.create_connection(('192.0.2.1', 80), timeout=5)"  # nobody's address
     lesson = written(
         tmp_path,
@@ -49,4 +63,4 @@ def test_it_is_the_other_model_that_runs_and_without_a_network(tmp_path):
         refused,
     )
     with pytest.raises(CellExecutionError, match="the tests run offline"):
-        execute(lesson)
+        in_place_of(kernel, lesson)

@@ -419,7 +419,7 @@ def run(program, *arguments):
 
 @pytest.mark.slow
 def test_both_stages_run_in_two_processes_as_in_one_and_their_model_loads_with_diffusers_alone(tmp_path):
-    launch("training.train_vae", "--folder", tmp_path / "vae", "--steps", 2, *TINY_VAE)
+    run(train_vae, "--folder", tmp_path / "vae", "--steps", 2, *TINY_VAE)
     vae = ("--vae", tmp_path / "vae" / "vae")
     shared, alone = tmp_path / "shared", tmp_path / "alone"
     launch(*("training.train_unet", "--folder", shared, *vae, *TINY_UNET, "--steps", 3, "--stop-after", 2), processes=2)

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
@@ -20,8 +21,17 @@ GUARD = ROOT / "tests" / "offline"
 CELL_SECONDS = 900
 
 
-def execute(source: Path, *, folder: Path | None = None) -> nbformat.NotebookNode:
-    """Run the notebook `source` in a fresh kernel with `folder` (its own unless given) as the working directory.
+def kernel_environment() -> dict[str, str]:
+    """The variables of a kernel that is refused the network and draws into the notebook."""
+    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
+    return environment
+
+
+def execute(source: Path, *, folder: Path | None = None, kernel: KernelManager | None = None) -> nbformat.NotebookNode:
+    """Run the notebook `source` with `folder` (its own unless given) as the working directory.
+
+    kernel: one that runs already, in the place of a fresh one; its working directory stays what it is.
 
     Returns the executed notebook; writes nothing. Raises `CellExecutionError` for the first cell that raises.
     """
@@ -33,10 +43,9 @@ def execute(source: Path, *, folder: Path | None = None) -> nbformat.NotebookNod
         record_timing=False,
         store_widget_state=False,
         resources={"metadata": {"path": str(folder or source.parent)}},
+        **({"km": kernel} if kernel else {}),
     )
-    environment = {name: value for name, value in os.environ.items() if name != "MPLBACKEND"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(GUARD), os.environ.get("PYTHONPATH")]))
-    client.execute(env=environment)
+    client.execute(env=kernel_environment())
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
     # Kept to what every machine writes alike, so that a run changes outputs only.
