@@ -11,7 +11,7 @@ from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from PIL import Image
 from torch import Tensor
 
-from helpers.loading import memory_advice
+from helpers.library_calls import memory_advice
 from helpers.plots import as_picture
 
 if TYPE_CHECKING:

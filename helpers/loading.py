@@ -1,7 +1,6 @@
 """Loading a Stable Diffusion pipeline: the one in this repository, the real one, or any other in its format."""
 
 import difflib
-import json
 import os
 import re
 from pathlib import Path
@@ -9,15 +8,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from helpers import hub
-from helpers.checksums import CHECKSUMS, verify_checksums
+from helpers import hub, model_folder
 from helpers.library_calls import memory_advice, quiet
+from helpers.model_folder import CHOICES, POCKET, ROOT
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline, StableDiffusionPipeline
 
-ROOT = Path(__file__).resolve().parent.parent
-POCKET = ROOT / "models" / "pocket-diffusion"
 KNOWN = {"sd15": "stable-diffusion-v1-5/stable-diffusion-v1-5"}
 ARTICLE_MODEL = "dreamlike-art/dreamlike-photoreal-2.0"  # the fine-tune that the article behind this course uses
 # The commits that the lessons were written for: what is downloaded does not change under them. Others are taken as
@@ -27,22 +24,9 @@ REVISIONS = {
     ARTICLE_MODEL: "d9e27ac81cfa72def39d74ca673219c349f0a0d5",
 }
 CHOICE = "SDSS_MODEL"  # the environment variable that says what "auto" stands for
-CHOICES = "'auto', 'pocket', 'sd15', a hub id such as 'owner/name', or a folder"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-# The parts of Stable Diffusion 1 and what they may be, as `library.class`. diffusers imports whatever a model's list of
-# parts names, so nothing else may stand there.
-PARTS = {
-    "unet": r"diffusers\.UNet2DConditionModel",
-    "vae": r"diffusers\.AutoencoderKL",
-    "text_encoder": r"transformers\.CLIPTextModel",
-    "tokenizer": r"transformers\.CLIPTokenizer(Fast)?",
-    "scheduler": r"diffusers\.\w+Scheduler",
-    "safety_checker": r"stable_diffusion\.StableDiffusionSafetyChecker",
-    "feature_extractor": r"transformers\.CLIP(FeatureExtractor|ImageProcessor|ImageProcessorPil)",
-}
-WEIGHTS = ("unet", "vae", "text_encoder", "safety_checker")  # the parts that have some
 DOWNLOADED = ("*.json", "*.txt", "model.safetensors", "diffusion_pytorch_model.safetensors")  # of each part
+DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def best_device() -> torch.device:
@@ -131,7 +115,7 @@ def _read(name: str | Path, dtype: torch.dtype, checker: bool) -> "StableDiffusi
 def _from_hub(name: str, dtype: torch.dtype, checker: bool) -> "StableDiffusionPipeline":
     with quiet():  # the list of parts alone first: what it says is looked at before anything else comes
         folder = hub.fetch(name, ["model_index.json"], revision=REVISIONS.get(name), choices=CHOICES)
-        files = [f"{part}/{file}" for part in _parts(folder, name, checker) for file in DOWNLOADED]
+        files = [f"{part}/{file}" for part in model_folder.parts(folder, name, checker) for file in DOWNLOADED]
         hub.fetch(name, files, revision=folder.name, choices=CHOICES)
     return _from_folder(folder, dtype, checker, name)  # rather than a folder deep in the cache
 
@@ -140,7 +124,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, checker: bool, name: str | No
     """name: what to call the pipeline, if not by its folder."""
     from safetensors import SafetensorError
 
-    _check_folder(folder, checker)
+    model_folder.check(folder, checker)
     without = {} if checker else {"safety_checker": None, "requires_safety_checker": False}
     try:
         with quiet():
@@ -152,7 +136,7 @@ def _from_folder(folder: Path, dtype: torch.dtype, checker: bool, name: str | No
         if getattr(error, "errno", None) in hub.DISK:
             raise
         raise ValueError(
-            f"The weights in {folder} are damaged or do not fit its configuration: {_cure(folder)}"
+            f"The weights in {folder} are damaged or do not fit its configuration: {model_folder.cure(folder)}"
         ) from error
     if name is not None:
         pipe.register_to_config(_name_or_path=name)
@@ -162,67 +146,3 @@ def _from_folder(folder: Path, dtype: torch.dtype, checker: bool, name: str | No
             "come out black. It errs both ways. safety_checker=False leaves it out, and you judge what is drawn."
         )
     return pipe
-
-
-def _check_folder(folder: Path, checker: bool) -> None:
-    """Raise ValueError unless a folder holds a whole Stable Diffusion in safetensors, OSError if it may not be read."""
-    if folder.is_file():
-        raise ValueError(f"{folder} is one file, and only whole folders are loaded: choose {CHOICES}")
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is missing: {_cure(folder)}")
-    if (folder / CHECKSUMS).is_file():
-        try:
-            verify_checksums(folder)
-        except ValueError as error:
-            raise ValueError(f"{error}: {_cure(folder)}") from None
-    for part in _parts(folder, str(folder), checker):
-        needed = "*.safetensors" if part in WEIGHTS else "*.json"
-        files = [folder / part / name for name in os.listdir(folder / part)] if (folder / part).is_dir() else []
-        if any(path.suffix == ".py" for path in files):  # it could stand in for a library of its name
-            raise ValueError(f"{folder / part} brings its own code, which is never run: choose another model")
-        if not any(path.match(needed) for path in files):
-            raise ValueError(
-                f"{folder / part} has no {needed}, and a pickle, which can run code when loaded, is never read: "
-                f"{_cure(folder)}, or choose another model"
-            )
-        for path in filter(Path.is_file, files):
-            with open(path, "rb"):  # of a file that may not be read, safetensors says that it is not there
-                pass
-
-
-def _parts(folder: Path, called: str, checker: bool) -> list[str]:
-    """The parts of the model in a folder, as its model_index.json lists them; a safety checker only if it is wanted.
-
-    Raises ValueError unless it is a Stable Diffusion 1, all of whose parts are of the libraries' own classes.
-    """
-    index = folder / "model_index.json"
-    if not index.is_file():
-        raise ValueError(f"{called} is not a pipeline: it has no model_index.json; choose {CHOICES}")
-    try:
-        listed = json.loads(index.read_text(encoding="utf-8"))
-        kind = listed["_class_name"]
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(f"{index} is damaged: {_cure(folder)}") from None
-    if kind != "StableDiffusionPipeline":
-        # diffusers loads another kind, such as Stable Diffusion XL, without a word and draws rubbish with it.
-        raise ValueError(f"{called} holds a {kind!r}: the course needs a StableDiffusionPipeline")
-    parts = []
-    for part, value in listed.items():
-        if part.startswith("_") or isinstance(value, (bool, int, float)) or value in (None, [None, None]):
-            continue
-        if not (isinstance(value, list) and re.fullmatch(PARTS.get(part, "-"), ".".join(map(str, value)))):
-            raise ValueError(
-                f"{called} says that its {part!r} is {value!r}, which is no part of Stable Diffusion 1 and could bring "
-                "its own code, which is never run: choose another model"
-            )
-        if part != "safety_checker" or checker:
-            parts.append(part)
-    return parts
-
-
-def _cure(folder: Path) -> str:
-    if folder.resolve() == POCKET.resolve():
-        return "restore it with `git checkout -- models/pocket-diffusion`, or clone the course again"
-    if folder.parent.name == "snapshots":  # of the hub's cache: repository / snapshots / commit
-        return f"delete {folder.parent.parent} and load it again"
-    return "copy or download the folder again"

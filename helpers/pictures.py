@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from helpers import inputs
-from helpers.loading import memory_advice, quiet
+from helpers.library_calls import memory_advice, quiet
 from helpers.plots import picture_file
 
 if TYPE_CHECKING:

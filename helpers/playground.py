@@ -24,7 +24,8 @@ from torch import Tensor
 from helpers import inputs
 from helpers.grammar import suggestions
 from helpers.latents import decode
-from helpers.loading import is_pocket, memory_advice, quiet
+from helpers.library_calls import memory_advice, quiet
+from helpers.loading import is_pocket
 from helpers.pictures import save_pictures
 from helpers.plots import as_picture, picture_file
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from helpers import inputs
-from helpers.loading import memory_advice, quiet
+from helpers.library_calls import memory_advice, quiet
 from helpers.schedules import check_timesteps
 
 if TYPE_CHECKING:

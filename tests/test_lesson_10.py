@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from helpers.exercises import EXERCISES, patients, verdict
 from helpers.exercises.lesson_10 import DIAGNOSES, SIGNS, decode
 from helpers.exercises.patients import HEALTHY, PATIENTS, Cause
-from helpers.loading import quiet
+from helpers.library_calls import quiet
 from helpers.schedules import betas as course_betas
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import tiny_pipeline, tiny_tokenizer

@@ -17,7 +17,7 @@ from huggingface_hub.utils import are_progress_bars_disabled
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
-from helpers import hub, loading
+from helpers import hub, loading, model_folder
 from helpers.checksums import CHECKSUMS, verify_checksums, write_checksums
 from helpers.library_calls import memory_advice
 from helpers.loading import ARTICLE_MODEL, KNOWN, POCKET, REVISIONS, ROOT, load_pipeline
@@ -63,7 +63,8 @@ def unlisted(folder):
 @pytest.fixture
 def pocket(folder, monkeypatch):
     """The same in the place of Pocket Diffusion, on a machine with no GPU."""
-    monkeypatch.setattr(loading, "POCKET", folder)
+    for module in (loading, model_folder):
+        monkeypatch.setattr(module, "POCKET", folder)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.delenv("SDSS_MODEL", raising=False)

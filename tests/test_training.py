@@ -23,18 +23,17 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
 from helpers.judge import JudgeNet
-from helpers.scenes import RELATIONS
-from helpers.scenes3 import boxes
+from helpers.scenes3 import RELATIONS, boxes
 from tests.accelerated import launch
 from tests.killed_runs import LINE, SHORT, Line, line_batch
 from training import dataset, train_judge, train_unet, train_vae
-from training.dataset import cached_latents, denoising_batch, random_caption, training_scenes
+from training.dataset import all_boxes, cached_latents, denoising_batch, random_caption, training_scenes
 from training.extra_tasks import NO_PLACE, targets
 from training.flags import add_flags, as_flags, filled, flat
 from training.loop import LoopConfig, local_share, rate_at, train
 from training.losses import DenoisingLoss
 from training.run_folder import history
-from training.text import TOKENS, build_text_encoder, build_tokenizer, vocabulary_captions
+from training.text import TOKENS, build_text_encoder, build_tokenizer, clip_tokenizer, reading, vocabulary_captions
 from training.train_vae import CROP, VaeConfig, VaeLoss, build_vae, crop_batch
 from training.unet import UNetConfig, build_scheduler, build_unet
 
@@ -222,6 +221,23 @@ def test_every_word_of_the_grammar_is_one_token():
     assert tokenizer.decode(tokenizer("a dragon?").input_ids, skip_special_tokens=True).split() == ["a", "dragon", "?"]
 
 
+@torch.no_grad()
+def test_a_text_encoder_keeps_the_words_that_two_tokenizers_share_and_begins_the_others_with_their_pieces():
+    old = clip_tokenizer([("a", "n</w>")], TOKENS)  # knows `an` and single letters
+    new = clip_tokenizer([("i", "n</w>"), ("a", "n</w>"), ("o", "w"), ("ow", "l</w>")], TOKENS)
+    before = build_text_encoder(old, width=16, layers=1).eval()
+    after = reading(before, old, new)
+    vectors = [model.get_input_embeddings().weight for model in (before, after)]
+    assert after.config.eos_token_id == new.eos_token_id and len(vectors[1]) == len(new)
+    for token, pieces in (("an</w>", ["an</w>"]), ("owl</w>", ["o", "w", "l</w>"]), ("ow", ["o", "w</w>"])):
+        expected = torch.stack([vectors[0][i] for i in old.convert_tokens_to_ids(pieces)]).mean(dim=0)
+        torch.testing.assert_close(vectors[1][new.convert_tokens_to_ids(token)], expected)
+    told = [
+        model(tokenizer("an a", return_tensors="pt").input_ids) for model, tokenizer in ((before, old), (after, new))
+    ]
+    torch.testing.assert_close(told[0].last_hidden_state, told[1].last_hidden_state, rtol=0, atol=0)
+
+
 def small_unet():
     return UNet2DConditionModel(
         sample_size=16,
@@ -264,14 +280,15 @@ def test_denoising_loss_is_the_formula(gamma, floor):
     torch.testing.assert_close(loss, (weight * error).mean(), rtol=1e-4, atol=1e-6)
 
 
-def test_targets_are_the_words_in_the_caption_and_the_objects_in_the_picture():
+def test_targets_are_the_words_in_the_caption_and_the_things_in_the_picture():
     tokenizer = build_tokenizer()
     seen = set()
     scenes = training_scenes(UNetConfig(scenes=60))
     texts = [scene.caption() for scene in scenes]
     told = tokenizer(texts, padding="max_length", return_offsets_mapping=True, return_tensors="np")
     ends = told.offset_mapping[:, :, 1].tolist()
-    found = targets(scenes, texts, ends)
+    seen_in = all_boxes(scenes).numpy()
+    found = targets(scenes, texts, ends, seen_in)
     assert found["masks"].shape == (60, 2, 16, 16)
     for scene, ids, words, masks, place in zip(
         scenes, told.input_ids, found["words"], found["masks"], found["place"], strict=True
@@ -279,19 +296,21 @@ def test_targets_are_the_words_in_the_caption_and_the_objects_in_the_picture():
         tokens = tokenizer.convert_ids_to_tokens(ids.tolist())
         for i, word in enumerate(scene.words):
             assert word.endswith(tokens[words[i]].removesuffix("</w>"))
+            left, top, right, bottom = boxes(scene)[i]
             rows, columns = masks[i].nonzero()
-            centre = (8 * (columns.mean() + 0.5), 8 * (rows.mean() + 0.5))  # pixels
-            assert centre == pytest.approx(scene.centres[i], abs=4)
-            assert masks[i].sum() * 64 == pytest.approx(scene.sizes[i] ** 2, rel=0.3)  # cells of 8 pixels
+            # Cells of 8 pixels whose middle is in the box: off by half a cell at most.
+            assert (8 * columns.min(), 8 * rows.min()) == pytest.approx((left, top), abs=4)
+            assert (8 * (columns.max() + 1), 8 * (rows.max() + 1)) == pytest.approx((right, bottom), abs=4)
+            assert masks[i].sum() == (1 + np.ptp(rows)) * (1 + np.ptp(columns))
         if scene.relation is None:
             assert words[1] == 0 and not masks[1].any() and place == NO_PLACE
         else:
             seen.add(RELATIONS[place])
-            (x0, y0), (x1, y1) = scene.centres
+            (x0, y0), (x1, y1) = (((box[0] + box[2]) / 2, (box[1] + box[3]) / 2) for box in boxes(scene))
             moved = {"left of": x0 - x1, "right of": x1 - x0, "above": y0 - y1, "below": y1 - y0}
             assert moved[RELATIONS[place]] > 40  # pixels: told from the second object
     assert seen == set(RELATIONS)
-    nothing = targets(scenes[:1], [""], [[0] * TOKENS])
+    nothing = targets(scenes[:1], [""], [[0] * TOKENS], seen_in[:1])
     assert not nothing["words"].any() and not nothing["masks"].any() and nothing["place"].tolist() == [NO_PLACE]
 
 
@@ -341,7 +360,8 @@ def test_grounding_is_the_formula_and_leaves_the_prediction_alone():
 def test_tasks_of_weight_zero_do_not_exist():
     unet, text_encoder, inputs, _ = tiny_tasks()
     config = UNetConfig(scenes=4, place_weight=0.0, grounding_weight=0.0, loop=replace(UNetConfig().loop, batch_size=2))
-    batch = denoising_batch(0, training_scenes(config), torch.zeros(4, 4, 16, 16), build_tokenizer(), config)
+    cached = {"latents": torch.zeros(4, 4, 16, 16)}
+    batch = denoising_batch(0, training_scenes(config), cached, build_tokenizer(), config)
     assert batch.keys() == {"latents", "noise", "timesteps", "input_ids"}
     trainee = DenoisingLoss(unet, text_encoder, 5.0, 0.0, config.place_weight, config.grounding_weight)
     parts = [*unet.parameters(), *text_encoder.parameters()]
@@ -362,7 +382,8 @@ def test_latents_are_encoded_anew_when_anything_that_made_them_changes(tmp_path,
         return torch.zeros(len(scenes), 4, 16, 16)
 
     monkeypatch.setattr(dataset, "encode_scenes", counted)
-    assert torch.equal(cached_latents(tmp_path, vae, "one", training_scenes(few), accelerator), first) and not encoded
+    again = cached_latents(tmp_path, vae, "one", training_scenes(few), accelerator)
+    assert all(torch.equal(again[name], first[name]) for name in ("latents", "boxes")) and not encoded
     other_world = tmp_path / "scenes.py"
     other_world.write_text("drawn in another way")
     others = [replace(few, loop=replace(few.loop, seed=1)), replace(few, pairs=0.0), replace(few, scenes=4)]
@@ -370,7 +391,8 @@ def test_latents_are_encoded_anew_when_anything_that_made_them_changes(tmp_path,
     changes += [("another", training_scenes(few), None), ("one", training_scenes(few), [other_world])]
     for number, (key, scenes, world) in enumerate(changes, 1):
         monkeypatch.setattr(dataset, "WORLD", world or dataset.WORLD)
-        assert len(cached_latents(tmp_path, vae, key, scenes, accelerator)) == len(scenes)
+        cached = cached_latents(tmp_path, vae, key, scenes, accelerator)
+        assert {name: len(rows) for name, rows in cached.items()} == {"latents": len(scenes), "boxes": len(scenes)}
         assert len(encoded) == number and encoded[-1] == scenes
         assert "encoding anew" in capsys.readouterr().out
 
@@ -379,7 +401,7 @@ def test_vae_loss_is_the_formula():
     torch.manual_seed(0)
     config = VaeConfig(loop=LoopConfig(steps=1, batch_size=2, learning_rate=1e-3))
     vae = build_vae((8, 8, 16, 16)).eval()
-    scenes = train_vae.training_scenes(replace(config, scenes=6))
+    scenes = training_scenes(replace(config, scenes=6))
     batch = crop_batch(0, train_vae.draw_all(scenes), [boxes(scene) for scene in scenes], config)
     assert batch["pixels"].shape == (2, 3, 64, 64) and batch["pixels"].abs().max() <= 1
     with torch.no_grad():
@@ -400,7 +422,7 @@ def test_schedule_is_that_of_stable_diffusion():
 
 def test_captions_leave_phrases_out_as_often_as_stated():
     config = UNetConfig()
-    rng, scene = np.random.default_rng(0), training_scenes(UNetConfig(scenes=1))[0]
+    rng, scene = np.random.default_rng(0), replace(training_scenes(UNetConfig(scenes=1))[0], ground="blue")
     captions = [random_caption(scene, rng, config) for _ in range(4000)]
     full = [text for text in captions if text]
     assert np.mean([text == "" for text in captions]) == pytest.approx(0.1, abs=0.02)
@@ -483,7 +505,9 @@ def test_the_cost_in_the_readme_is_counted():
     tokenizer = build_tokenizer()
     text_encoder = build_text_encoder(tokenizer, width=config.text_width, layers=config.text_layers)
     loss = DenoisingLoss(build_unet(config), text_encoder, 5.0, 0.0, config.place_weight, config.grounding_weight)
-    batch = denoising_batch(0, training_scenes(config), torch.zeros(4, 4, 16, 16), tokenizer, config)
+    scenes = training_scenes(config)
+    cached = {"latents": torch.zeros(4, 4, 16, 16), "boxes": all_boxes(scenes)}
+    batch = denoising_batch(0, scenes, cached, tokenizer, config)
     with FlopCounterMode(display=False) as unet:
         loss(**batch).backward()
     autoencoder = VaeLoss(build_vae(VaeConfig().channels), VaeConfig())

@@ -1,7 +1,7 @@
-"""What the U-Net is shown: scenes, their latents, and the batch of each step."""
+"""What the networks are shown: scenes, their latents, and the batch of each step of the U-Net."""
 
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,14 +13,19 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from helpers.scenes import SPRITES, Scene, draw, random_scene
+from helpers import grounds, scenes, scenes3
+from helpers.scenes3 import Scene, boxes, draw, random_scene
 from training.extra_tasks import targets
 from training.loop import step_rng
 from training.run_folder import files_key
 from training.unet import LATENT, UNetConfig
 
+if TYPE_CHECKING:
+    from training.train_vae import VaeConfig
+
 # What pictures are made of: the code that draws them, the emoji and the colours. Any change makes other latents.
-WORLD = [Path(sys.modules[Scene.__module__].__file__), *sorted(SPRITES.glob("*.webp")), *sorted(SPRITES.glob("*.tsv"))]
+CODE = [Path(module.__file__) for module in (grounds, scenes, scenes3)]
+WORLD = [*CODE, *sorted(scenes.SPRITES.glob("*.webp")), *sorted(scenes.SPRITES.glob("*.tsv"))]
 
 
 def to_tensor(picture: np.ndarray) -> Tensor:
@@ -28,10 +33,10 @@ def to_tensor(picture: np.ndarray) -> Tensor:
     return torch.from_numpy(np.moveaxis(picture, -1, -3).astype(np.float32) / 127.5 - 1)
 
 
-def training_scenes(config: UNetConfig) -> list[Scene]:
-    """The scenes of the training set, none with a held-out (word, style) pair."""
+def training_scenes(config: "UNetConfig | VaeConfig") -> list[Scene]:
+    """The scenes of the training set, none with a held-out pair."""
     rng = np.random.default_rng(config.loop.seed)
-    return [random_scene(rng, objects=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
+    return [random_scene(rng, things=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
 
 
 @torch.no_grad()
@@ -45,10 +50,18 @@ def encode_scenes(vae: AutoencoderKL, scenes: list[Scene], batch_size: int = 32)
     return torch.cat(parts)
 
 
+def all_boxes(scenes: list[Scene]) -> Tensor:
+    """Where the things of all scenes are seen: (N, 2, 4) int16 left, top, right, bottom in pixels, 0 for none."""
+    found = torch.zeros(len(scenes), 2, 4, dtype=torch.int16)
+    for i, scene in enumerate(scenes):
+        found[i, : len(scene.things)] = torch.tensor(boxes(scene))
+    return found
+
+
 def cached_latents(
     folder: Path, vae: AutoencoderKL, vae_key: str, scenes: list[Scene], accelerator: Accelerator
-) -> Tensor:
-    """The latents of the scenes, encoded once by the first process and read by all, (N, 4, 16, 16) float16.
+) -> dict[str, Tensor]:
+    """`latents` (N, 4, 16, 16) and `boxes` (N, 2, 4) of the scenes, made once by the first process and read by all.
 
     vae_key: changes with the autoencoder, as from `folder_key`. `latents.safetensors` in the run's folder carries a key
     of all that made it; latents of another key are made anew.
@@ -61,10 +74,11 @@ def cached_latents(
                 print(f"{path} is of other scenes or another autoencoder: encoding anew")
             folder.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(path.name + ".new")
-            save_file({"latents": encode_scenes(vae.to(accelerator.device), scenes)}, fresh, {"key": key})
+            latents = encode_scenes(vae.to(accelerator.device), scenes)
+            save_file({"latents": latents, "boxes": all_boxes(scenes)}, fresh, {"key": key})
             fresh.replace(path)
     with safe_open(path, "pt") as file:
-        return file.get_tensor("latents")
+        return {name: file.get_tensor(name) for name in ("latents", "boxes")}
 
 
 def _key_of(path: Path) -> str | None:
@@ -78,15 +92,15 @@ def random_caption(scene: Scene, rng: np.random.Generator, config: UNetConfig) -
     """A caption of the scene with phrases left out at random, or none at all."""
     if rng.random() < config.empty:
         return ""
-    return scene.caption(background=rng.random() < config.named, style=rng.random() < config.named)
+    return scene.caption(ground=rng.random() < config.named, style=rng.random() < config.named)
 
 
 def denoising_batch(
-    step: int, scenes: list[Scene], latents: Tensor, tokenizer: CLIPTokenizer, config: UNetConfig
+    step: int, scenes: list[Scene], cached: dict[str, Tensor], tokenizer: CLIPTokenizer, config: UNetConfig
 ) -> dict[str, Tensor]:
     """The global batch of one step: clean latents, noise, timesteps, captions, and what the extra tasks need, if any.
 
-    latents: (N, 4, 16, 16) of the scenes. Only NumPy computes here, for torch would start threads of its own.
+    cached: of the scenes, as from `cached_latents`. Only NumPy computes here, for torch would start threads of its own.
     """
     rng = step_rng(config.loop.seed, step)
     chosen = rng.integers(len(scenes), size=config.loop.batch_size)
@@ -97,11 +111,11 @@ def denoising_batch(
         captions, padding="max_length", truncation=True, return_offsets_mapping=True, return_tensors="np"
     )
     batch = {
-        "latents": latents.numpy()[chosen].astype(np.float32),
+        "latents": cached["latents"].numpy()[chosen].astype(np.float32),
         "noise": noise,
         "timesteps": rng.integers(1000, size=len(chosen)),
         "input_ids": tokens.input_ids,
     }
     if config.place_weight or config.grounding_weight:
-        batch |= targets(shown, captions, tokens.offset_mapping[:, :, 1].tolist())
+        batch |= targets(shown, captions, tokens.offset_mapping[:, :, 1].tolist(), cached["boxes"].numpy()[chosen])
     return {name: torch.from_numpy(array) for name, array in batch.items()}

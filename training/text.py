@@ -1,14 +1,16 @@
 """The tokenizer and the text encoder: Stable Diffusion's classes, with a vocabulary made for the scenes."""
 
+import copy
 import json
 from collections.abc import Iterable, Iterator
 
+import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from helpers.scenes import BACKGROUNDS, RELATIONS, STYLES, WORDS, caption
+from helpers.scenes3 import COLOURS, GROUNDS, RELATIONS, STYLES, WORDS, Scene, Thing
 
-TOKENS = 32  # the longest caption has 16 tokens with both ends; the rest is room for words never seen
+TOKENS = 32  # the longest caption has 19 tokens with both ends; the rest is room for words never seen
 START, END = "<|startoftext|>", "<|endoftext|>"
 BYTES = sorted(pre_tokenizers.ByteLevel.alphabet())  # each byte as a printable character
 LAST_BYTES = [byte + "</w>" for byte in BYTES]  # the same at the end of a word
@@ -17,10 +19,12 @@ LAST_BYTES = [byte + "</w>" for byte in BYTES]  # the same at the end of a word
 def vocabulary_captions() -> Iterator[str]:
     """Captions that together hold every word of the grammar."""
     for i, word in enumerate(WORDS):
-        yield caption((word, WORDS[i - 1]), relation=RELATIONS[i % len(RELATIONS)], background="blue", style="flat")
-    for background in BACKGROUNDS:
+        yield Scene((Thing(word), Thing(WORDS[i - 1], "blue")), RELATIONS[i % len(RELATIONS)]).caption()
+    for colour in COLOURS:
+        yield Scene((Thing("owl", colour),)).caption()
+    for ground in GROUNDS:
         for style in STYLES:
-            yield caption(("owl",), background=background, style=style)
+            yield Scene((Thing("owl"),), ground=ground, style=style).caption()
 
 
 def clip_tokenizer(merges: Iterable[tuple[str, str]], length: int) -> CLIPTokenizer:
@@ -51,6 +55,27 @@ def build_tokenizer() -> CLIPTokenizer:
     trained = CLIPTokenizer().backend_tokenizer
     trained.train_from_iterator(vocabulary_captions(), trainer)
     return clip_tokenizer(map(tuple, json.loads(trained.to_str())["model"]["merges"]), TOKENS)
+
+
+@torch.no_grad()
+def reading(text_encoder: CLIPTextModel, old: CLIPTokenizer, new: CLIPTokenizer) -> CLIPTextModel:
+    """The text encoder for another tokenizer's tokens: each begins as the mean of the old ones with the same text."""
+    vectors = text_encoder.get_input_embeddings().weight
+    tokens = sorted(new.get_vocab(), key=new.get_vocab().get)
+    rows = []
+    for token in tokens:
+        known = old.get_vocab().get(token)
+        numbers = old(token.removesuffix("</w>"), add_special_tokens=False).input_ids if known is None else [known]
+        rows.append(vectors[numbers].mean(dim=0))
+    config = copy.deepcopy(text_encoder.config)
+    config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = (
+        *(len(tokens), new.bos_token_id, new.eos_token_id, new.pad_token_id),
+    )
+    other = CLIPTextModel(config)
+    weights = dict(text_encoder.state_dict())
+    name = next(name for name, weight in other.named_parameters() if weight is other.get_input_embeddings().weight)
+    other.load_state_dict(weights | {name: torch.stack(rows)})
+    return other
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer, *, width: int, layers: int) -> CLIPTextModel:

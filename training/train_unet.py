@@ -21,7 +21,7 @@ from training.flags import add_flags, filled
 from training.loop import train
 from training.losses import DenoisingLoss
 from training.run_folder import claim, describe, history
-from training.text import build_text_encoder, build_tokenizer
+from training.text import build_text_encoder, build_tokenizer, reading
 from training.unet import UNetConfig, build_unet
 
 
@@ -39,16 +39,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     record = describe("train_unet", config, args.folder, accelerator, {"vae": args.vae, "start_from": args.start_from})
     claim(args.folder, record, accelerator)  # before minutes of encoding
     vae = AutoencoderKL.from_pretrained(args.vae).requires_grad_(False).eval()
+    tokenizer = build_tokenizer()
     if args.start_from:
-        tokenizer = CLIPTokenizer.from_pretrained(args.start_from / "tokenizer")
         text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder", dtype=torch.float32)
+        text_encoder = reading(text_encoder, CLIPTokenizer.from_pretrained(args.start_from / "tokenizer"), tokenizer)
         unet = UNet2DConditionModel.from_pretrained(args.start_from / "unet")
     else:
-        tokenizer = build_tokenizer()
         text_encoder = build_text_encoder(tokenizer, width=config.text_width, layers=config.text_layers)
         unet = build_unet(config)
     scenes = training_scenes(config)
-    latents = cached_latents(args.folder, vae, record["inputs"]["vae"]["key"], scenes, accelerator)
+    cached = cached_latents(args.folder, vae, record["inputs"]["vae"]["key"], scenes, accelerator)
     trainee = train(
         DenoisingLoss(
             unet,
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             config.place_weight,
             config.grounding_weight,
         ),
-        lambda step: denoising_batch(step, scenes, latents, tokenizer, config),
+        lambda step: denoising_batch(step, scenes, cached, tokenizer, config),
         config.loop,
         args.folder,
         accelerator=accelerator,

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from helpers.grounds import SIZE
 from helpers.scenes3 import Box, Scene, boxes, draw, random_scene
-from training.dataset import to_tensor
+from training.dataset import to_tensor, training_scenes
 from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
 from training.run_folder import describe, history, write_history
@@ -72,12 +72,6 @@ class VaeLoss(nn.Module):
         edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
         reconstruction = error.abs().mean() + self.config.mse_weight * error.square().mean()
         return reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
-
-
-def training_scenes(config: VaeConfig) -> list[Scene]:
-    """The scenes of the training set, none with a held-out pair."""
-    rng = np.random.default_rng(config.loop.seed)
-    return [random_scene(rng, things=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
 
 
 def draw_all(scenes: list[Scene]) -> np.ndarray:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from diffusers import DDIMScheduler, UNet2DConditionModel
 
-from helpers.scenes import SIZE
+from helpers.grounds import SIZE
 from training.loop import LoopConfig
 
 LATENT = SIZE // 8  # latent pixels, both sides
@@ -19,8 +19,8 @@ class UNetConfig:
     text_width: int = 128  # of the text encoder
     text_layers: int = 3  # of the text encoder
     scenes: int = 16_000  # encoded once; the run sees each several times
-    pairs: float = 0.6  # share of scenes with two objects, which take longest to learn
-    named: float = 0.85  # share of captions that name the background, and of those that name the style
+    pairs: float = 0.6  # share of scenes with two things, which take longest to learn
+    named: float = 0.85  # share of captions that name the ground, and of those that name the style
     empty: float = 0.1  # share of empty captions, for classifier-free guidance (arXiv:2207.12598)
     min_snr_gamma: float = 5.0  # Min-SNR weighting (Hang et al., 2023, arXiv:2303.09556); inf: the plain loss
     snr_floor: float = 0.0  # least weight of an error in x0; more than 0 helps the noisiest steps, which set the layout
