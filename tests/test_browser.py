@@ -35,7 +35,7 @@ pytestmark = pytest.mark.browser
 LESSONS = [path.stem for path in lessons.LESSONS]
 # An exercise and one column of pictures; the viewer of a whole run; one that a training renews.
 STEPPED = ("00_first_picture", "05_stable_diffusion_pipeline", "08_train_from_scratch")
-RESTARTED = ("01_forward_noising", "03_vae_latent_decoding")  # the second in the nightly run
+RESTARTED = ("01_forward_noising", "03_vae_latent_decoding")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known
 VIEWER = re.compile(r"\b(step_viewer|run_viewer|LiveViewer)\(")
@@ -597,7 +597,8 @@ def restartable(cells):
     return min((choice for choice in choices if len(choice[0]) > 2), key=lambda choice: len(choice[0]))
 
 
-@pytest.mark.parametrize("name", [RESTARTED[0], pytest.param(RESTARTED[1], marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", RESTARTED)
 def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(open_notebook, name):
     notebook = open_notebook(name)
     set_up, section = restartable(notebook.cells)
