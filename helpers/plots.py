@@ -13,6 +13,7 @@ import html
 import io
 import math
 import textwrap
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,7 +23,26 @@ import torch
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.text import Text
+from PIL import Image, ImageFilter
+
+from helpers.images import as_picture, picture_file
+from helpers.line_plots import axes, lines, multiples
+from helpers.picture_grids import PER_INCH, Map, attention, difference, grid
+
+__all__ = [
+    "Map",
+    "as_picture",
+    "attention",
+    "axes",
+    "difference",
+    "faults",
+    "figure_file",
+    "grid",
+    "lines",
+    "multiples",
+]
+__all__ += ["curves", "film_strip", "picture_file", "picture_grid", "show"]
 
 # 1.6 inches at 80 dots per inch are 128 pixels: a picture of Pocket's is drawn dot for dot, and the file stays small.
 DPI = 80
@@ -36,67 +56,17 @@ LINE = 0.15  # inches that one line of text needs
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 
-# A figure of few colours is stored as a palette picture if that changes no value of any pixel by more than this. A mean
-# error will not do: flat backgrounds hide the bands that a palette draws across a soft shadow.
+# A figure is stored as a palette picture if that changes no value of any pixel by more than this, or by more than a
+# quarter of what its neighbours differ by, but for a small share of pixels. A mean error will not do: flat backgrounds
+# hide the bands that a palette draws across a soft shadow.
 PALETTE_ERROR = 8
-# Noise does not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks show
-# just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
-PNG_BYTES = 60_000
+PALETTE_EXCEPT = 0.001
+# Photographs do not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks
+# show just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
+PNG_BYTES = 120_000
 FIGURE_BYTES = 100_000
 JPEG_QUALITIES = (92, 85, 75)
-
-
-def as_picture(x: Any) -> np.ndarray:
-    """The picture as a uint8 array of shape (height, width, 3).
-
-    x: one of
-        a PIL image, 8 or 16 bits a channel; what is transparent becomes white;
-        a NumPy array of shape (height, width, 3), uint8, or float with values in [0, 1];
-        a torch tensor of shape (3, height, width), float, in the range of the VAE, -1 (black) to 1 (white). Values
-        beyond are clipped, because noisy pictures have them, up to 10.
-
-    Raises TypeError for anything else, ValueError for another shape, dtype or range.
-    """
-    if isinstance(x, Image.Image):
-        if x.mode.startswith("I;16"):  # Pillow itself clips these, so that nearly all becomes white
-            x = Image.fromarray(np.rint(np.asarray(x) / 257).astype(np.uint8))
-        if x.mode in ("I", "F"):
-            raise ValueError(
-                f"A picture in Pillow's mode {x.mode!r} does not say what white is: "
-                "scale its values to 0 to 255 and convert it to 'L' or 'RGB'"
-            )
-        rgba = x.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    if isinstance(x, np.ndarray):
-        if x.ndim != 3 or x.shape[2] != 3 or not x.size:
-            raise ValueError(f"A picture as an array has the shape (height, width, 3), not {x.shape}")
-        if x.dtype == np.uint8:
-            return x
-        if not np.issubdtype(x.dtype, np.floating):
-            raise ValueError(f"A picture as an array holds uint8, or floats from 0 to 1, not {x.dtype}")
-        if not (np.isfinite(x).all() and x.min() >= 0 and x.max() <= 1):
-            raise ValueError(f"A picture as a float array holds 0 to 1, not {x.min():.3g} to {x.max():.3g}")
-        return np.rint(x * 255).astype(np.uint8)
-    if isinstance(x, torch.Tensor):
-        if x.ndim != 3 or x.shape[0] != 3 or not x.numel():
-            hint = "; show a batch one by one" if x.ndim == 4 else ""
-            raise ValueError(f"A picture as a tensor has the shape (3, height, width), not {tuple(x.shape)}{hint}")
-        if not x.is_floating_point():
-            raise ValueError(f"A picture as a tensor holds floats from -1 to 1, not {x.dtype}")
-        x = x.detach().float().cpu()
-        if not (torch.isfinite(x).all() and x.abs().max() <= 10):
-            raise ValueError(f"A picture as a tensor holds about -1 to 1, not {x.min():.3g} to {x.max():.3g}")
-        values = (x.clamp(-1, 1) + 1) * 127.5
-        return values.round().to(torch.uint8).permute(1, 2, 0).numpy()  # (height, width, 3)
-    raise TypeError(f"A picture is a PIL image, a NumPy array or a torch tensor, not {type(x).__name__}")
-
-
-def picture_file(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:
-    """A picture as the bytes of a file. kind, options: as Pillow's `save` takes them."""
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **options)
-    return buffer.getvalue()
+CAPTION = "max-width: 904px; margin: 6px 0 16px; font-size: 14px; line-height: 1.45"
 
 
 def figure_file(figure: Figure) -> bytes:
@@ -140,8 +110,8 @@ def picture_grid(
     inches = columns * (size + GAP) + GAP, rows * (size + above) + GAP
 
     # Every picture gets exactly `size` inches; a layout engine would give it a few pixels less and blur it.
-    figure, axes = plt.subplots(rows, columns, figsize=inches, dpi=DPI, facecolor="white", squeeze=False)
-    for index, axis in enumerate(axes.flat):
+    figure, places = plt.subplots(rows, columns, figsize=inches, dpi=DPI, facecolor="white", squeeze=False)
+    for index, axis in enumerate(places.flat):
         row, column = divmod(index, columns)
         left, top = GAP + column * (size + GAP), row * (size + above) + above
         bottom = inches[1] - top - size
@@ -177,20 +147,20 @@ def film_strip(
     return figure
 
 
-def curves(x: Any, lines: Mapping[str, Any], *, xlabel: str, ylabel: str, logy: bool = False) -> Figure:
+def curves(x: Any, named: Mapping[str, Any], *, xlabel: str, ylabel: str, logy: bool = False) -> Figure:
     """Lines over one axis, told apart by colour and by dashes.
 
     x: values along the horizontal axis, one-dimensional.
-    lines: label -> values, each as long as x; a single line with an empty label gets no legend.
+    named: label -> values, each as long as x; a single line with an empty label gets no legend.
     xlabel, ylabel: what the axes mean, with the unit: `time (s)`, `step t (of 1000)`.
     logy: a logarithmic vertical axis.
 
     Raises ValueError for no lines and for a line that is not as long as x.
     """
-    if not lines:
+    if not named:
         raise ValueError("There are no lines to draw: give at least one")
     across = _values(x)
-    values = {label: _values(line) for label, line in lines.items()}
+    values = {label: _values(line) for label, line in named.items()}
     for label, line in values.items():
         if line.shape != across.shape or line.ndim != 1:
             raise ValueError(f"The line {label!r} has the shape {line.shape}, but x has {across.shape}")
@@ -216,45 +186,90 @@ def _values(x: Any) -> np.ndarray:
     return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
 
 
-def show(figure: Figure, alt: str) -> None:
-    """Show a figure in the notebook with a description, and close it.
+def show(figure: Figure, caption: str) -> None:
+    """Show a figure in the notebook with its caption beneath, and close it.
 
-    alt: one or two sentences that tell what there is to see, for readers who do not see it.
+    caption: what there is to see, with its number, in one to three sentences: for every reader, and for those who do
+    not see the figure.
 
-    The description goes three ways, because no single one reaches every reader: as alt text in the image's metadata
-    (the HTML that nbconvert makes reads it; JupyterLab 4.6 drops it, its image renderer knows only width and height),
-    as the plain-text form of the output (text browsers, diffs), and as a line below that JupyterLab keeps for screen
-    readers and does not show (GitHub, which strips styles, shows it as a caption). An `<img alt=...>` of our own would
-    hide the picture itself: JupyterLab and GitHub remove embedded images from untrusted HTML.
+    It goes three ways, because no single one reaches every reader: as a line below the figure, as alt text in the
+    image's metadata (the HTML that nbconvert makes reads it; JupyterLab 4.6 drops it, its image renderer knows only
+    width and height), and as the plain-text form of the output (text browsers, diffs). An `<img alt=...>` of our own
+    would hide the picture itself: JupyterLab and GitHub remove embedded images from untrusted HTML.
 
-    Raises ValueError if the description is empty.
+    Raises ValueError if the caption is empty. Warns where two texts of the figure overlap, or one is cut off.
     """
-    if not alt.strip():
-        raise ValueError("A figure needs a description: tell in a sentence what there is to see")
+    if not caption.strip():
+        raise ValueError("A figure needs a caption: tell in a sentence what there is to see")
+    for fault in faults(figure):
+        warnings.warn(fault, stacklevel=2)
     kind, data, width = _encoded(figure)
     plt.close(figure)
     if get_ipython() is None:  # a plain script: there is nowhere to show a picture
-        print(alt)
+        print(caption)
         return
-    bundle = {kind: base64.b64encode(data).decode("ascii"), "text/plain": alt}
-    display(bundle, raw=True, metadata={kind: {"alt": alt, "width": width}})
-    hidden = f'<div style="height: 1px; overflow: hidden; opacity: 0">{html.escape(alt)}</div>'
-    display({"text/html": hidden, "text/plain": alt}, raw=True)
+    bundle = {kind: base64.b64encode(data).decode("ascii"), "text/plain": caption}
+    display(bundle, raw=True, metadata={kind: {"alt": caption, "width": width}})
+    line = f'<p style="{CAPTION}">{html.escape(caption)}</p>'
+    display({"text/html": line, "text/plain": caption}, raw=True)
+
+
+def faults(figure: Figure) -> list[str]:
+    """A sentence for each text of a figure that leaves it, and for each two that overlap."""
+    if figure.dpi == DPI:  # of the first edition, whose titles were laid out by a rule of their own
+        return []
+    figure.canvas.draw()
+    rulers = [ruler for axis in figure.axes for ruler in (axis.xaxis, axis.yaxis)]
+    beyond = {  # the labels of ticks that lie outside their axis are never drawn
+        label
+        for ruler in rulers
+        for tick in ruler.get_major_ticks()
+        for label in (tick.label1, tick.label2)
+        if not min(ruler.get_view_interval()) <= tick.get_loc() <= max(ruler.get_view_interval())
+    }
+    texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text().strip()]
+    boxes = [(text.get_text(), text.get_window_extent()) for text in texts if text not in beyond]
+    whole = figure.bbox.padded(0.5)
+    found = [
+        f"This text is cut off at the edge of its figure: {text!r}"
+        for text, box in boxes
+        if not (whole.contains(*box.min) and whole.contains(*box.max))
+    ]
+    for number, (text, box) in enumerate(boxes):
+        for other, second in boxes[:number]:
+            wide = min(box.x1, second.x1) - max(box.x0, second.x0)
+            high = min(box.y1, second.y1) - max(box.y0, second.y0)
+            if wide > 1 and high > 3:  # pixels: letters are not as high as their line
+                found.append(f"Two texts of this figure overlap: {other!r} and {text!r}")
+    return found
 
 
 def _encoded(figure: Figure) -> tuple[str, bytes, int]:
-    """The figure as (MIME type, file, width in pixels): the smallest form that looks the same."""
+    """The figure as (MIME type, file, width on the page in pixels): the smallest form that looks the same."""
     image = Image.open(io.BytesIO(figure_file(figure))).convert("RGB")
+    width = round(image.width * PER_INCH / figure.dpi)
+    first = figure.dpi == DPI  # a figure of the first edition is stored as it was, until its lesson is written anew
 
     palette = image.quantize(256, dither=Image.Dither.NONE)
-    error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max()
-    png = picture_file(palette if error <= PALETTE_ERROR else image, "PNG", optimize=True)
-    if len(png) <= PNG_BYTES:
-        return "image/png", png, image.width
+    png = picture_file(palette if _looks_like(palette, image, first) else image, optimize=True)
+    if len(png) > PNG_BYTES and not first:  # a better palette, which takes seconds
+        palette = image.quantize(256, dither=Image.Dither.NONE, kmeans=1)
+        png = min(png, picture_file(palette, optimize=True) if _looks_like(palette, image, first) else png, key=len)
+    if len(png) <= (PNG_BYTES // 2 if first else PNG_BYTES):
+        return "image/png", png, width
     for quality in JPEG_QUALITIES:
-        jpeg = picture_file(
-            image, "JPEG", quality=quality, subsampling=0
-        )  # optimize=True fails on noise, in Pillow itself
+        # optimize=True fails on noise, in Pillow itself
+        jpeg = picture_file(image, "JPEG", quality=quality, subsampling=0)
         if len(jpeg) <= FIGURE_BYTES:
             break
-    return ("image/jpeg", jpeg, image.width) if len(jpeg) < len(png) else ("image/png", png, image.width)
+    return ("image/jpeg", jpeg, width) if len(jpeg) < len(png) else ("image/png", png, width)
+
+
+def _looks_like(palette: Image.Image, image: Image.Image, first: bool) -> bool:
+    """True if hardly a pixel differs by more than the eye sees: little on plain areas, more where neighbours differ."""
+    error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max(axis=2)
+    if first:
+        return bool(error.max() <= PALETTE_ERROR)
+    around = (np.asarray(image.filter(kind(5)), np.int16) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
+    contrast = np.subtract(*around).max(axis=2)
+    return float((error > np.maximum(PALETTE_ERROR, contrast / 4)).mean()) <= PALETTE_EXCEPT

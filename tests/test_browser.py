@@ -248,7 +248,7 @@ limit => {
         const own = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
         const style = getComputedStyle(element);
         // Not ours to choose: JupyterLab's colours of code and of buttons. Formulas are drawn.
-        const hidden = element.closest('[style*="opacity: 0"], mjx-container, button, .jp-RenderedMarkdown pre');
+        const hidden = element.closest('mjx-container, button, .jp-RenderedMarkdown pre');
         if (!own || hidden || !element.getClientRects().length) continue;
         let behind = element;
         while (behind && colour(getComputedStyle(behind).backgroundColor).a === 0) behind = behind.parentElement;

@@ -14,6 +14,8 @@ import torch
 from PIL import Image
 
 from helpers import plots, scenes
+from helpers.palette import ROLES
+from helpers.picture_grids import WIDEST
 
 
 @pytest.fixture(autouse=True)
@@ -180,7 +182,7 @@ def test_figures_are_white_with_black_text_whatever_the_style():
     assert grid.axes[0].title.get_color() == "black"
 
 
-def test_show_stores_the_picture_with_its_description_and_closes(pictures, shown):
+def test_show_stores_the_picture_with_its_caption_and_closes(pictures, shown):
     figure = plots.picture_grid(pictures, [f"picture {index}" for index in range(12)])
     plots.show(figure, "Twelve scenes < of emoji.")
     assert not plt.get_fignums()
@@ -213,11 +215,182 @@ def test_what_is_stored_looks_like_the_figure(pictures, shown, noise):
     assert len(data[kind]) < 500_000
 
 
-def test_show_needs_a_description(pictures):
-    with pytest.raises(ValueError, match="needs a description"):
+def test_show_needs_a_caption(pictures):
+    with pytest.raises(ValueError, match="needs a caption"):
         plots.show(plots.picture_grid(pictures[:1]), " ")
 
 
-def test_outside_a_notebook_the_description_is_printed(pictures, capsys):
+def test_outside_a_notebook_the_caption_is_printed(pictures, capsys):
     plots.show(plots.picture_grid(pictures[:1]), "One scene.")
     assert capsys.readouterr().out == "One scene.\n"
+
+
+# --- the figures of the second edition
+
+
+def place(axis, figure):
+    """Left, top, width and height of a tile, in pixels of the page."""
+    box, scale = axis.get_window_extent(), figure.dpi / 80
+    return [round(x / scale, 3) for x in (box.x0, figure.bbox.y1 - box.y1, box.width, box.height)]
+
+
+def text_of(figure, wanted):
+    (found,) = [text for text in figure.texts if text.get_text() == wanted]
+    return found.get_window_extent()
+
+
+def test_a_grid_shows_every_pixel_as_four_and_names_rows_and_columns_once(pictures):
+    rows = [pictures[:3], pictures[3:6]]
+    figure = plots.grid(
+        rows, names=["first", "second"], heads=["a", "b", "c"], numbers=[["1", "2", "3"], ["", "", "6"]]
+    )
+    drawn = pixels(figure)
+    assert [place(axis, figure)[2:] for axis in figure.axes] == [[128, 128]] * 6
+    for axis, picture in zip(figure.axes, pictures, strict=False):
+        left, top, *_ = (round(2 * x) for x in place(axis, figure))
+        tile = drawn[top : top + 256, left : left + 256][2:-2, 2:-2]  # within the hairline
+        np.testing.assert_array_equal(tile, np.asarray(picture).repeat(2, axis=0).repeat(2, axis=1)[2:-2, 2:-2])
+    texts = sorted(text.get_text() for text in figure.texts)
+    assert texts == sorted(["first", "second", "a", "b", "c", "1", "2", "3", "6"])
+    for name, row in (("first", 0), ("second", 3)):
+        box, tile = text_of(figure, name), figure.axes[row].get_window_extent()
+        assert box.x1 < tile.x0 and tile.y0 < (box.y0 + box.y1) / 2 < tile.y1
+    assert text_of(figure, "b").y0 > figure.axes[1].get_window_extent().y1
+    assert text_of(figure, "6").y1 < figure.axes[5].get_window_extent().y0
+    assert plots.faults(figure) == []
+
+
+def test_maps_share_one_scale_that_is_drawn_once():
+    one, two = np.array([[-1.0, 0.5]]), np.array([[0.25, 2.0]])
+    figure = plots.grid([[plots.Map(one), plots.Map(two), Image.new("RGB", (8, 8))]])
+    *tiles, bar = figure.axes
+    assert [tile.images[0].get_clim() for tile in tiles[:2]] == [(-2, 2)] * 2
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["2", "0", "-2"]
+    assert place(bar, figure)[2] == 9
+    sizes = plots.grid([[plots.Map(two, "sizes", limit=4)]])
+    assert sizes.axes[0].images[0].get_clim() == (0, 4)
+
+
+def test_a_difference_is_the_mean_over_colours():
+    before = np.zeros((2, 1, 3), np.uint8)
+    after = before.copy()
+    after[1, 0] = (30, 0, 6)
+    found = plots.difference(before, after)
+    assert found.kind == "sizes" and found.values.tolist() == [[0], [12]]
+    with pytest.raises(ValueError, match="cannot be compared"):
+        plots.difference(before, after[:1])
+
+
+def test_attention_is_green_where_the_share_is_largest_and_grey_where_there_is_none():
+    picture = np.full((4, 4, 3), (200, 0, 100), np.uint8)
+    drawn = plots.attention(picture, torch.tensor([[0.0, 0.2], [0.1, 0.0]]), largest=0.2)
+    grey = 255 - 0.35 * (255 - 100)
+    assert drawn[0, 0].tolist() == drawn[3, 3].tolist() == [round(grey)] * 3
+    green = [int(ROLES["words"].ink[i : i + 2], 16) for i in (1, 3, 5)]
+    assert drawn[1, 3].tolist() == green
+    assert drawn[2, 1] == pytest.approx((np.array(green) + grey) / 2, abs=1)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "says"),
+    [
+        ([], {}, "no pictures"),
+        ([["x"]], {"names": ["a", "b"]}, "2 names for 1 rows"),
+        ([["x", "x"]], {"heads": ["a"]}, "1 heads for 2 columns"),
+        ([["x"]], {"numbers": [[""], [""]]}, "2 numbers for 1 rows"),
+        ([["x"] * 8], {}, f"make a figure of 1136: a page has {WIDEST}"),
+        ([["signed", "sizes"]], {}, "not signed and sizes"),
+    ],
+)
+def test_a_grid_of_the_second_edition_that_cannot_be_drawn_is_refused(rows, options, says):
+    tiles = {"x": Image.new("RGB", (8, 8))} | {kind: plots.Map([[1.0]], kind) for kind in ("signed", "sizes")}
+    with pytest.raises(ValueError, match=says):
+        plots.grid([[tiles[tile] for tile in row] for row in rows], **options)
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "says"),
+    [
+        ([1.0], {}, r"\(height, width\), not \(1,\)"),
+        ([[np.nan]], {}, "finite"),
+        ([[1.0]], {"kind": "warm"}, "Unknown kind of map 'warm': choose one of signed"),
+        ([[1.0]], {"limit": 0}, "above 0, not 0"),
+    ],
+)
+def test_a_map_that_says_nothing_is_refused(values, options, says):
+    with pytest.raises(ValueError, match=says):
+        plots.Map(values, **options)
+
+
+def test_lines_carry_their_names_at_their_ends_in_the_colours_of_what_they_show():
+    t = np.arange(0, 1000, 10)
+    curves = {"signal": 1 - t / 1000, "noise": t / 1000, "sum": np.ones(100), "almost": np.full(100, 0.99)}
+    roles = {"signal": "x0", "noise": "eps"}
+    marks = [("signal", 500, "half")]
+    figure = plots.lines(t, curves, xlabel="timestep t", ylabel="share", roles=roles, marks=marks, falling=True)
+    (axis,) = figure.axes
+    assert axis.xaxis_inverted() and axis.get_legend() is None
+    assert figure.dpi == 160 and place_of_figure(figure) == (904, 300)
+    by_name = {text.get_text(): text for text in figure.texts}
+    assert [by_name[name].get_color() for name in roles] == [ROLES["x0"].ink, ROLES["eps"].ink]
+    assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in axis.lines[:4]}) == 4
+    heights = {name: (box.y0 + box.y1) / 2 for name in curves for box in [by_name[name].get_window_extent()]}
+    assert heights["signal"] > heights["almost"] > heights["noise"]  # at t = 0, where the run ends
+    near = sorted(heights[name] for name in ("signal", "sum", "almost"))
+    assert min(np.diff(near)) > 14 * figure.dpi / 80
+    assert plots.faults(figure) == []
+    (ring,) = [line for line in axis.lines if line.get_markersize() > 6]
+    assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (500, pytest.approx(0.5))
+
+
+def place_of_figure(figure):
+    return tuple(round(80 * inches) for inches in figure.get_size_inches())
+
+
+def test_seeds_are_points_a_mean_and_two_standard_errors():
+    values = np.array([[1.0, 2.0], [3.0, 2.0], [5.0, 5.0]])
+    (axis,) = plots.lines([1, 2], {"error": values}, xlabel="steps", ylabel="error", logx=True).axes
+    mean, *points = axis.lines
+    assert mean.get_ydata().tolist() == [3, 3] and [list(row.get_ydata()) for row in points] == values.tolist()
+    band = axis.collections[0].get_paths()[0].vertices[:, 1]
+    assert (band.min(), band.max()) == pytest.approx((3 - 2 * 2 / 3**0.5, 3 + 2 * 2 / 3**0.5))
+    assert [label.get_text() for label in axis.get_xticklabels()] == ["1", "2"]
+
+
+def test_multiples_share_their_axes_and_have_a_title_each():
+    panels = {"one": {"a": [0, 1]}, "two": {"a": [0, 3]}}
+    figure = plots.multiples([0, 1], panels, xlabel="x", ylabel="y")
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["one", "two"]
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() and figure.axes[1].get_ylim()[1] >= 3
+    assert plots.faults(figure) == []
+
+
+@pytest.mark.parametrize(
+    ("curves", "options", "says"),
+    [
+        ({}, {}, "no lines"),
+        ({"a": [1]}, {}, r"'a' has the shape \(1,\), but x has \(2,\)"),
+        ({"a": [1, 2]}, {"roles": {"a": "noise"}}, "Unknown role 'noise': choose one of x0"),
+        ({"a": [1, 2]}, {"roles": {"b": "x0"}}, "no line 'b' to give a role"),
+        ({"a": [1, 2]}, {"marks": [("b", 1, "here")]}, "no curve 'b' to mark"),
+    ],
+)
+def test_lines_that_cannot_be_drawn_are_refused(curves, options, says):
+    with pytest.raises(ValueError, match=says):
+        plots.lines([0, 1], curves, xlabel="x", ylabel="y", **options)
+
+
+def test_show_warns_of_texts_that_collide_or_are_cut_off(shown):
+    tiles = [Image.new("RGB", (8, 8))] * 2
+    with pytest.warns(UserWarning, match="Two texts of this figure overlap: .*first head.* and .*second head"):
+        plots.show(plots.grid([tiles], heads=["a very long first head", "a very long second head"]), "Two tiles.")
+    with pytest.warns(UserWarning, match="cut off at the edge of its figure: 'a very long"):
+        plots.show(plots.grid([tiles[:1]], names=["a very long name of a row"]), "One tile.")
+
+
+def test_a_figure_of_the_second_edition_is_shown_at_half_its_size(pictures, shown):
+    plots.show(plots.grid([pictures[:6]]), "Six scenes.")
+    (data, options), (text, _) = shown
+    with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
+        assert image.width == 2 * options["metadata"]["image/png"]["width"]
+    assert len(data["image/png"]) < 120_000 and "Six scenes." in text["text/html"]
