@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
-from helpers.judge import JudgeNet
+from helpers.judge3 import HEADS, Judge
 from helpers.scenes3 import RELATIONS, boxes
 from tests.accelerated import launch
 from tests.killed_runs import LINE, SHORT, Line, line_batch
@@ -491,12 +491,33 @@ def test_a_decoder_trained_alone_reads_the_same_latents(tmp_path):
         run(train_vae, "--folder", more, "--start-from", second, "--decoder-only", "--steps", 2, *TINY_VAE)
 
 
+def test_a_view_of_the_judge_is_told_what_it_shows():
+    config = train_judge.JudgeConfig(scenes=60)
+    scenes = train_judge.judged_scenes(config)
+    pictures = train_vae.draw_all(scenes)
+    rng, seen = np.random.default_rng(0), set()
+    for scene, pixels in zip(scenes, pictures, strict=True):
+        view, numbers = train_judge.random_view(rng, scene, pixels, config)
+        said = {name: HEADS[name][number] for name, number in numbers.items() if number != train_judge.NOTHING}
+        assert said["style"] == scene.style
+        whole = view.size == (128, 128)
+        assert ("ground" in said) == ("layout" in said) == whole
+        assert not whole or said["ground"] == scene.ground
+        assert ("word" in said) == (not whole or len(scene.things) == 1)
+        if "word" in said:
+            (thing,) = [thing for thing in scene.things if thing.word == said["word"]]
+            assert said.get("colour") == thing.colour
+        seen |= set(said)
+    assert seen == set(HEADS)
+
+
 @pytest.mark.slow
 def test_a_judge_is_trained_where_it_is_told_to(tmp_path):
-    run(train_judge, "--folder", tmp_path / "run", "--output", tmp_path / "judge", "--steps", 1, "--batch-size", 4)
+    small = ("--scenes", 16, "--steps", 1, "--batch-size", 4)
+    run(train_judge, "--folder", tmp_path / "run", "--output", tmp_path / "judge", *small)
     weights = load_file(tmp_path / "judge" / "model.safetensors")
     assert {name: value.shape for name, value in weights.items()} == {
-        name: value.shape for name, value in JudgeNet().state_dict().items()
+        name: value.shape for name, value in Judge().state_dict().items()
     }
 
 
