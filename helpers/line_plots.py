@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from helpers.palette import CARD, PLAIN, ROLES, Role
 from helpers.picture_grids import LABEL, PADDING, PER_INCH, SMALL, STYLE, hairline
@@ -68,7 +68,7 @@ def lines(
     across, values, styles = _checked(x, curves, roles or {})
     figure, axis = axes(width, height, xlabel=xlabel, ylabel=ylabel, ends=list(values))
     with plt.style.context(STYLE):
-        _prepare(axis, across, logx, logy, falling)
+        _prepare(axis, across, np.concatenate(list(values.values())), logx, logy, falling)
         for name in values:
             _curve(axis, across, values[name], *styles[name])
         for name, at, text in marks:
@@ -108,7 +108,7 @@ def multiples(
             box = (number * each, 0, each + LEFT - PADDING, height)
             axis = _panel(figure, box, (width, height), room, first)
             axis.set_title(title, fontsize=LABEL, loc="left", pad=8)
-            _prepare(axis, across, logx, logy, falling)
+            _prepare(axis, across, np.concatenate(list(values.values())), logx, logy, falling)
             for name in values:
                 _curve(axis, across, values[name], *styles[name])
             axis.set_xlabel(xlabel)
@@ -167,11 +167,14 @@ def _values(x: Any) -> np.ndarray:
     return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
 
 
-def _prepare(axis: Axes, across: np.ndarray, logx: bool, logy: bool, falling: bool) -> None:
-    """Scales, few ticks, plain numbers."""
+def _prepare(axis: Axes, across: np.ndarray, values: np.ndarray, logx: bool, logy: bool, falling: bool) -> None:
+    """Scales, few ticks, plain numbers. values: (rows, n), all that will be drawn."""
     for wanted, ruler, which in ((logx, axis.xaxis, "x"), (logy, axis.yaxis, "y")):
         if wanted:
             getattr(axis, f"set_{which}scale")("log")
+            ends = values if which == "y" else across
+            decades = np.log10(ends[ends > 0].max() / ends[ends > 0].min())
+            ruler.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1,)))
             ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             ruler.set_minor_formatter(NullFormatter())
             if which == "x" and len(across) <= 8:
