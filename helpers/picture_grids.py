@@ -171,6 +171,43 @@ def grid(
     return figure
 
 
+def heat_map(
+    values: Map | Any, *, names: Sequence[str] = (), heads: Sequence[str] = (), cell: tuple[int, int] = (36, 28)
+) -> Figure:
+    """A table of numbers as colours, with its scale at the right.
+
+    values: a `Map`, or what one takes, (rows, columns). names: one for each row, at the left. heads: one for each
+    column, on top; leave some empty where they would touch. cell: width and height of a number, in pixels of the page.
+
+    Raises ValueError for names or heads that do not match, and for a figure wider than 960 pixels.
+    """
+    found = values if isinstance(values, Map) else Map(values)
+    (rows, columns), (wide, high) = found.values.shape, cell
+    for what, given, wanted in (("names", names, rows), ("heads", heads, columns)):
+        if given and len(given) != wanted:
+            raise ValueError(f"There are {len(given)} {what} for {wanted} {'columns' if what == 'heads' else 'rows'}")
+    left, top = PADDING + NAMES * bool(names), PADDING + HEAD * bool(heads)
+    tall = max(rows * high, 3 * NUMBER)  # the scale has three numbers
+    width, height = left + columns * wide + SCALE + PADDING, top + tall + PADDING
+    if width > WIDEST:
+        raise ValueError(f"{columns} columns of {wide} pixels make a figure of {width}: a page has {WIDEST}")
+    norm = _scale([found])
+    with plt.style.context(STYLE):
+        figure = plt.figure(figsize=(width / PER_INCH, height / PER_INCH))
+        axis = _tile(figure, left, top, columns * wide, rows * high, width, height)
+        axis.imshow(found.values, cmap=COLOURS[found.kind], norm=norm, interpolation="nearest", aspect="auto")
+        for r, name in enumerate(names):
+            middle = 1 - (top + (r + 0.5) * high) / height
+            figure.text((left - 10) / width, middle, name, ha="right", va="center", color=SECOND, size=SMALL)
+        for c, head in enumerate(heads):
+            middle = (left + (c + 0.5) * wide) / width
+            figure.text(middle, 1 - (top - 6) / height, head, ha="center", va="bottom", color=INK, size=LABEL)
+        bar = _tile(figure, left + columns * wide + 16, top, BAR, tall, width, height)
+        _draw_scale(bar, COLOURS[found.kind], norm)
+        hairline(figure)
+    return figure
+
+
 def hairline(figure: Figure) -> None:
     """A thin line round a figure: the card that it stands on, seen on a white page too."""
     box = Rectangle((0, 0), 1, 1, transform=figure.transFigure, fill=False, color=HAIRLINE, linewidth=1.8)

@@ -28,21 +28,11 @@ from PIL import Image, ImageFilter
 
 from helpers.images import as_picture, picture_file
 from helpers.line_plots import axes, lines, multiples
-from helpers.picture_grids import PER_INCH, Map, attention, difference, grid
+from helpers.picture_grids import PER_INCH, Map, attention, difference, grid, heat_map
 
-__all__ = [
-    "Map",
-    "as_picture",
-    "attention",
-    "axes",
-    "difference",
-    "faults",
-    "figure_file",
-    "grid",
-    "lines",
-    "multiples",
-]
-__all__ += ["curves", "film_strip", "picture_file", "picture_grid", "show"]
+# What other modules draw is found here too.
+__all__ = ["Map", "attention", "axes", "difference", "grid", "heat_map", "lines", "multiples"]
+__all__ += ["as_picture", "curves", "faults", "figure_file", "film_strip", "picture_file", "picture_grid", "show"]
 
 # 1.6 inches at 80 dots per inch are 128 pixels: a picture of Pocket's is drawn dot for dot, and the file stays small.
 DPI = 80

@@ -271,6 +271,26 @@ def test_maps_share_one_scale_that_is_drawn_once():
     assert sizes.axes[0].images[0].get_clim() == (0, 4)
 
 
+def test_a_heat_map_has_a_cell_for_each_number_in_its_place():
+    values = np.array([[0.0, 1.0, 2.0], [4.0, 0.0, 3.0]])
+    names, heads = ["first", "second"], ["a", "", "c"]
+    figure = plots.heat_map(plots.Map(values, "sizes"), names=names, heads=heads, cell=(40, 30))
+    axis, bar = figure.axes
+    assert place(axis, figure)[2:] == [120, 60] and axis.images[0].get_clim() == (0, 4)
+    assert axis.images[0].get_array().tolist() == values.tolist()
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["4", "2", "0"]
+    for name, row in (("first", 0), ("second", 1)):
+        box, middle = text_of(figure, name), axis.transData.transform((0, row))[1]
+        assert box.y0 < middle < box.y1 and box.x1 < axis.get_window_extent().x0
+    box, middle = text_of(figure, "c"), axis.transData.transform((2, 0))[0]
+    assert box.x0 < middle < box.x1
+    assert plots.faults(figure) == []
+    with pytest.raises(ValueError, match="3 names for 2 rows"):
+        plots.heat_map(values, names=["a", "b", "c"])
+    with pytest.raises(ValueError, match="30 columns of 36 pixels make a figure of"):
+        plots.heat_map(np.zeros((2, 30)))
+
+
 def test_a_difference_is_the_mean_over_colours():
     before = np.zeros((2, 1, 3), np.uint8)
     after = before.copy()
