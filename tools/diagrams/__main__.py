@@ -1,6 +1,6 @@
 """Draws the diagrams of the names given, or all of them, into images/diagrams.
 
-Every module here but the kit draws one diagram (the U-Net's two): its `draw()` returns a list of `kit.Drawing`.
+Every module here that is not shared draws one diagram (the U-Net's two): its `draw()` returns a list of `kit.Drawing`.
 """
 
 import argparse
@@ -10,7 +10,8 @@ import pkgutil
 from tools import diagrams
 from tools.diagrams import kit
 
-NAMES = [module.name for module in pkgutil.iter_modules(diagrams.__path__) if module.name not in ("__main__", "kit")]
+SHARED = {"__main__", "kit", "example"}
+NAMES = [module.name for module in pkgutil.iter_modules(diagrams.__path__) if module.name not in SHARED]
 
 
 def main() -> None:

@@ -265,6 +265,19 @@ class Drawing:
             at = (x + number * step, y - number * step)
             self.picture(*at, size, size, layers[number], frame=WHITE if number else colour, line=1.5 if number else 2)
 
+    def unet(self, x: float, y: float, width: float = 136, height: float = 112) -> None:
+        """The U-Net as a sign: bars that fall, the shortest in the middle, bars that rise, on a panel."""
+        self.rect(x, y, width, height, fill=PANEL)
+        heights = (0.82, 0.57, 0.36, 0.25, 0.36, 0.57, 0.82)
+        pitch = width * 0.118
+        for number, (share, colour) in enumerate(zip(heights, [DOWN] * 3 + [MIDDLE] + [UP] * 3, strict=True)):
+            left = x + width / 2 + (number - 3.5) * pitch + 1
+            self.rect(left, y + height * (1 - share) / 2, pitch - 2, height * share, fill=colour, radius=2.5)
+        for level in (1, 2):  # the skips
+            reach = (3 - level) * pitch + pitch / 2
+            top = y + height * (1 - heights[level - 1] * 0.88) / 2
+            self.line([(x + width / 2 - reach, top), (x + width / 2 + reach, top)], LINE, line=1.25)
+
     def svg(self) -> str:
         """The whole file."""
         n = self.name
