@@ -206,7 +206,8 @@ class Drawing:
     def disc(self, x: float, y: float, words: str, *, colour: str = INK, radius: float = 11) -> None:
         """A filled disc with a number or letter in it."""
         self.add("circle", cx=x, cy=y, r=radius, fill=colour, stroke=CARD, stroke_width=3)
-        self.text(x, y + 4.6, words, colour=WHITE, anchor="middle", bold=True)
+        size = LABEL if len(words) < 2 else 11  # the one text that is smaller than the rest: it is white on ink
+        self.text(x, y + size * 0.355, words, size=size, colour=WHITE, anchor="middle", bold=True)
 
     def chip(
         self,
