@@ -18,7 +18,7 @@ from tools.diagrams.kit import Drawing
 
 PROMPT, SEED, STEPS, T = "a fox on a blue background", 0, 20, 501
 SENTENCE, NEW_WORD = ("a", "<flamingo>", "on", "blue", "background"), "<flamingo>"
-RANK = 4  # of LoRA, the one that its paper uses most
+RANK = 4  # of LoRA
 ADAPTED = ("to_q", "to_k", "to_v", "to_out.0")  # as in the lesson on fine-tuning
 EDGE = 40  # brightness step that counts as an outline
 
@@ -117,7 +117,7 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "new_numbers",
         648,
-        f"Beside {pocket.model:,} frozen numbers stand {pocket.row:,} new ones, {pocket.lora:,}, or {pocket.control:,}",
+        f"{pocket.row:,}, {pocket.lora:,} or {pocket.control:,} new numbers beside {pocket.model:,} frozen ones",
         "New numbers are bright, frozen ones grey. Left, textual inversion: the table of "
         f"{len(numbers.table)} token rows gets one more, for {NEW_WORD}. Middle, LoRA: beside a frozen matrix of "
         f"{outside} × {inside} stand A, {RANK} × {inside}, and B, {outside} × {RANK}; {pocket.matrices} matrices "

@@ -15,7 +15,7 @@ from tools.diagrams.kit import Drawing
 
 PROMPT, SEED, STEPS, T = "a fox on a blue background", 0, 20, 501
 BLOCKS, HEADS = 2, 4
-WIDTHS = range(64, 513, 64)  # to choose from, for equal compute
+WIDTHS = range(64, 513, 64)  # the one whose compute comes nearest to the U-Net's is drawn
 
 PLACE, NUMBER = 0.75, 0.25  # px of a place upwards, and of a number at it sideways
 TILE = 96
@@ -159,12 +159,12 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "transformer",
         808,
-        f"No U: the transformer keeps {sizes.places} places, and at equal compute has {fewer:.1f} times fewer numbers",
+        f"No U: the transformer keeps {sizes.places} places, with {fewer:.1f} times fewer numbers at nearly equal compute",
         f"Two machines from the noisy latent x_t (seed {SEED}, t = {T}) to its noise, to one scale: a bar is as high "
         f"as there are places and as wide as there are numbers at each. Above, Pocket’s U-Net: {len(sizes.stages)} "
-        f"bars fall from {sizes.places} places to {fewest} and rise again, joined by skips; time enters from below, and so "
-        f"do the words. Below, a transformer of {BLOCKS} blocks: every bar has {sizes.places} places of {sizes.width} "
-        f"numbers, with {sizes.words} tokens of text beside them, in green. In attention a place looks at all "
+        f"bars fall from {sizes.places} places to {fewest} and rise again, joined by skips; time and words enter "
+        f"from below. Below that, a transformer of {BLOCKS} blocks: every bar has {sizes.places} places of "
+        f"{sizes.width} numbers, with {sizes.words} tokens of text beside them, in green. In attention a place looks at all "
         f"{sizes.places + sizes.words}, in the MLP each token goes its own way; the time scales, shifts and "
         f"gates both. The U-Net has {sizes.weights[0]:,} numbers and takes {sizes.flops[0] / 1e9:.2f} GFLOP for one "
         f"answer, the transformer {sizes.weights[1]:,} and {sizes.flops[1] / 1e9:.2f}. The transformer is not trained: "
