@@ -195,6 +195,17 @@ class Drawing:
         """Dots along a line, moving where motion is welcome: what flows."""
         self.path(route(points, radius), stroke=colour, line=size, stroke_linecap="round", class_=f"{self.name}-flow")
 
+    def pointer(self, x: float, y: float, towards: str, colour: str, around: str) -> None:
+        """A triangle on a ribbon, its middle at (x, y), that says which way things flow even where nothing moves.
+
+        towards: right, down, left or up. around: the ribbon's colour, which keeps the triangle apart from the dots.
+        """
+        along_x, along_y = {"right": (1, 0), "down": (0, 1), "left": (-1, 0), "up": (0, -1)}[towards]
+        back = (x - 5 * along_x, y - 5 * along_y)
+        one, two = ((back[0] + side * along_y, back[1] + side * along_x) for side in (-5.5, 5.5))
+        data = f"M{_pair(one)} L{_pair((x + 6 * along_x, y + 6 * along_y))} L{_pair(two)} Z"
+        self.path(data, fill=colour, stroke=around, line=4, paint_order="stroke")
+
     def station(self, x: float, y: float, number: int, head: str = "", note: str = "") -> None:
         """A numbered disc, its middle at (x, y), with a head and a note in second text beside it."""
         self.disc(x, y, str(number))

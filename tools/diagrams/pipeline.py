@@ -77,9 +77,8 @@ def _ring(drawing: Drawing) -> None:
     for half in (upper, lower):
         drawing.ribbon(half, kit.XT_TINT, radius=16)
         drawing.dots(half, kit.XT, radius=16)
-    for x, y, direction in ((300, 344, 1), (600, 344, 1), (300, 528, -1), (600, 528, -1)):
-        corners = f"M{x - 5 * direction},{y - 6} L{x + 6 * direction},{y} L{x - 5 * direction},{y + 6} Z"
-        drawing.path(corners, fill=kit.XT, stroke=kit.XT_TINT, line=3, paint_order="stroke")
+    for x, y, towards in ((300, 344, "right"), (600, 344, "right"), (300, 528, "left"), (600, 528, "left")):
+        drawing.pointer(x, y, towards, kit.XT, kit.XT_TINT)
     words = [(372, 284), (372, 376)]
     drawing.ribbon(words, "#CFE6E0", halo=True)
     drawing.dots(words, kit.WORDS)

@@ -85,7 +85,7 @@ class Box:
 
 
 def draw() -> list[Drawing]:
-    return [_pocket(), _sd15()]
+    return [draw_pocket(), draw_sd15()]
 
 
 def trace(unet: UNet2DConditionModel, latents: Tensor, t: Tensor | int, words: Tensor) -> list[Block]:
@@ -131,7 +131,7 @@ def sd15() -> tuple[UNet2DConditionModel, list[Block]]:
         return unet, trace(unet, torch.empty(1, 4, 64, 64), torch.tensor(500), torch.empty(1, SD15_TOKENS, 768))
 
 
-def _pocket() -> Drawing:
+def draw_pocket() -> Drawing:
     run = example.fox()
     step = run.steps[PICTURED]
     words, _, vectors = example.tokens()
@@ -190,7 +190,7 @@ def _pocket() -> Drawing:
     return drawing
 
 
-def _sd15() -> Drawing:
+def draw_sd15() -> Drawing:
     unet, blocks = sd15()
     drawing = Drawing(
         "unet_sd15",
@@ -288,6 +288,10 @@ def _ribbon(drawing: Drawing, boxes: list[Box], layout: Layout, ends: tuple[floa
     way: list[Point] = [(ends[0], top), *turns, (ends[1], top)]
     drawing.ribbon(way, kit.XT, kit.EPS, width=layout.ribbon, radius=layout.ribbon / 2)
     drawing.dots(way, kit.WHITE, size=layout.ribbon * 0.28)
+    for (x, y), (_, below) in zip(turns[::2], turns[1::2], strict=True):
+        around = _mixed((x - ends[0]) / (ends[1] - ends[0]))
+        if layout.pictures:  # else the ribbon is too thin
+            drawing.pointer(x, (y + below) / 2, "down" if below > y else "up", kit.WHITE, around)
 
 
 def _neighbours(boxes: list[Box], box: Box) -> list[Box]:
@@ -345,12 +349,14 @@ def outline_likeness(component: np.ndarray, picture: Image.Image) -> float:
 
 def _shaded(component: np.ndarray, shade: float) -> np.ndarray:
     """A map (h, w) as a picture: white for 0; for 1 the colour of x_t (shade 0) passing into the noise's (shade 1)."""
-    dark = (1 - shade) * _rgb(kit.XT) + shade * _rgb(kit.EPS)
+    dark = np.array([int(_mixed(shade)[at : at + 2], 16) for at in (1, 3, 5)])
     return (255 + (dark * 0.8 - 255) * component[..., None]).round().astype(np.uint8)
 
 
-def _rgb(colour: str) -> np.ndarray:
-    return np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)], float)
+def _mixed(share: float) -> str:
+    """The colour of the ribbon, from x_t's (share 0) to the noise's (share 1)."""
+    pairs = [(int(kit.XT[at : at + 2], 16), int(kit.EPS[at : at + 2], 16)) for at in (1, 3, 5)]
+    return "#" + "".join(f"{round(one + (two - one) * share):02X}" for one, two in pairs)
 
 
 def _rails(drawing: Drawing, boxes: list[Box], layout: Layout, y: float, risers: tuple[float, float]) -> None:
