@@ -160,7 +160,9 @@ def draw_pocket() -> Drawing:
     for x, latents, name, colour in ((28, step.latents, "$x_t$", kit.XT), (868, step.noise_text, "$ε$", kit.EPS)):
         drawing.picture(x, 102, 64, 64, example.as_colours(latents), frame=colour)
         drawing.text(x + 32, 89, name, size=21, colour=colour, anchor="middle")
-    said = ("In: half fox, half noise.", "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
+    kept = float(example.pocket().scheduler.alphas_cumprod[step.t])
+    shares = f"In: {kept**0.5:.2f} fox, {(1 - kept) ** 0.5:.2f} noise."
+    said = (shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
     drawing.lines(28, 257, said, size=kit.SMALL, colour=kit.SECOND)
     said = ("Out: the fox is found,", "then turned into", "the noise on it.")
     drawing.lines(932, 257, said, size=kit.SMALL, colour=kit.SECOND, anchor="end")
