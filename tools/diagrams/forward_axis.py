@@ -1,0 +1,104 @@
+"""The forward axis from a clean picture to noise, over bars of how much there is of each."""
+
+import numpy as np
+import torch
+
+from helpers.scenes import Scene
+from helpers.scenes import draw as draw_scene
+from tools.diagrams import example, kit
+from tools.diagrams.kit import Drawing, Point
+
+SCENE = Scene(("fox",), "flat", "blue", None, (96,), ((64, 64),))
+SEED = 0
+TILE = 128
+LEFT, RIGHT, TOP, FOOT = 72, 900, 312, 492  # of the bars
+AXIS = 258
+EVERY = 25  # steps between bars
+
+
+def draw() -> list[Drawing]:
+    alpha_bar = example.pocket().scheduler.alphas_cumprod.double()
+    signal, noise = alpha_bar.sqrt().tolist(), (1 - alpha_bar).sqrt().tolist()
+    crossing = crossing_t(alpha_bar)
+    last = len(signal) - 1
+    drawing = Drawing(
+        "forward_axis",
+        552,
+        f"From a picture to noise: signal and noise are equally strong at t = {crossing}, about a third of the way",
+        f"A fox on blue (a scene of {TILE} pixels, halved) and the same fox under more and more of one and the same "
+        f"noise (seed {SEED}), up to t = {last}. Below each picture stand its shares: x_t is the square root of "
+        "alpha_bar times the picture plus the square root of 1 - alpha_bar times the noise. A line leads from each "
+        "picture to its place on the axis of t. Bars below it show both shares: the signal falls from 1 to "
+        f"{signal[-1]:.3f}, the noise rises from {noise[0]:.2f} to {noise[-1]:.3f}, and they cross at t = {crossing}, "
+        "where the signal-to-noise ratio is 1.",
+    )
+    _tiles(drawing, [None, 50, 150, crossing, 600, last], signal, noise, crossing)
+    _bars(drawing, signal, noise, crossing)
+    return [drawing]
+
+
+def crossing_t(alpha_bar: torch.Tensor) -> int:
+    """The timestep whose signal-to-noise ratio, alpha_bar / (1 - alpha_bar), is nearest to 1."""
+    return int((alpha_bar - 0.5).abs().argmin())
+
+
+def _at(t: float, last: int) -> float:
+    return LEFT + (RIGHT - LEFT) * t / last
+
+
+def _tiles(drawing: Drawing, shown: list[int | None], signal: list[float], noise: list[float], crossing: int) -> None:
+    """The scene, clean (None) and noisy, each with its shares and a line down to its place on the axis."""
+    last = len(signal) - 1
+    clean = np.asarray(draw_scene(SCENE).reduce(2)) / 127.5 - 1  # halved: noise of full size cannot be compressed
+    eps = np.random.default_rng(SEED).standard_normal(clean.shape)
+    for t in shown:
+        x = 28 + shown.index(t) * (904 - TILE) / (len(shown) - 1)
+        middle, place = x + TILE / 2, _at(t or 0, last)
+        of_signal, of_noise = (1.0, 0.0) if t is None else (signal[t], noise[t])
+        colour = kit.X0 if t is None else kit.XT
+        picture = np.clip((of_signal * clean + of_noise * eps + 1) * 127.5, 0, 255).round().astype(np.uint8)
+        drawing.text(middle, 46, "$x_0$" if t is None else f"$x_{{{t}}}$", size=19, colour=colour, anchor="middle")
+        drawing.picture(x, 58, TILE, TILE, picture, frame=colour, line=3 if t == crossing else 2)
+        drawing.text(middle - 3, 207, f"{of_signal:.2f} $x_0$", colour=kit.X0, anchor="end")
+        drawing.text(middle + 3, 207, f"+ {of_noise:.2f} $ε$", colour=kit.EPS)
+        way = [(middle, 215), (middle, 221), (place, 241), (place, AXIS)]
+        marked = t == crossing
+        drawing.line(way, kit.XT if marked else kit.LINE, line=2 if marked else 1.25, radius=3)
+    middle, ends = (_at(crossing, last), AXIS), ((LEFT, AXIS), (RIGHT, AXIS))
+    drawing.ribbon([ends[0], middle], kit.X0, kit.XT)
+    drawing.ribbon([middle, ends[1]], kit.XT, kit.EPS)
+    drawing.dots(ends, kit.WHITE)
+    for t in shown:
+        colour = kit.X0 if t is None else kit.XT
+        drawing.add("circle", cx=_at(t or 0, last), cy=AXIS, r=6, fill=kit.WHITE, stroke=colour, stroke_width=2)
+
+
+def _bars(drawing: Drawing, signal: list[float], noise: list[float], crossing: int) -> None:
+    """Pairs of bars, the curves over their tops, and the point where these cross."""
+    last = len(signal) - 1
+
+    def point(t: float, value: float) -> Point:
+        return _at(t, last), FOOT - (FOOT - TOP) * value
+
+    for value in (0, 0.5, 1):
+        y = point(0, value)[1]
+        drawing.line([(LEFT - 20, y), (LEFT - 15, y)], kit.LINE, line=1)
+        drawing.text(LEFT - 23, y + 4.5, f"{value:g}", size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    drawing.line([(LEFT - 15, TOP), (LEFT - 15, FOOT + 0.5), (RIGHT + 15, FOOT + 0.5)], kit.LINE, line=1, radius=0)
+    for t in [*range(0, last, 200), last]:
+        words = f"{t}" if t else "$t$ = 0"
+        drawing.text(_at(t, last), FOOT + 18, words, size=kit.SMALL, colour=kit.SECOND, anchor="middle")
+    for t in [*range(0, last, EVERY), last]:
+        for offset, value, colour in ((-8.5, signal[t], kit.X0), (0.5, noise[t], kit.EPS)):
+            x, y = point(t, value)
+            drawing.add("rect", x=x + offset, y=y, width=8, height=FOOT - y, fill=colour, fill_opacity=0.45)
+    for values, colour, dash in ((signal, kit.X0, None), (noise, kit.EPS, "1 4")):
+        way = [point(t, values[t]) for t in [*range(0, last, 10), last]]
+        drawing.line(way, colour, line=2.25, dash=dash, radius=0)
+    drawing.text(LEFT - 8, TOP - 12, "**signal** $√ᾱ_t$", colour=kit.X0)
+    drawing.text(RIGHT + 8, TOP - 12, "**noise** $√(1 − ᾱ_t)$", colour=kit.EPS, anchor="end")
+
+    x, y = point(crossing, signal[crossing])
+    drawing.line([(x, AXIS + 10), (x, FOOT + 24)], kit.XT, line=1)
+    drawing.add("circle", cx=x, cy=y, r=7, fill=kit.WHITE, stroke=kit.XT, stroke_width=2)
+    drawing.text(x, FOOT + 37, f"SNR = 1, $t$ = {crossing}", colour=kit.XT, anchor="middle", bold=True)
