@@ -16,16 +16,17 @@ from xml.sax.saxutils import escape
 import numpy as np
 from PIL import Image, ImageFont
 
-X0, X0_TINT = "#0B5FE3", "#E1EBFC"
-XT, XT_TINT = "#AB2B97", "#F1DDED"
-EPS, EPS_TINT = "#B44F00", "#F9E6D6"
-WORDS, WORDS_TINT = "#0B7060", "#DFF0EC"
-GUIDANCE, GUIDANCE_TINT = "#D81E5B", "#FBE0E8"
-VAE, VAE_TINT = "#6B6A1E", "#F3F2E0"
-DOWN, MIDDLE, UP = "#4F7394", "#3F4A5C", "#8A6A55"  # of the U-Net
-GOOD, ILL = "#0E4F5C", "#A61B1B"
-INK, SECOND, LINE, HAIRLINE = "#1F2933", "#55606E", "#8792A0", "#D5DAE1"  # text, second text, lines, frames
-PANEL, CARD, WHITE = "#EEF1F5", "#FAFBFC", "#FFFFFF"
+from helpers.palette import CARD, HAIRLINE, INK, LINE, PANEL, ROLES, SECOND
+
+X0, X0_TINT = ROLES["x0"].ink, ROLES["x0"].tint
+XT, XT_TINT = ROLES["x_t"].ink, ROLES["x_t"].tint
+EPS, EPS_TINT = ROLES["eps"].ink, ROLES["eps"].tint
+WORDS, WORDS_TINT = ROLES["words"].ink, ROLES["words"].tint
+GUIDANCE, GUIDANCE_TINT = ROLES["guidance"].ink, ROLES["guidance"].tint
+VAE, VAE_TINT = ROLES["vae"].ink, ROLES["vae"].tint
+DOWN, MIDDLE, UP = (ROLES[name].ink for name in ("down", "middle", "up"))  # of the U-Net
+ILL = ROLES["ill"].ink
+WHITE = "#FFFFFF"
 
 SANS = '"Helvetica Neue",Helvetica,Arial,"Liberation Sans","DejaVu Sans",sans-serif'
 SERIF = '"STIX Two Text","Times New Roman","Liberation Serif","DejaVu Serif",serif'

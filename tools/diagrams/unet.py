@@ -182,7 +182,7 @@ def draw_pocket() -> Drawing:
     _legend(
         drawing,
         606,
-        ("**time**: sines and cosines of $t$, turned", f"into a vector that {_hearing(blocks)} blocks add"),
+        ("**time**: sines and cosines of $t$, turned", f"into a vector that {_hearing(blocks)} boxes add"),
         (
             f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
             "place look at all others, then at the words",
@@ -213,7 +213,7 @@ def draw_sd15() -> Drawing:
         712,
         (
             f"**time**: {unet.time_proj.num_channels} sines and cosines of $t$, turned",
-            f"into {unet.time_embedding.linear_2.out_features:,} numbers that {_hearing(blocks)} blocks add",
+            f"into {unet.time_embedding.linear_2.out_features:,} numbers that {_hearing(blocks)} boxes add",
         ),
         (
             f"**words**: {SD15_TOKENS} vectors of {unet.config.cross_attention_dim} numbers. "
