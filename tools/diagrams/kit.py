@@ -25,7 +25,6 @@ WORDS, WORDS_TINT = ROLES["words"].ink, ROLES["words"].tint
 GUIDANCE, GUIDANCE_TINT = ROLES["guidance"].ink, ROLES["guidance"].tint
 VAE, VAE_TINT = ROLES["vae"].ink, ROLES["vae"].tint
 DOWN, MIDDLE, UP = (ROLES[name].ink for name in ("down", "middle", "up"))  # of the U-Net
-ILL = ROLES["ill"].ink
 WHITE = "#FFFFFF"
 
 SANS = '"Helvetica Neue",Helvetica,Arial,"Liberation Sans","DejaVu Sans",sans-serif'
