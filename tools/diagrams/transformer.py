@@ -159,13 +159,13 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "transformer",
         808,
-        f"No U: the transformer keeps {sizes.places} places, with {fewer:.1f} times fewer numbers at nearly equal compute",
+        f"No U: the transformer keeps {sizes.places} places; {fewer:.1f} times fewer numbers at nearly equal compute",
         f"Two machines from the noisy latent x_t (seed {SEED}, t = {T}) to its noise, to one scale: a bar is as high "
         f"as there are places and as wide as there are numbers at each. Above, Pocket’s U-Net: {len(sizes.stages)} "
         f"bars fall from {sizes.places} places to {fewest} and rise again, joined by skips; time and words enter "
-        f"from below. Below that, a transformer of {BLOCKS} blocks: every bar has {sizes.places} places of "
-        f"{sizes.width} numbers, with {sizes.words} tokens of text beside them, in green. In attention a place looks at all "
-        f"{sizes.places + sizes.words}, in the MLP each token goes its own way; the time scales, shifts and "
+        f"from below. Under it, a transformer of {BLOCKS} blocks: every bar has {sizes.places} places of "
+        f"{sizes.width} numbers, with {sizes.words} tokens of text beside them, green. In attention a place looks at "
+        f"all {sizes.places + sizes.words}, in the MLP each token goes its own way; the time scales, shifts and "
         f"gates both. The U-Net has {sizes.weights[0]:,} numbers and takes {sizes.flops[0] / 1e9:.2f} GFLOP for one "
         f"answer, the transformer {sizes.weights[1]:,} and {sizes.flops[1] / 1e9:.2f}. The transformer is not trained: "
         "its noise is not shown.",
