@@ -9,13 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from diffusers import AutoencoderKL
 from PIL import Image
+from safetensors.torch import load_file
 
+from helpers import sampling
+from helpers.loading import load_pipeline
 from helpers.model_folder import POCKET, ROOT
 from helpers.schedules import alpha_bar, betas
 from tests.pipelines import sd15
-from tools.diagrams import kit, unet
+from tools.diagrams import guidance, kit, unet
 from tools.diagrams.__main__ import NAMES
 
 FILES = sorted(kit.FOLDER.glob("*.svg"))
@@ -190,3 +194,27 @@ def test_symbols_become_italic_lowered_and_raised_and_text_returns_to_its_line()
     assert at["t"][:2] == (0.2, "try-symbol")
     assert at["2"][:2] == (-0.4, None)
     assert at["1"][0] == 0 and at["1"][2] == "700"
+
+
+def test_new_numbers_are_counted_against_the_whole_models():
+    written = texts("new_numbers")
+    whole = sum(x.numel() for path in POCKET.glob("*/*.safetensors") for x in load_file(path).values())
+    width = config("text_encoder")["hidden_size"]
+    assert written.count(f"of {whole:,}") == 3
+    assert f"{width}" in written and f"{sd15.TEXT['hidden_size']}" in written
+    assert f"{config('text_encoder')['vocab_size']} rows of {width} numbers, frozen" in written
+
+
+def test_guidance_is_told_as_it_was_measured():
+    """One step of the run that the drawing shows: the two answers, their angle, and how far guidance turns them."""
+    pipe = load_pipeline("pocket", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    run = sampling.denoise(pipe, guidance.PROMPT, guidance=guidance.DEFAULT, seed=guidance.SEED, steps=guidance.STEPS)
+    step = next(step for step in run if step.t == guidance.T)
+    empty, words = step.noise_uncond.flatten(), step.noise_text.flatten()
+    written = texts("guidance")
+    for s in (1, 4, 12):
+        answer = empty + s * (words - empty)
+        degrees = float(torch.rad2deg(torch.acos(torch.cosine_similarity(answer, empty, dim=0))))
+        assert {f"turned {degrees:.1f}°", f"turned {degrees:.0f}°"} & set(written), (s, degrees)
+    assert any(f"answers {empty.norm():.1f} and {words.norm():.1f} long" in text for text in written)
