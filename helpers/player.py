@@ -15,14 +15,12 @@ from PIL import Image
 from helpers.film import Reel
 from helpers.plots import picture_file
 
-PLAYER_BYTES = 75_000  # a third more as text in a notebook
+PLAYER_BYTES = 67_000  # a third more as text in a notebook
 # Pictures are stored without loss if all of them fit. Else photograph-like ones at the first of these qualities that
-# fits and small ones, such as latents, in that many colours; or in the last. Measured on Pocket's run of "a fox on a
-# blue background": decoded pictures differ by 31.8 dB at 80 and by 29.7 dB at 40, noisy ones by 30.3 and 27.8 dB.
-QUALITIES = ((90, 128), (80, 64), (65, 48), (50, 40), (40, 32))
-SMALL = (
-    64  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows where pixels are large
-)
+# fits, or the last, and small ones, such as latents, with colours in steps of the number beside it.
+# Measured on Pocket's run of "a fox on a blue background" over 20 steps: QQQ
+QUALITIES = ((90, 4), (80, 6), (65, 8), (50, 10), (40, 12))
+SMALL = 64  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows in large dots
 END = 48  # characters at the end of the film's file, its checksum among them, by which the player finds it
 TEMPLATE = Path(__file__).with_name("player.html")
 
@@ -51,7 +49,7 @@ def player(reel: Reel, film: bytes, width: int, height: int) -> str:
         "alt": reel.alt,
     }
     if (curve := reel.curve) is not None:
-        source = _address(_lossless(curve.picture, 64))
+        source = _address(_lossless(curve.picture))
         data["curve"] = {"source": source, "width": curve.width, "height": curve.height, "points": curve.points}
     text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # a label may say </script>
     return TEMPLATE.read_text(encoding="utf-8").replace("DATA", text, 1).replace("ALT", html.escape(reel.alt), 1)
@@ -60,25 +58,27 @@ def player(reel: Reel, film: bytes, width: int, height: int) -> str:
 def compressed(pictures: list[np.ndarray]) -> list[bytes]:
     """The files of pictures, uint8 (height, width, 3), as WebP: without loss, or in about `PLAYER_BYTES`."""
     exact = files = [_lossless(picture) for picture in pictures]
-    for quality, colours in QUALITIES:
+    for quality, step in QUALITIES:
         if sum(map(len, files)) <= PLAYER_BYTES:
             break
         smaller = [
-            _lossless(picture, colours)
+            _lossless(_stepped(picture, step))
             if min(picture.shape[:2]) <= SMALL
-            else picture_file(Image.fromarray(picture), "WEBP", quality=quality, method=6)
+            else picture_file(Image.fromarray(picture), "WEBP", quality=quality)
             for picture in pictures
         ]
         files = [min(pair, key=len) for pair in zip(exact, smaller, strict=True)]
     return files
 
 
-def _lossless(picture: np.ndarray, colours: int | None = None) -> bytes:
-    """A WebP file that holds every pixel, after reducing the picture to so many colours."""
-    image = Image.fromarray(picture)
-    if colours is not None:
-        image = image.quantize(colours, dither=Image.Dither.NONE).convert("RGB")
-    return picture_file(image, "WEBP", lossless=True, quality=80, method=4)
+def _stepped(picture: np.ndarray, step: int) -> np.ndarray:
+    """The picture in fewer colours, counted from white, so that a white ground stays white."""
+    return (255 - np.rint((255 - picture) / step) * step).clip(0).astype(np.uint8)
+
+
+def _lossless(picture: np.ndarray) -> bytes:
+    """A WebP file that holds every pixel."""
+    return picture_file(Image.fromarray(picture), "WEBP", lossless=True, quality=30, method=2)
 
 
 def _address(file: bytes) -> str:

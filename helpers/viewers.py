@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from helpers.film import Curve, Reel, film
+from helpers.film import Curve, Reel, enlargement, film
 from helpers.latents import channel_pictures, decode
 from helpers.player import player
 from helpers.plots import as_picture, figure_file, picture_file
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 LIMIT = 3.0  # the strongest colour of latents and noise: all but 3 in 1000 numbers of a standard normal lie within
 GAP = 1  # pixels between the channels of a latent
-OVER = 1.05  # how far a picture may exceed the side that was asked for: the gap between channels sticks out
 BETWEEN = 4  # pixels between the pictures of a training
 DOTS = 80  # pixels of the page to an inch of a figure
 
@@ -98,7 +97,7 @@ def step_viewer(
     if not names or any(len(row) != len(names) for grid in grids for row in grid):
         raise ValueError(f"Every frame needs {len(names)} pictures, one for each of the names {names}")
     pictures = [[as_picture(picture) for row in grid for picture in row] for grid in grids]
-    factors = [max(1, int(side * OVER) // max(picture.shape[:2])) for picture in pictures[0]]
+    factors = [enlargement(picture, side) for picture in pictures[0]]
     if alt is None:
         shown = " | ".join(name for name in (*rows, *names) if name)
         alt = f"From {labels[0]} to {labels[-1]}, {len(labels)} frames" + (f": {shown}" if shown else "")
