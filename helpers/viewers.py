@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from IPython import get_ipython
-from IPython.display import display
+from IPython.display import DisplayHandle, display
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -216,7 +216,8 @@ class LiveViewer:
 
     def __init__(self, label: str = "not started"):
         self.label, self.picture = label, Image.new("RGB", (8, 8), "white")
-        self._line = self._place = None
+        self._line: DisplayHandle | None = None
+        self._place: DisplayHandle | None = None
 
     def __repr__(self) -> str:
         return self.label
