@@ -242,6 +242,12 @@ def steps(pipe):
     return run(pipe, PROMPTS, steps=3, guidance=4.0).steps
 
 
+@pytest.fixture
+def exact(monkeypatch):
+    """Pictures are compared pixel by pixel, so none may be compressed."""
+    monkeypatch.setattr(player, "PLAYER_BYTES", 10**9)
+
+
 def column(viewer, name, frame=0):
     """The picture that a viewer shows under a name, as an array."""
     return shown(viewer, frame, names(viewer).index(name))
@@ -251,7 +257,7 @@ def names(viewer):
     return data(viewer)["names"]
 
 
-def test_every_column_of_a_run_shows_its_step(pipe, steps):
+def test_every_column_of_a_run_shows_its_step(pipe, steps, exact):
     viewer = run_viewer(pipe, steps, picture=1, side=64)  # 64: the decoded pictures' own size
     assert names(viewer) == NAMES
     assert data(viewer)["labels"] == [f"step {index} of 3, t = {step.t}" for index, step in enumerate(steps, 1)]
@@ -273,7 +279,7 @@ def test_every_column_of_a_run_shows_its_step(pipe, steps):
             assert np.abs(column(viewer, name, index) - expected).max() <= 1
 
 
-def test_the_guidance_of_a_run_has_one_scale_for_all_steps(pipe, steps):
+def test_the_guidance_of_a_run_has_one_scale_for_all_steps(pipe, steps, exact):
     halves = [
         dataclasses.replace(steps[0], noise_uncond=torch.zeros(1, 4, 2, 2), noise_text=torch.full((1, 4, 2, 2), value))
         for value in (4.0, 2.0)
@@ -290,7 +296,7 @@ def test_a_run_without_guidance_has_no_column_for_it(pipe):
     assert names(viewer) == [name for name in NAMES if name != "text - uncond"]
 
 
-def test_x_t_is_shown_as_the_unet_sees_it_whatever_the_sampler(pipe):
+def test_x_t_is_shown_as_the_unet_sees_it_whatever_the_sampler(pipe, exact):
     euler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     step = run(pipe, "a fox", steps=2, guidance=1.0, sampler=euler).steps[0]
     assert step.latents.std() > 5
