@@ -139,14 +139,21 @@ def voila(folder: Path, notebook: str):
 class Notebook:
     """A notebook that is open in JupyterLab, on a Playwright page."""
 
-    def __init__(self, page, address: str) -> None:
+    def __init__(self, page, address: str, *, kernel: bool = True) -> None:
+        """address: as `jupyter_lab` gives it. kernel: whether one is started, as JupyterLab itself always does."""
         self.page = page
-        page.goto(address)
+        path = re.search(r"/tree/([^?]*)", address)
+        page.goto(address if kernel else address.replace(path[0], ""))
         page.wait_for_function("window.jupyterapp?.started", timeout=START_SECONDS * 1000)
         page.evaluate("jupyterapp.started")
+        if not kernel:
+            preference = {"shouldStart": False, "canStart": False, "autoStartDefault": False}
+            options = {"path": path[1], "factory": "Notebook", "kernelPreference": preference}
+            page.evaluate("options => { jupyterapp.commands.execute('docmanager:open', options); }", options)
         page.wait_for_function("jupyterapp.shell.currentWidget?.context?.isReady", timeout=START_SECONDS * 1000)
-        page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
-        self.idle()
+        if kernel:
+            page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
+            self.idle()
 
     def command(self, name: str, **options):
         """What a command of JupyterLab's command palette gives, such as `notebook:run-all-cells`."""

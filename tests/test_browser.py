@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from nbconvert import HTMLExporter
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
 from playwright.sync_api import sync_playwright
@@ -23,6 +24,7 @@ from playwright.sync_api import sync_playwright
 from tests import browser, lessons
 from tests.browser import Notebook, find_chromium, text_of
 from tests.lessons import CHECK, SOLUTION, needed
+from tools.execute_notebooks import execute
 
 if find_chromium() is None:  # all of it at once, so that the summary has one line that cannot be overlooked
     pytest.skip(
@@ -63,6 +65,7 @@ def folder(tmp_path_factory):
     made = tmp_path_factory.mktemp("lab")
     browser.copy_lessons(made)
     nbformat.write(colour_notebook(), made / "notebooks" / "colours.ipynb")
+    nbformat.write(execute(made / "notebooks" / "colours.ipynb"), made / "committed" / "colours.ipynb")
     nbformat.write(spoiled_notebook(), made / "notebooks" / "spoiled.ipynb")
     return made
 
@@ -86,7 +89,8 @@ def new_page(chromium):
     asked, held_back = set(), set()
 
     def opened():
-        page = chromium.new_page(viewport=WIDE)
+        # Players move by themselves unless the reader wants nothing to move; these tests want them to hold still.
+        page = chromium.new_page(viewport=WIDE, reduced_motion="reduce")
         page.on("request", lambda request: asked.add(request.url))
         # What a page's own policy forbids is never sent; Voila's page names two style sheets that ours does without.
         page.on("requestfailed", lambda request: held_back.add(request.url if request.failure == "csp" else None))
@@ -360,13 +364,19 @@ def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
     assert counts(ran) == list(range(1, sum(map(is_code, ran)) + 1))
 
 
-def test_every_widget_of_a_lesson_is_there(lesson):
+def is_player(output):
+    return 'class="step-viewer"' in "".join(output.get("data", {}).get("text/html", ""))
+
+
+def test_every_viewer_of_a_lesson_is_there_in_place_of_its_film(lesson):
+    outputs = [output for cell in lesson.cells for output in cell.get("outputs", [])]
+    players = sum(map(is_player, outputs))
+    assert players
+    assert lesson.page.locator(".step-viewer .sv-card").count() == players
+    figures = sum(map(is_figure, outputs)) - players  # each player has its film before it
+    assert lesson.page.locator(".jp-RenderedImage:visible").count() == figures
     kind = "application/vnd.jupyter.widget-view+json"
-    views = [output for cell in lesson.cells for output in cell.get("outputs", []) if kind in output.get("data", {})]
-    assert views
-    assert lesson.page.locator(".jp-OutputArea-output:has(> .jupyter-widgets)").count() >= len(views)
-    assert lesson.page.get_by_text("Error displaying widget").count() == 0
-    assert lesson.page.get_by_text("Click to show javascript error").count() == 0
+    assert not [output for output in outputs if kind in output.get("data", {})]
 
 
 SHOWN = """
@@ -387,11 +397,11 @@ async viewer => {
         for (const value of data) hash = (hash * 31 + value) | 0;
         pictures.push([img.naturalWidth, img.naturalHeight, hash]);
     }
-    const handle = viewer.querySelector('.noUi-handle');
+    const slider = viewer.querySelector('input');
     return {
-        label: viewer.querySelector(':scope > .widget-hbox > div.widget-label').textContent,
-        value: Number(handle.getAttribute('aria-valuenow')),
-        last: Number(handle.getAttribute('aria-valuemax')),
+        label: viewer.querySelector('output').textContent,
+        value: Number(slider.value),
+        last: Number(slider.max),
         pictures,
     };
 }
@@ -399,8 +409,7 @@ async viewer => {
 # From a key press to the moment when the last of the viewer's new pictures is decoded and can be painted.
 STOPWATCH = """
 viewer => {
-    const handle = viewer.querySelector('.noUi-handle');
-    handle.addEventListener('keydown', () => { viewer.pressed = performance.now(); }, true);
+    viewer.querySelector('input').addEventListener('keydown', () => { viewer.pressed = performance.now(); }, true);
     for (const img of viewer.querySelectorAll('img'))
         img.addEventListener('load', () => { viewer.seconds = (performance.now() - viewer.pressed) / 1000; });
 }
@@ -408,13 +417,14 @@ viewer => {
 
 
 class Viewer:
-    """A step viewer on the page, and hands to use it with."""
+    """A step viewer's player on the page, and hands to use it with."""
 
     def __init__(self, page, element) -> None:
         self.page, self.element = page, element
+        self.handle = element.locator("input")
+        self.handle.wait_for()
         element.scroll_into_view_if_needed()
         element.evaluate(STOPWATCH)
-        self.handle = element.locator(".noUi-handle")
 
     def state(self):
         """What is shown, once nothing moves any more: label, value, last value, and sizes and hash of each picture."""
@@ -432,13 +442,10 @@ class Viewer:
         before = self.state()
         self.handle.focus()
         self.page.keyboard.press(key)
-        self.until(
-            "(viewer, label) => viewer.querySelector(':scope > .widget-hbox > div.widget-label').textContent !== label",
-            before["label"],
-        )
+        self.until("(viewer, label) => viewer.querySelector('output').textContent !== label", before["label"])
         return self.state(), self.element.evaluate("viewer => viewer.seconds")
 
-    def until(self, condition, argument):
+    def until(self, condition, argument=None):
         """Wait until a condition in JavaScript holds for the viewer."""
         self.page.wait_for_function(
             f"([viewer, argument]) => ({condition})(viewer, argument)",
@@ -446,14 +453,22 @@ class Viewer:
             timeout=20_000,
         )
 
+    def until_at(self, value):
+        """Wait until the slider is at a value or beyond."""
+        self.until("(viewer, value) => Number(viewer.querySelector('input').value) >= value", value)
+
+    def button(self, name):
+        return self.element.get_by_role("button", name=name)
+
     def drag(self, where):
         """Drag the slider with the mouse to its left end (0) or its right one (1); the state after it."""
         self.element.scroll_into_view_if_needed()
-        start, track = self.handle.bounding_box(), self.element.locator(".noUi-base").bounding_box()
-        y = start["y"] + start["height"] / 2
-        self.page.mouse.move(start["x"] + start["width"] / 2, y)
+        box, half = self.handle.bounding_box(), 8  # of the handle
+        share = self.handle.evaluate("slider => slider.value / slider.max")
+        y = box["y"] + box["height"] / 2
+        self.page.mouse.move(box["x"] + half + (box["width"] - 2 * half) * share, y)
         self.page.mouse.down()
-        self.page.mouse.move(track["x"] + track["width"] * where + (20 if where else -20), y, steps=12)
+        self.page.mouse.move(box["x"] + box["width"] * where + (20 if where else -20), y, steps=12)
         self.page.mouse.up()
         return self.state()
 
@@ -500,19 +515,15 @@ def use_viewer(viewer):
     for state in (*states, end, left):
         check_label(state)
 
-    button = viewer.element.get_by_role("button", name="Play")
-    button.click()
-    viewer.until(
-        "(viewer, value) => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') >= value",
-        min(2, first["last"]),
-    )
-    if first["last"] > 4:  # else it may have come to its end by now, where it stops by itself
-        button.click()
+    viewer.button("Play").click()
+    viewer.until_at(min(2, first["last"]))
+    viewer.button("Pause").click()
     played = viewer.state()
     assert played["value"] >= min(2, first["last"])
     assert played["pictures"] != first["pictures"]
     if played["value"] < len(states):
         assert played == states[played["value"]]
+    viewer.drag(0)
     return seconds
 
 
@@ -533,12 +544,14 @@ def test_every_viewer_of_a_lesson_is_alive(lesson, capsys):
 
 def test_a_viewer_that_training_renews_shows_its_end(lesson):
     """Of the lessons that train; the others have none."""
-    for element in lesson.page.locator(".live-viewer").all():
-        label = element.locator(".widget-label").first.text_content()
-        done, steps = re.fullmatch(r"step (\d+) of (\d+).*", label).groups()
-        assert done == steps
-        sizes = element.locator("img").evaluate_all("imgs => imgs.map(img => img.naturalWidth)")
-        assert len(sizes) == 2 and min(sizes) > 8, "the pictures are still those of before the training"
+    for cell in lesson.cells[: lesson.ran]:
+        if is_code(cell) and "display(view)" in source(cell):
+            line, picture, *_ = cell["outputs"]
+            done, steps = re.match(r"step (\d+) of (\d+)", text_of(line)).groups()
+            assert done == steps
+            assert text_of(picture) == text_of(line)
+            shown = Image.open(io.BytesIO(base64.b64decode("".join(picture["data"]["image/png"]))))
+            assert min(shown.size) > 8, "the picture is still that of before the training"
 
 
 def test_a_lesson_that_was_run_is_readable_in_the_dark_and_in_a_narrow_window(lesson, shots):
@@ -613,15 +626,16 @@ def test_after_a_restart_a_section_of_a_lesson_runs_on_its_set_up_cells_alone(op
     assert counts(ran) == list(range(1, len(ran) + 1))
 
 
-# --- a viewer whose every colour is known
+# --- a notebook that is made here: viewers whose every colour is known, a quiz, hints, a folded answer
 
 
 def colour_notebook():
-    """A notebook with viewers of one and of five columns, whose frame i is filled with (40 i, 10, 250)."""
+    """Viewers of one column, of five, and with rows and a curve; their frame i is filled with (40 i, 10, 250)."""
     cells = [
         new_markdown_cell("# Colours"),
         new_code_cell(
-            "import numpy as np\n\nfrom helpers import plots\nfrom helpers.viewers import step_viewer\n\n"
+            "import matplotlib.pyplot as plt\nimport numpy as np\n\n"
+            "from helpers import exercises, plots\nfrom helpers.viewers import step_viewer\n\n"
             f"frames = [np.full((8, 8, 3), (40 * i, 10, 250), np.uint8) for i in range({FRAMES})]\n"
             f"labels = [f'step {{i + 1}} of {FRAMES}, t = {{900 - i}}' for i in range({FRAMES})]\n"
             "plots.show(plots.film_strip(frames, labels), 'Five frames from blue to pink.')"
@@ -631,20 +645,118 @@ def colour_notebook():
             "names = ('x_t', 'predicted noise', 'text - uncond', 'x_t decoded', 'x0 estimate')\n"
             "step_viewer([(frame,) * 5 for frame in frames], labels, names=names, side=160)"
         ),
+        new_code_cell(
+            "figure, axes = plt.subplots(figsize=(4, 2), dpi=80)\n"
+            f"axes.plot(range({FRAMES}), range({FRAMES}))\n"
+            "rows = [((frame, frame), (frame, frame)) for frame in frames]\n"
+            "step_viewer(rows, labels, names=('left', 'right'), rows=('with words', 'without'), side=128,\n"
+            f"            curve=(figure, [(i, i) for i in range({FRAMES})]))"
+        ),
+        new_code_cell("exercises.quiz('02.one_look')"),
+        new_code_cell("exercises.hint('02.estimate_x0')"),
+        new_markdown_cell("<details>\n<summary>What do you expect?</summary>\n\nThe answer to it.\n\n</details>"),
     ]
     return new_notebook(cells=cells, metadata=KERNEL)
+
+
+WIDGETS = re.compile(r"VBox\(|Loading widget|Error displaying widget|0%\||LiveViewer\(")
+
+
+def moving(page, picture, shots, name):
+    """Whether a picture on the page changes while nobody touches it, and more than once."""
+    picture.scroll_into_view_if_needed()
+    seen = set()
+    for _ in range(60):
+        seen.add(picture.screenshot(path=shots / f"{name}.png"))
+        if len(seen) == 3:
+            return True
+        page.wait_for_timeout(70)
+    return False
+
+
+def open_by_key(page, summary, key):
+    """Open a folded answer with the keyboard; whether it was folded before and is open after."""
+    details = summary.locator("xpath=..")
+    before = details.evaluate("details => details.open")
+    summary.focus()
+    page.keyboard.press(key)
+    page.wait_for_timeout(100)
+    return not before and details.evaluate("details => details.open")
+
+
+def check_answers_open_by_keyboard(page):
+    answers = page.locator("details", has=page.get_by_text(re.compile("Right|No\\.")))
+    assert answers.count() == 3
+    right = page.get_by_text("✓ Right.")
+    assert right.count() == 1 and not right.is_visible(), "the answer is given away"
+    assert open_by_key(page, answers.nth(1).locator("summary"), "Enter")
+    assert right.is_visible()
+    assert open_by_key(page, answers.nth(0).locator("summary"), "Space")
+    expected = page.locator("details", has_text="What do you expect?")
+    assert expected.is_visible() and not expected.get_by_text("The answer to it").is_visible()
+    assert open_by_key(page, expected.locator("summary"), "Enter")
+    assert expected.get_by_text("The answer to it").is_visible()
+    # It looks like a card, so its style was not removed.
+    card = page.get_by_text("Quiz 02.one_look").locator("xpath=..")
+    style = card.evaluate("card => [getComputedStyle(card).borderRadius, getComputedStyle(card).backgroundColor]")
+    assert style == ["14px", "rgb(250, 251, 252)"]
+
+
+def check_players(page):
+    """All three players of the notebook stand in place of their films, and answer to keys."""
+    for number in range(3):
+        viewer = Viewer(page, page.locator(".step-viewer").nth(number))
+        viewer.drag(0)
+        first = viewer.state()
+        assert first["label"].startswith("step 1 of 5")
+        after, seconds = viewer.press("ArrowRight")
+        assert after["label"].startswith("step 2 of 5") and after["pictures"] != first["pictures"]
+        assert seconds < 0.1
+        viewer.handle.press(" ")
+        viewer.until_at(3)
+        viewer.button("Pause").click()
+    assert page.locator("img[src^='data:image/png']:visible").count() == 1  # the strip; the films are hidden
+    assert not WIDGETS.search(page.locator("body").inner_text())
+
+
+def test_a_fresh_notebook_without_a_kernel_shows_films(lab, new_page, shots):
+    notebook = Notebook(new_page(), lab("committed/colours"), kernel=False)
+    page = notebook.page
+    notebook.draw()
+    assert page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.session") is None
+    trusted = "jupyterapp.shell.currentWidget.content.widgets.map(cell => cell.model.trusted)"
+    assert not any(page.evaluate(trusted)[1:-1])
+    pictures = page.locator(".jp-RenderedImage img")
+    assert pictures.count() == 4
+    films = [output for cell in notebook.cells for output in cell.get("outputs", []) if is_figure(output)][1:]
+    for number, film in enumerate(films):
+        data = Image.open(io.BytesIO(base64.b64decode(film["data"]["image/png"])))
+        assert data.n_frames == FRAMES
+        element = pictures.nth(number + 1)
+        box = element.bounding_box()
+        assert (box["width"], box["height"]) == pytest.approx(data.size, abs=1)
+        assert moving(page, element, shots, f"film-{number}")
+    text = page.locator(".jp-Notebook").inner_text()
+    assert not WIDGETS.search(text)
+    assert "step 1 of 5" not in text.replace("From step 1 of 5", ""), "the player must wait for its script"
+    assert page.locator(".step-viewer input").count() == 0
+    assert "hint 1 of 3" in text
+    check_answers_open_by_keyboard(page)
+    photograph(notebook, shots, "colours-fresh")
+    page.close()
 
 
 @pytest.fixture(scope="module")
 def colours(lab, new_page):
     notebook = Notebook(new_page(), lab("notebooks/colours"))
     assert notebook.command("notebook:run-all-cells")
+    notebook.draw()
     yield notebook
     notebook.close()
 
 
 COLOURS = """
-viewer => [...viewer.querySelectorAll('img')].map(img => {
+viewer => [...viewer.querySelectorAll('figure img')].map(img => {
     const canvas = Object.assign(document.createElement('canvas'), {width: 1, height: 1});
     canvas.getContext('2d').drawImage(img, 0, 0, 1, 1);
     return [...canvas.getContext('2d').getImageData(0, 0, 1, 1).data];
@@ -652,13 +764,14 @@ viewer => [...viewer.querySelectorAll('img')].map(img => {
 """
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_viewer_shows_the_very_frame_that_its_label_names(colours, number, capsys):
     viewer = Viewer(colours.page, colours.page.locator(".step-viewer").nth(number))
+    viewer.drag(0)
     for index in range(FRAMES):
         state = viewer.state() if index == 0 else viewer.press("ArrowRight")[0]
         assert state["label"] == f"step {index + 1} of {FRAMES}, t = {900 - index}"
-        assert viewer.element.evaluate(COLOURS) == [[40 * index, 10, 250, 255]] * (1, 5)[number]
+        assert viewer.element.evaluate(COLOURS) == [[40 * index, 10, 250, 255]] * (1, 5, 4)[number]
     viewer.drag(0)
     report(capsys, f"colours, viewer {number}", use_viewer(viewer))
 
@@ -666,23 +779,121 @@ def test_a_viewer_shows_the_very_frame_that_its_label_names(colours, number, cap
 def test_a_viewer_plays_to_its_end_and_from_the_start_again(colours):
     viewer = Viewer(colours.page, colours.page.locator(".step-viewer").first)
     viewer.drag(1)
-    viewer.element.get_by_role("button", name="Play").click()
-    viewer.until("viewer => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') == 1", None)
-    at_end = f"viewer => viewer.querySelector('.noUi-handle').getAttribute('aria-valuenow') == {FRAMES - 1}"
-    viewer.until(at_end, None)
-    assert viewer.state()["label"].startswith(f"step {FRAMES} of {FRAMES}")
+    viewer.button("Play").click()
+    viewer.until("viewer => viewer.querySelector('input').value === '1'")
+    viewer.until_at(FRAMES - 1)
+    viewer.until("viewer => viewer.querySelector('input').value === '0'")  # it loops
+    viewer.button("Pause").click()
+    assert viewer.state()["label"].startswith("step 1 of 5")
+
+
+def test_a_point_moves_along_the_curve_of_a_viewer(colours):
+    viewer = Viewer(colours.page, colours.page.locator(".step-viewer").nth(2))
+    where = "viewer => (({x, y}) => [x, y])(viewer.querySelector('.sv-point').getBoundingClientRect())"
+    viewer.drag(0)
+    x, y = viewer.element.evaluate(where)
+    viewer.press("ArrowRight")
+    x2, y2 = viewer.element.evaluate(where)
+    assert x2 > x + 10 and y2 < y - 10
 
 
 def test_a_viewer_says_what_it_is(colours):
-    """In the accessibility tree, in reading order: a named play button, the slider's name before it, the step after."""
-    tree = colours.page.locator(".step-viewer").nth(1).aria_snapshot()
-    spoken = r'button "\W*Play".*text: step\b.*slider.*step \d of 5, t = \d+.*x_t.*img.*predicted noise.*img'
+    """In the accessibility tree, in reading order: pictures by name and step, a named play button, the slider."""
+    viewer = Viewer(colours.page, colours.page.locator(".step-viewer").nth(1))
+    viewer.drag(0)
+    tree = viewer.element.aria_snapshot()
+    spoken = (
+        r'group "From step 1 of 5.*img "x_t, step 1 of 5, t = 900".*img "predicted noise, step 1 of 5, t = 900".*'
+        r'button "Play".*slider "step"'
+    )
     assert re.search(spoken, tree, re.DOTALL), tree
-    assert 'button ""' not in tree
+    assert viewer.handle.get_attribute("aria-valuetext") == "step 1 of 5, t = 900"
+    sizes = [element.bounding_box() for element in (viewer.button("Play"), viewer.handle)]
+    assert all(min(box["width"], box["height"]) >= 44 for box in sizes)
+
+
+def test_keys_in_a_viewer_are_not_the_notebooks(colours):
+    viewer = Viewer(colours.page, colours.page.locator(".step-viewer").first)
+    active, cells = "jupyterapp.shell.currentWidget.content.activeCellIndex", len(colours.cells)
+    viewer.handle.focus()
+    before = colours.page.evaluate(active)
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft", "End", "Home", "b", "j"):
+        viewer.handle.press(key)
+    assert colours.page.evaluate(active) == before
+    assert len(colours.cells) == cells
+
+
+def test_quizzes_and_folded_answers_open_by_keyboard(colours):
+    check_answers_open_by_keyboard(colours.page)
 
 
 def test_viewers_stay_readable_in_the_dark_and_in_a_narrow_window(colours, shots):
     check_looks(colours, shots, "colours")
+    colours.page.set_viewport_size({"width": 400, "height": 900})
+    try:
+        colours.command("application:toggle-left-area")
+        for viewer in colours.page.locator(".step-viewer").all():
+            assert viewer.evaluate("viewer => viewer.scrollWidth <= viewer.clientWidth + 1")
+    finally:
+        colours.command("application:toggle-left-area")
+        colours.page.set_viewport_size(WIDE)
+
+
+def test_viewers_go_on_when_the_kernel_is_gone_and_the_page_is_opened_again(lab, new_page, shots):
+    notebook = Notebook(new_page(), lab("notebooks/colours"))
+    assert notebook.command("notebook:run-all-cells")
+    notebook.draw()
+    check_players(notebook.page)
+    notebook.command("docmanager:save")
+    notebook.page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.shutdown()")
+    check_players(notebook.page)
+    notebook.page.close()
+    notebook = Notebook(new_page(), lab("notebooks/colours"), kernel=False)
+    notebook.draw()
+    check_players(notebook.page)
+    check_answers_open_by_keyboard(notebook.page)
+    photograph(notebook, shots, "colours-again")
+    notebook.page.close()
+
+
+def test_viewers_live_in_the_html_that_nbconvert_makes(chromium, folder, shots):
+    page_file = folder / "colours.html"
+    exporter = HTMLExporter()
+    page_file.write_text(exporter.from_filename(folder / "committed" / "colours.ipynb")[0], encoding="utf-8")
+    page = chromium.new_page(viewport={"width": 800, "height": 900}, reduced_motion="reduce")
+    page.goto(page_file.as_uri(), wait_until="domcontentloaded")
+    check_players(page)
+    check_answers_open_by_keyboard(page)
+    page.screenshot(path=shots / "colours-nbconvert.png", full_page=True)
+    page.close()
+    # Without scripts, as on a page that forbids them, the films are there.
+    still = chromium.new_context(java_script_enabled=False).new_page()
+    still.goto(page_file.as_uri(), wait_until="domcontentloaded")
+    assert still.locator("img[src^='data:image/png']:visible").count() == 4
+    # nbconvert's usual template has no place for alt texts: the line below a film is read out instead.
+    assert "From step 1 of 5, t = 900 to step 5 of 5, t = 896, 5 frames" in still.locator("body").inner_text()
+    still.context.close()
+
+
+def test_a_player_moves_by_itself_while_it_is_seen_until_it_is_used(chromium, folder):
+    html = nbformat.read(folder / "committed" / "colours.ipynb", as_version=4).cells[2].outputs[1].data["text/html"]
+    pixel = base64.b64encode(encoded("black")).decode()
+    for motion, moves in (("no-preference", True), ("reduce", False)):
+        page = chromium.new_page(viewport=WIDE, reduced_motion=motion)
+        page.set_content(
+            f'<p>Text</p><img src="data:image/png;base64,{pixel}"><div style="height: 1500px"></div>{html}'
+        )
+        assert page.locator("img[src^='data:image/png']").is_visible(), "a picture that is no film was hidden"
+        value = "Number(document.querySelector('.step-viewer input').value)"
+        page.wait_for_timeout(1500)
+        assert page.evaluate(value) == 0, "it plays where nobody sees it"
+        page.locator(".step-viewer").scroll_into_view_if_needed()
+        page.wait_for_timeout(1800)
+        assert (page.evaluate(value) > 0) == moves
+        page.locator(".step-viewer input").press("Home")
+        page.wait_for_timeout(1500)
+        assert page.evaluate(value) == 0, "it does not stop for the reader"
+        page.close()
 
 
 # --- the playground

@@ -202,7 +202,7 @@ def test_everything_that_shows_takes_half_precision(half):
     pixels = normal(3, 8, 8, dtype=dtype).clamp(-1, 1)
     assert plots.as_picture(pixels).dtype == np.uint8
     assert len(latents.channel_pictures(x)[0]) == 4
-    assert len(viewers.step_viewer([pixels, pixels], ["one", "two"]).children) == 2
+    assert viewers.step_viewer([pixels, pixels], ["one", "two"]).film
     plots.plt.close(plots.picture_grid([pixels], ["one"]))
     plots.plt.close(plots.curves(torch.arange(3), {"a": x.flatten()[:3]}, xlabel="x", ylabel="y"))
 

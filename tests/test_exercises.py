@@ -1,14 +1,17 @@
 """Every exercise of every lesson, held to the same rules; the mechanism; and the notebooks that use them."""
 
 import random
+import re
 
 import numpy as np
 import pytest
 import torch
 
 from helpers import exercises
-from helpers.exercises import EXERCISES, Exercise, Mistake, difference, verdict
+from helpers.exercises import EXERCISES, QUIZZES, Exercise, Mistake, Option, Quiz, difference, verdict
 from tests.lessons import LESSONS, checks, code_cells, imports, solutions
+
+HINTED = ("00", "02")  # lessons whose exercises all have hints
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -21,6 +24,93 @@ def test_the_solution_passes_and_each_usual_mistake_gets_its_own_hint(exercise):
         answer = verdict(exercise.name, mistake.wrong)
         assert (answer.kind, answer.text) == ("mistake", f"{exercise.name}: not right yet. Hint: {mistake.hint}")
         assert "\n" not in answer.text
+
+
+@pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
+def test_hints_are_two_or_three_and_give_no_solution(exercise):
+    hints = exercise.hints
+    assert len(hints) in ((2, 3) if exercise.name[:2] in HINTED else (0, 2, 3))
+    assert len(set(hints)) == len(hints)
+    assert all("\n" not in hint and hint.endswith((".", "?")) and "return" not in hint for hint in hints)
+
+
+@pytest.mark.parametrize("quiz", QUIZZES.values(), ids=QUIZZES)
+def test_a_quiz_has_one_right_answer_and_a_reason_for_each(quiz):
+    assert [option.right for option in quiz.options].count(True) == 1
+    assert len(quiz.options) >= 3
+    texts = [option.text for option in quiz.options]
+    assert len(set(texts)) == len(texts)
+    reasons = [option.why for option in quiz.options]
+    assert len(set(reasons)) == len(reasons)
+    assert all(len(reason.split()) >= 8 and reason.endswith(".") for reason in reasons)
+    assert quiz.question.endswith("?")
+
+
+def test_the_lengths_of_answers_do_not_give_the_right_ones_away():
+    longest = [max(quiz.options, key=lambda option: len(option.text)).right for quiz in QUIZZES.values()]
+    assert not all(longest)
+
+
+# --- hints and quizzes
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """No hint has been given yet."""
+    monkeypatch.setattr(exercises, "_asked", type(exercises._asked)())
+
+
+def test_hints_come_one_by_one_and_then_the_solution_is_named(capsys, asked):
+    for _ in range(5):
+        exercises.hint("02.estimate_x0")
+    exercises.hint("02.sample")
+    *given, first_of_the_other = capsys.readouterr().out.splitlines()
+    hints = EXERCISES["02.estimate_x0"].hints
+    assert given == [
+        *[f"02.estimate_x0: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
+        *["02.estimate_x0: there are no more hints. The solution is folded below the check."] * 2,
+    ]
+    assert first_of_the_other.startswith("02.sample: hint 1 of 3: ")
+
+
+def test_an_exercise_without_hints_says_so(capsys, monkeypatch, asked):
+    exercises.hint(made(monkeypatch, abs, [(1,)]))
+    assert capsys.readouterr().out == "99.made: there are no hints. The solution is folded below the check.\n"
+
+
+@pytest.mark.parametrize("name", ["00.nothing", len, ["00.every_step"]])
+def test_an_unknown_hint_or_quiz_is_refused_with_the_choices(name):
+    with pytest.raises(ValueError) as caught:
+        exercises.hint(name)
+    assert str(caught.value).startswith(f"Unknown exercise {name!r}: choose one of 00.latent_shape, ")
+    with pytest.raises(ValueError) as caught:
+        exercises.quiz(name)
+    assert str(caught.value).startswith(f"Unknown quiz {name!r}: choose one of 00.every_step, ")
+
+
+TWO = Quiz(
+    name="99.made",
+    question="Is `a < b` true?",
+    options=(Option("Yes & no", "It is `not` both."), Option("<b>No</b>", "b comes first.", right=True)),
+)
+
+
+def test_a_quiz_folds_each_verdict_under_its_answer_and_needs_no_script():
+    card = TWO.card()
+    folded = re.findall(r"<details [^>]*><summary [^>]*>(.*?)</summary>(.*?)</details>", card)
+    plain = [[re.sub("<[^>]+>", "", part) for part in pair] for pair in folded]
+    assert plain == [
+        ["AYes &amp; no", "✕ No. It is not both."],
+        ["B&lt;b&gt;No&lt;/b&gt;", "✓ Right. b comes first."],
+    ]
+    assert not re.search(r"<script|<style|\bopen\b[^ ]*>|\son\w+=", card)
+    assert re.search(r"Is <code [^>]*>a &lt; b</code> true\?", card)
+
+
+def test_a_quiz_as_text_keeps_the_answer_to_itself(monkeypatch, capsys):
+    monkeypatch.setitem(QUIZZES, TWO.name, TWO)
+    exercises.quiz("99.made")  # outside of a notebook it is printed
+    assert capsys.readouterr().out == "99.made: Is `a < b` true?\nA. Yes & no\nB. <b>No</b>\n"
 
 
 # --- the mechanism, on exercises made here

@@ -8,6 +8,11 @@ anything the learner's function does, so *Run All* goes through an unfinished le
 An exercise is data: inputs, the solution, and the usual mistakes as functions, each with its hint. The exercises of
 lesson 07 stand in `lesson_07.py` beside this file as a tuple named `EXERCISES`; they are found by that name, and the
 tests hold every one of them to the same rules. A lesson's module must import fast: build models inside `cases`.
+
+    exercises.hint("00.latent_shape")    # the next hint
+    exercises.quiz("00.every_step")      # a multiple-choice question
+
+Hints stand in the exercise; questions in the same module as a tuple named `QUIZZES` (see `quizzes`).
 """
 
 import copy
@@ -18,7 +23,8 @@ import numbers
 import pkgutil
 import random
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -26,8 +32,25 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from IPython import get_ipython
+from IPython.display import display
 
-__all__ = ["EXERCISES", "Exercise", "Mistake", "Verdict", "check", "difference", "verdict"]
+from helpers.exercises.quizzes import Option, Quiz
+
+__all__ = [
+    "EXERCISES",
+    "QUIZZES",
+    "Exercise",
+    "Mistake",
+    "Option",
+    "Quiz",
+    "Verdict",
+    "check",
+    "difference",
+    "hint",
+    "quiz",
+    "verdict",
+]
 
 Arguments = tuple[Any, ...]
 Kind = Literal["right", "unanswered", "mistake", "wrong", "raised"]
@@ -52,6 +75,7 @@ class Exercise:
     cases: argument tuples the function is called with, at least one of which tells each mistake from the solution; or
         a function returning them, for inputs that are expensive to build (a model, a run).
     mistakes: tried in order; the first whose results equal the learner's gives the hint.
+    hints: what `hint` gives one by one, from vague to near; none of them is the solution.
     rtol, atol: tolerance on numbers and tensors, as in `torch.isclose`. The defaults suit float32 sums whose order may
         change with the machine.
     """
@@ -60,6 +84,7 @@ class Exercise:
     solution: Callable[..., Any]
     cases: Sequence[Arguments] | Callable[[], Sequence[Arguments]]
     mistakes: tuple[Mistake, ...]
+    hints: tuple[str, ...] = ()
     rtol: float = 1e-4
     atol: float = 1e-5
 
@@ -102,10 +127,41 @@ def check(name: str, answer: Callable[..., Any]) -> None:
 
 def verdict(name: str, answer: Callable[..., Any]) -> Verdict:
     """The verdict that `check` prints. Raises ValueError for an unknown name and for nothing else."""
-    if name not in list(EXERCISES):  # a dict would refuse what has no hash in its own words
-        raise ValueError(f"Unknown exercise {name!r}: choose one of {', '.join(EXERCISES)}")
+    _check_name(name, EXERCISES, "exercise")
     with _random_state_kept():
         return _judge(EXERCISES[name], answer)
+
+
+def hint(name: str) -> None:
+    """Print the next hint for an exercise; after the last, that there is no more, and where the solution is.
+
+    name: as for `check`; anything else raises ValueError naming the choices. A restarted kernel begins again.
+    """
+    _check_name(name, EXERCISES, "exercise")
+    hints = EXERCISES[name].hints
+    if _asked[name] < len(hints):
+        _asked[name] += 1
+        print(f"{name}: hint {_asked[name]} of {len(hints)}: {hints[_asked[name] - 1]}")
+    else:
+        print(f"{name}: there are no {'more ' if hints else ''}hints. The solution is folded below the check.")
+
+
+def quiz(name: str) -> None:
+    """Show a question with its answers, each of which opens and says whether it is right, and why.
+
+    name: a key of `QUIZZES`, such as `00.every_step`; anything else raises ValueError naming the choices.
+    """
+    _check_name(name, QUIZZES, "quiz")
+    question = QUIZZES[name]
+    if get_ipython() is None:  # a plain script: there is nowhere to show a card
+        print(question.plain())
+        return
+    display({"text/html": question.card(), "text/plain": question.plain()}, raw=True)
+
+
+def _check_name(name: Any, known: Mapping[str, Any], kind: str) -> None:
+    if name not in list(known):  # a dict would refuse what has no hash in its own words
+        raise ValueError(f"Unknown {kind} {name!r}: choose one of {', '.join(known)}")
 
 
 def _judge(exercise: Exercise, answer: Callable[..., Any]) -> Verdict:
@@ -348,19 +404,25 @@ def _last_line(traceback: TracebackType | None, filename: str) -> int | None:
     return line
 
 
-def _collect() -> dict[str, Exercise]:
-    """The exercises of every `lesson_NN.py` beside this file, by name, in the order of the lessons."""
-    found: dict[str, Exercise] = {}
+def _collect(kind: str) -> dict[str, Any]:
+    """The exercises or quizzes of every `lesson_NN.py` beside this file, by name, in the order of the lessons.
+
+    kind: the name of the tuple that holds them.
+    """
+    found: dict[str, Any] = {}
     for module in sorted(pkgutil.iter_modules(__path__), key=lambda module: module.name):
         if not module.name.startswith("lesson_"):
             continue
         number = module.name.removeprefix("lesson_")
-        for exercise in importlib.import_module(f"{__name__}.{module.name}").EXERCISES:
-            if not exercise.name.startswith(f"{number}.") or exercise.name in found:
-                raise ValueError(f"{module.name}.py: {exercise.name!r} must start with {number!r} and be there once")
-            found[exercise.name] = exercise
+        for item in getattr(importlib.import_module(f"{__name__}.{module.name}"), kind, ()):
+            if not item.name.startswith(f"{number}.") or item.name in found:
+                raise ValueError(f"{module.name}.py: {item.name!r} must start with {number!r} and be there once")
+            found[item.name] = item
     return found
 
 
-# Last, because the lessons' modules import Exercise and Mistake from here.
-EXERCISES = _collect()
+_asked: Counter[str] = Counter()  # hints given, by exercise
+
+# Last, because the lessons' modules import Exercise and the like from here.
+EXERCISES: dict[str, Exercise] = _collect("EXERCISES")
+QUIZZES: dict[str, Quiz] = _collect("QUIZZES")

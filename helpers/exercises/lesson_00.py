@@ -1,7 +1,7 @@
 """The exercises of lesson 00: sizes, counts and sentences that the first picture already lets you work out."""
 
 from helpers import scenes
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 # Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
 FACTOR, COLOURS, CHANNELS = 8, 3, 4
@@ -40,6 +40,12 @@ LATENT_SHAPE = Exercise(
     solution=latent_shape,
     # The second is not square, and the third has several pictures: otherwise half of the mistakes would pass.
     cases=((128, 128), (512, 768), (96, 128, 4)),
+    hints=(
+        "Print the shape of a latent above. What does each of its four numbers count?",
+        "In PyTorch's order these are pictures, channels, height, width. Only the last two depend on the picture's "
+        "size.",
+        "One place of the latent stands for 8 x 8 pixels, and a shape holds whole numbers: divide with //.",
+    ),
     mistakes=(
         Mistake(
             lambda h, w, batch=1: (CHANNELS, h // FACTOR, w // FACTOR),
@@ -76,6 +82,11 @@ COMPRESSION = Exercise(
     name="00.compression",
     solution=compression,
     cases=((128, 128), (512, 512), (512, 768)),
+    hints=(
+        "Count the numbers in a picture, then the numbers in its latent, and divide.",
+        "A pixel has three numbers. A place of the latent has four, and there are fewer places than pixels.",
+        "The latent is 8 times smaller in height and 8 times in width, so 64 pixels share one place.",
+    ),
     mistakes=(
         Mistake(
             lambda h, w: (h * w) / ((h // FACTOR) * (w // FACTOR)),
@@ -109,6 +120,11 @@ UNET_CALLS = Exercise(
     solution=unet_evaluations,
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
     cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0)),
+    hints=(
+        "Start with one picture and guidance 1: how often does the U-Net look at the latent?",
+        "Every picture has a latent of its own, so the count grows with their number.",
+        "Guidance compares two answers, with and without the words. From which guidance on are both needed?",
+    ),
     mistakes=(
         Mistake(
             lambda steps, pictures, guidance: steps * pictures,
@@ -141,6 +157,11 @@ CAPTION = Exercise(
         ("owl", "house", "above", "orange", "noto"),
         ("star", "umbrella", "right of", "blue", "flat"),
     ),
+    hints=(
+        "Write one prompt of the lesson by hand and mark which of its words are arguments.",
+        "The order is: first object, relation, second object, `on`, background, then a comma and the style.",
+        "Three articles depend on the word after them: those of both objects and that of the colour.",
+    ),
     mistakes=(
         Mistake(
             lambda *words: compose(*words).replace(",", ""),
@@ -170,3 +191,36 @@ CAPTION = Exercise(
 )
 
 EXERCISES = (LATENT_SHAPE, COMPRESSION, UNET_CALLS, CAPTION)
+
+EVERY_STEP = Quiz(
+    name="00.every_step",
+    question="You draw one picture in 20 steps. Which part of the pipeline works again at every step?",
+    options=(
+        Option(
+            "The text encoder",
+            "It reads the sentence once, before the first step. The vectors that it makes stay the same for all 20 "
+            "steps.",
+        ),
+        Option(
+            "The U-Net",
+            "At each step it looks at the latent as it is by then and predicts the noise in it. That is why nearly "
+            "all of "
+            "the time goes into this part.",
+            right=True,
+        ),
+        Option(
+            "The VAE's decoder",
+            "All steps happen on the latent. The decoder makes a picture of it once, after the last step; the "
+            "pictures on "
+            "the way are decoded only for you to look at.",
+        ),
+        Option(
+            "All of them, one after the other",
+            "Only what changes from step to step has to be computed again. The sentence does not change, and the "
+            "picture is "
+            "not needed before the end.",
+        ),
+    ),
+)
+
+QUIZZES = (EVERY_STEP,)

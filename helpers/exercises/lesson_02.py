@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from helpers import sampling, schedules
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
@@ -47,6 +47,11 @@ ESTIMATE_X0 = Exercise(
     name="02.estimate_x0",
     solution=estimate_x0,
     cases=[(x, eps, a) for x, eps in [_tensors(2, 4, 3, 3, count=2)] for a in (0.9, 0.3, 0.0047)],
+    hints=(
+        "Write down the closed form of x_t from lesson 01. All of its quantities but one are given.",
+        "Solve it for x0: first take the noise away, as strong as it is in x_t.",
+        "What is left is x0 times the square root of a.",
+    ),
     mistakes=(
         Mistake(
             lambda x_t, eps, a: (x_t - (1 - a) * eps) / a,
@@ -75,6 +80,11 @@ SKIP_CHANNELS = Exercise(
     name="02.skip_channels",
     solution=skip_channels,
     cases=[([64, 128, 192], 1), ([320, 640, 1280, 1280], 2), ([32, 64], 3)],
+    hints=(
+        "Follow the table of shapes from the top: what is kept at the first level, and in which order?",
+        "The first convolution is kept too, before all blocks. Then each level gives one for each of its resnets.",
+        "Every level but the lowest gives one more, with its own channels: the convolution that halves the picture.",
+    ),
     mistakes=(
         Mistake(
             lambda widths, layers: skip_channels(widths, layers)[1:],
@@ -127,6 +137,12 @@ TIME_EMBEDDING = Exercise(
     cases=[(torch.tensor([0, 1, 500, 999]), width, cos_first) for width in (8, 64) for cos_first in (True, False)],
     # An angle of 999 in float32 is exact to 6e-5, and so is its sine.
     atol=1e-3,
+    hints=(
+        "Start with one timestep and one frequency: one sine and one cosine.",
+        "There are width / 2 frequencies, 10000 to the power -i / half for i = 0, 1, ..., half - 1.",
+        "`t[:, None] * frequencies` gives all angles, (B, half). Join sines and cosines along dim 1, in the order "
+        "asked.",
+    ),
     mistakes=(
         Mistake(
             lambda t, width, cos_first: _embedding(t, width, not cos_first),
@@ -205,6 +221,11 @@ SAMPLE = Exercise(
     # A run of 50 steps adds up the roundings of each.
     rtol=1e-3,
     atol=1e-3,
+    hints=(
+        "One step has two moves: estimate x0, then go back up to the next timestep of the list.",
+        "Both moves use the same predicted noise. The first takes the alpha_bar of t, the second that of the next.",
+        "After the last timestep there is no next one. There alpha_bar is 1, so nothing of the noise is added back.",
+    ),
     mistakes=(
         Mistake(
             _old_strength,
@@ -235,3 +256,58 @@ SAMPLE = Exercise(
 
 
 EXERCISES = (ESTIMATE_X0, SKIP_CHANNELS, TIME_EMBEDDING, SAMPLE)
+
+ONE_LOOK = Quiz(
+    name="02.one_look",
+    question="Pure noise, t = 999, no words. A network that was trained perfectly, with the squared error, is asked "
+    "once. "
+    "What does its estimate of x0 look like?",
+    options=(
+        Option(
+            "A sharp picture, another one for each noise",
+            "Any one picture would be far from nearly all that could lie under this noise, and the squared error "
+            "punishes "
+            "that. The answer that is least wrong is no single picture.",
+        ),
+        Option(
+            "A blur, nearly the same for each noise",
+            "Under pure noise any picture of the training could lie. The squared error is smallest for their average, "
+            "and "
+            "the average of many pictures is a blur.",
+            right=True,
+        ),
+        Option(
+            "Noise again",
+            "The noise that it predicts is taken out of x_t. What is left is its guess of the picture, and a perfect "
+            "guess holds no noise.",
+        ),
+    ),
+)
+
+ERROR_AT_THE_END = Quiz(
+    name="02.error_at_the_end",
+    question="At t = 999 `sqrt(alpha_bar)` is about 0.07. The predicted noise is wrong by 0.1. By how much is the "
+    "estimate "
+    "of x0 wrong?",
+    options=(
+        Option(
+            "By about 0.007",
+            "That multiplies by 0.07. The formula divides by it: x_t holds only 0.07 of the picture, so what is left "
+            "after "
+            "the noise is taken out has to be made larger.",
+        ),
+        Option(
+            "By about 0.1",
+            "Noise and picture would count alike only where x_t holds as much of one as of the other, near t = 354.",
+        ),
+        Option(
+            "By about 1.5",
+            "0.1 / 0.07 is about 1.5, as much as the numbers of a latent themselves. So one look at t = 999 says "
+            "little "
+            "about the picture, however good the network is.",
+            right=True,
+        ),
+    ),
+)
+
+QUIZZES = (ONE_LOOK, ERROR_AT_THE_END)
