@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 LIMIT = 3.0  # the strongest colour of latents and noise: all but 3 in 1000 numbers of a standard normal lie within
 GAP = 1  # pixels between the channels of a latent
 BETWEEN = 4  # pixels between the pictures of a training
+COLOURS = 64  # of a picture that a training shows
 DOTS = 80  # pixels of the page to an inch of a figure
 
 
@@ -232,7 +233,9 @@ class LiveViewer:
 
     def _outputs(self) -> tuple[dict, tuple[dict, dict]]:
         """What is shown: the line, and the picture with its metadata."""
-        file = base64.b64encode(picture_file(self.picture, optimize=True)).decode()
+        # A saved notebook keeps the last picture, so it is made small.
+        file = self.picture.quantize(COLOURS, dither=Image.Dither.NONE)
+        file = base64.b64encode(picture_file(file)).decode()
         width, height = self.picture.size
         # Both sides are said, so that nothing below jumps while one picture gives way to the next.
         about = {"alt": self.label, "width": width, "height": height}

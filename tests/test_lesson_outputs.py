@@ -13,6 +13,7 @@ import pytest
 from nbformat import v4, write
 from PIL import Image
 
+from helpers.viewers import step_viewer
 from tests.lesson_outputs import differences, pictures
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -86,6 +87,28 @@ def test_every_frame_of_an_animation_is_compared():
     assert len(pictures([output])) == 2
 
 
+def viewed(pictures):
+    """The outputs of a viewer of pictures."""
+    viewer = step_viewer(pictures, [str(number) for number in range(len(pictures))])
+    film = {"image/png": base64.b64encode(viewer.film).decode(), "text/plain": viewer.alt}
+    player = {"text/html": viewer.html, "text/plain": viewer.alt}
+    return [v4.new_output("display_data", data) for data in (film, player)]
+
+
+def test_film_and_player_are_compared_frame_by_frame():
+    old = pictures(viewed([sheet(), swapped(sheet())]))
+    assert len(old) == 4
+    rounded = [Image.fromarray(np.asarray(picture) ^ 1) for picture in (sheet(), swapped(sheet()))]
+    assert differences(old, pictures(viewed(rounded))) == []
+    found = differences(old, pictures(viewed([sheet(), sheet(seed=1)])))
+    assert [sentence[:19] for sentence in found] == ["picture 2 differs b", "picture 4 differs b"]
+
+
+RENEWED = (
+    "shown = display({'text/plain': 'one'}, raw=True, display_id=True); shown.update({'text/plain': 'two'}, raw=True)"
+)
+
+
 def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
     """nbval runs them in order: what is committed, what the cell does, and what must be said of it, if anything."""
     png, other = encoded(sheet()), encoded(swapped(sheet()))
@@ -101,6 +124,8 @@ def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
         ([], warn, (), "on stderr: a warning"),
         ([], warn, ("nbval-ignore-output",), "on stderr: a warning"),
         ([v4.new_output("stream", text="one")], "print('two', end='')", (), "mismatch 'stdout'"),
+        ([v4.new_output("display_data", {"text/plain": "two"})], RENEWED, (), None),
+        ([v4.new_output("display_data", {"text/plain": "one"})], RENEWED, (), "mismatch 'text/plain'"),
         ([v4.new_output("stream", text="0.12344")], "print('0.12345', end='')", (), None),  # the fifth decimal
     ]
     made = [
@@ -108,7 +133,7 @@ def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
         for n, (outputs, source, tags, _) in enumerate(cells, start=1)
     ]
     for output in (output for cell in made for output in cell.outputs if output.output_type == "display_data"):
-        output.data["text/plain"] = "<IPython.core.display.Image object>"
+        output.data.setdefault("text/plain", "<IPython.core.display.Image object>")
     write(v4.new_notebook(cells=made), tmp_path / "lesson.ipynb")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.lesson_outputs", "--nbval"]
     command += ["--nbval-current-env", "--nbval-sanitize-with", "tests/nbval_sanitize.cfg", "--color=no"]

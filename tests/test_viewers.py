@@ -346,7 +346,7 @@ def test_a_live_viewer_shows_what_it_was_renewed_with(in_a_notebook, monkeypatch
     (line_id, line), (picture_id, picture) = updates
     assert line_id != picture_id
     assert line == {"text/plain": "step 1 of 2"}
-    sheet = Image.open(io.BytesIO(base64.b64decode(picture["image/png"])))
+    sheet = Image.open(io.BytesIO(base64.b64decode(picture["image/png"]))).convert("RGB")
     left, apart = 100 + viewers.BETWEEN, 8 + viewers.BETWEEN
     places = ((left, 0), (left + apart, 0), (left, apart))
     assert [sheet.getpixel(place) for place in places] == COLOURS
