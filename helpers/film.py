@@ -13,6 +13,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageColor, ImageDraw, ImageFont
 
+from helpers.palette import CARD, HAIRLINE, INK, LINE, SECOND
 from helpers.plots import picture_file
 
 FILM_BYTES = 45_000  # a third more as text in a notebook
@@ -20,7 +21,6 @@ FILM_BYTES = 45_000  # a third more as text in a notebook
 FILMS = ((12, 96, 128), (12, 40, 128), (12, 20, 128), (9, 16, 128), (8, 24, 96), (8, 16, 96), (6, 16, 96))
 FRAME, FIRST, LAST = 167, 1000, 2000  # milliseconds: six frames a second, and time to look at both ends
 
-CARD, HAIRLINE, LINE, INK, SECOND = "#FAFBFC", "#D5DAE1", "#8792A0", "#1F2933", "#55606E"
 PADDING, GAP, ROW_NAMES = 16, 8, 96
 WIDEST = 904  # a curve beside the pictures goes below them where both would be wider
 TEXT, TEXT_HEIGHT = 13, 18

@@ -9,20 +9,26 @@ import re
 from dataclasses import dataclass
 from string import ascii_uppercase
 
+from helpers import palette
+from helpers.palette import HAIRLINE, INK, LINE, PANEL, ROLES, SECOND
+
 FONT = "font-family: 'Helvetica Neue', Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 # Styles stand at each element: JupyterLab and GitHub remove style sheets, and GitHub these too.
 CARD = (
-    "box-sizing: border-box; max-width: 720px; margin: 8px 0; padding: 20px; border: 1px solid #D5DAE1; "
-    f"border-radius: 14px; background-color: #FAFBFC; color: #1F2933; font-size: 14px; line-height: 20px; {FONT}"
+    f"box-sizing: border-box; max-width: 720px; margin: 8px 0; padding: 20px; border: 1px solid {HAIRLINE}; "
+    f"border-radius: 14px; background-color: {palette.CARD}; color: {INK}; font-size: 14px; line-height: 20px; {FONT}"
 )
-HEAD = "margin: 0 0 4px; color: #55606E; font-size: 13px"
+HEAD = f"margin: 0 0 4px; color: {SECOND}; font-size: 13px"
 QUESTION = "margin: 0 0 12px; font-size: 16px; font-weight: bold; line-height: 23px"
-OPTION = "margin: 8px 0 0; border: 1px solid #8792A0; border-radius: 10px; background-color: #FFFFFF; overflow: hidden"
+OPTION = f"margin: 8px 0 0; border: 1px solid {LINE}; border-radius: 10px; background-color: #FFFFFF; overflow: hidden"
 CHOICE = "display: block; padding: 12px 16px; cursor: pointer; list-style: none"
-LETTER = "margin-right: 10px; padding: 3px 8px; border-radius: 10px; background-color: #EEF1F5; font-weight: bold"
+LETTER = f"margin-right: 10px; padding: 3px 8px; border-radius: 10px; background-color: {PANEL}; font-weight: bold"
 CODE = "padding: 0; background-color: transparent; color: inherit; font-size: 13px"
-REASON = "padding: 12px 16px; border-top: 1px solid #D5DAE1; color: #1F2933; background-color: "
-VERDICTS = {True: ("✓ Right.", "#0E4F5C", "#E1EEF0"), False: ("✕ No.", "#A61B1B", "#F8E9E9")}
+REASON = f"padding: 12px 16px; border-top: 1px solid {HAIRLINE}; color: {INK}; background-color: "
+VERDICTS = {
+    True: ("✓ Right.", ROLES["good"].ink, "#E1EEF0"),
+    False: ("✕ No.", ROLES["ill"].ink, "#F8E9E9"),
+}
 
 
 @dataclass(frozen=True)
