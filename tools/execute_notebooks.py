@@ -2,8 +2,8 @@
 
     python -m tools.execute_notebooks [notebook ...]      (without names: every lesson)
 
-No times and no widgets are stored, which are dead without their kernel: progress bars, say. The lessons run with the network refused, as they do in the tests. A lesson
-that raises is left as it was.
+No times and no widgets are stored: progress bars, say, are dead without their kernel. The lessons run with the network
+refused, as they do in the tests. A lesson that raises is left as it was.
 """
 
 import os
