@@ -17,6 +17,7 @@ from nbval.plugin import IPyNbCell, NbCellError
 from PIL import Image, ImageChops
 
 KINDS = ("image/png", "image/jpeg", "image/webp", "image/gif")
+WIDGET = "application/vnd.jupyter.widget-view+json"  # dead without its kernel, and so not committed
 # The mean difference of a pixel, from 0 to 255, within the square of BLOCK pixels where it is largest: over the whole
 # of a large figure a tile that was swapped or a word that was changed would drown. Measured: pictures of lessons 00 to
 # 07 and 10 drawn with one thread differ from those drawn with two by 0.7 at most (0.03 over a whole picture); those of
@@ -49,6 +50,7 @@ def pytest_runtest_call(item):
     if not isinstance(item, IPyNbCell):
         return (yield)
     follow_updates(item.parent)
+    item.cell.outputs = [output for output in item.cell.outputs if WIDGET not in output.get("data", {})]
     try:
         result = yield
     except NbCellError as error:  # another text, or an exception; the rest may say why
@@ -60,9 +62,10 @@ def pytest_runtest_call(item):
 
 
 def follow_updates(notebook) -> None:
-    """Have nbval show of an output that is renewed in its place what it is in the end, as in a saved notebook.
+    """Have nbval see outputs as they are in a saved notebook: renewed ones as they are in the end, and no new widgets.
 
     nbval itself leaves such messages out. It keeps a NotebookNode that it is given, so that can be changed later.
+    Widgets that a notebook has kept are left out as well.
     """
     shown, received = {}, type(notebook).get_kernel_message
 
@@ -70,7 +73,9 @@ def follow_updates(notebook) -> None:
         message = received(notebook, *args, **options)
         content, kind = message["content"], message["msg_type"]
         number = content.get("transient", {}).get("display_id")
-        if kind == "display_data" and number:
+        if WIDGET in content.get("data", {}):
+            message["msg_type"] = "comm_msg"  # which nbval passes over
+        elif kind == "display_data" and number:
             shown[number] = content["data"] = from_dict(content["data"])
         elif kind == "update_display_data" and number in shown:
             shown[number].clear()

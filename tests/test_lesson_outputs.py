@@ -125,6 +125,7 @@ def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
         ([], warn, ("nbval-ignore-output",), "on stderr: a warning"),
         ([v4.new_output("stream", text="one")], "print('two', end='')", (), "mismatch 'stdout'"),
         ([v4.new_output("display_data", {"text/plain": "two"})], RENEWED, (), None),
+        ([], "import ipywidgets; display(ipywidgets.IntProgress())", (), None),
         ([v4.new_output("display_data", {"text/plain": "one"})], RENEWED, (), "mismatch 'text/plain'"),
         ([v4.new_output("stream", text="0.12344")], "print('0.12345', end='')", (), None),  # the fifth decimal
     ]

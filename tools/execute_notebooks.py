@@ -2,8 +2,8 @@
 
     python -m tools.execute_notebooks [notebook ...]      (without names: every lesson)
 
-No times and no widget state are stored. The lessons run with the network refused, as they do in the tests. A lesson
-that raises is left as it was.
+No times and no widgets are stored: progress bars, say, are dead without their kernel. The lessons run with the network
+refused, as they do in the tests. A lesson that raises is left as it was.
 """
 
 import os
@@ -19,6 +19,7 @@ from nbclient.exceptions import CellExecutionError
 ROOT = Path(__file__).resolve().parent.parent
 GUARD = ROOT / "tests" / "offline"
 CELL_SECONDS = 900
+WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
 def kernel_environment() -> dict[str, str]:
@@ -48,6 +49,8 @@ def execute(source: Path, *, folder: Path | None = None, kernel: KernelManager |
     client.execute(env=kernel_environment())
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if WIDGET not in output.get("data", {})]
     # Kept to what every machine writes alike, so that a run changes outputs only.
     notebook.metadata = nbformat.from_dict(
         {
