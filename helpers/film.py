@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from helpers.palette import CARD, HAIRLINE, INK, LINE, SECOND
 from helpers.plots import picture_file
 
-FILM_BYTES = 45_000  # a third more as text in a notebook
+FILM_BYTES = 30_000  # a third more as text in a notebook
 # Frames, colours of all their pictures, largest side of a picture: the first that fits is taken, or the last.
 FILMS = ((12, 96, 128), (12, 40, 128), (12, 20, 128), (9, 16, 128), (8, 24, 96), (8, 16, 96), (6, 16, 96))
 FRAME, FIRST, LAST = 167, 1000, 2000  # milliseconds: six frames a second, and time to look at both ends

@@ -15,13 +15,13 @@ from PIL import Image
 from helpers.film import Reel
 from helpers.plots import picture_file
 
-PLAYER_BYTES = 67_000  # a third more as text in a notebook
+PLAYER_BYTES = 45_000  # a third more as text in a notebook
 # Pictures are stored without loss if all of them fit. Else photograph-like ones at the first of these qualities that
 # fits, or the last, and small ones, such as latents, with colours in steps of the number beside it.
 # Measured on Pocket's run of "a fox on a blue background" over 20 steps: decoded pictures differ by 31 dB at
 # 80 and by 29 dB at 40 (noise by 30 and 27 dB), mostly in the finest colours; latents by 41 dB at 6 and 37 dB at 12.
-QUALITIES = ((90, 4), (80, 6), (65, 8), (50, 10), (40, 12))
-SMALL = 64  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows in large dots
+QUALITIES = ((90, 4), (80, 6), (65, 8), (50, 10), (40, 12), (30, 16))
+SMALL = 48  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows in large dots
 END = 48  # characters at the end of the film's file, its checksum among them, by which the player finds it
 TEMPLATE = Path(__file__).with_name("player.html")
 

@@ -55,9 +55,9 @@ PALETTE_EXCEPT = 0.001
 ROUNDED = 6
 # Photographs do not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks
 # show just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
-PNG_BYTES = 120_000
-FIGURE_BYTES = 100_000
-JPEG_QUALITIES = (92, 85, 75)
+PNG_BYTES = 90_000
+FIGURE_BYTES = 60_000
+JPEG_QUALITIES = (92, 85, 75, 60)
 CAPTION = "max-width: 904px; margin: 6px 0 16px; font-size: 14px; line-height: 1.45"
 
 
@@ -184,10 +184,10 @@ def show(figure: Figure, caption: str) -> None:
     caption: what there is to see, with its number, in one to three sentences: for every reader, and for those who do
     not see the figure.
 
-    It goes three ways, because no single one reaches every reader: as a line below the figure, as alt text in the
-    image's metadata (the HTML that nbconvert makes reads it; JupyterLab 4.6 drops it, its image renderer knows only
-    width and height), and as the plain-text form of the output (text browsers, diffs). An `<img alt=...>` of our own
-    would hide the picture itself: JupyterLab and GitHub remove embedded images from untrusted HTML.
+    It stands in a line below the figure, which every reader shows. It is the image's alt text in the metadata too, for
+    those that look there (JupyterLab 4.6 and nbconvert's usual page do not), and the output's plain text (text
+    browsers, diffs). An `<img alt=...>` of our own would hide the picture itself: JupyterLab and GitHub remove embedded
+    images from untrusted HTML.
 
     Raises ValueError if the caption is empty. Warns where two texts of the figure overlap, or one is cut off.
     """
@@ -250,6 +250,9 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
         png = min(png, picture_file(palette, optimize=True) if _looks_like(palette, image, first) else png, key=len)
     if len(png) <= (PNG_BYTES // 2 if first else PNG_BYTES):
         return "image/png", png, width
+    if not first:  # stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one
+        image = image.reduce(2)
+        png = picture_file(exact.reduce(2), optimize=True)
     for quality in JPEG_QUALITIES:
         # optimize=True fails on noise, in Pillow itself
         jpeg = picture_file(image, "JPEG", quality=quality, subsampling=0)

@@ -82,8 +82,8 @@ def step_viewer(
     side: pictures are enlarged by a whole factor up to this many pixels.
     alt: what there is to see, for those who do not see it; by default the labels' ends and the names.
 
-    A film of at most 12 of the steps takes its place where no script may run. Together they take about 150 kB of a
-    notebook at most, for which pictures are compressed as far as it needs; five pictures in each of 20 steps take more.
+    A film of at most 12 of the steps takes its place where no script may run. Together they take about 100 kB of a
+    notebook, for which pictures are compressed as far as it needs; five pictures in each of 20 steps take more.
 
     Raises ValueError if there are no frames, or labels, names, rows or points do not match them.
     """
