@@ -55,7 +55,7 @@ PALETTE_EXCEPT = 0.001
 ROUNDED = 6
 # Photographs do not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks
 # show just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
-PNG_BYTES = 90_000
+PNG_BYTES = 45_000
 FIGURE_BYTES = 60_000
 JPEG_QUALITIES = (92, 85, 75, 60)
 CAPTION = "max-width: 904px; margin: 6px 0 16px; font-size: 14px; line-height: 1.45"
@@ -248,7 +248,7 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     if len(png) > PNG_BYTES and not first:  # a better palette, which takes seconds
         palette = image.quantize(256, dither=Image.Dither.NONE, kmeans=1)
         png = min(png, picture_file(palette, optimize=True) if _looks_like(palette, image, first) else png, key=len)
-    if len(png) <= (PNG_BYTES // 2 if first else PNG_BYTES):
+    if len(png) <= PNG_BYTES:
         return "image/png", png, width
     if not first:  # stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one
         image = image.reduce(2)

@@ -23,7 +23,7 @@ QUESTION = "margin: 0 0 12px; font-size: 16px; font-weight: bold; line-height: 2
 OPTION = f"margin: 8px 0 0; border: 1px solid {LINE}; border-radius: 10px; background-color: #FFFFFF; overflow: hidden"
 CHOICE = "display: block; padding: 12px 16px; cursor: pointer; list-style: none"
 LETTER = f"margin-right: 10px; padding: 3px 8px; border-radius: 10px; background-color: {PANEL}; font-weight: bold"
-CODE = "padding: 0; background-color: transparent; color: inherit; font-size: 13px"
+CODE = f"padding: 0; background-color: transparent; color: {INK}; font-size: 13px"
 REASON = f"padding: 12px 16px; border-top: 1px solid {HAIRLINE}; color: {INK}; background-color: "
 VERDICTS = {
     True: ("✓ Right.", ROLES["good"].ink, "#E1EEF0"),
