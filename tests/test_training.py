@@ -23,7 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
 from helpers.judge3 import HEADS, Judge
-from helpers.scenes3 import RELATIONS, boxes
+from helpers.scenes3 import RELATIONS, STYLES, WORDS, boxes, held_out_colour, held_out_style
 from tests.accelerated import launch
 from tests.killed_runs import LINE, SHORT, Line, line_batch
 from training import dataset, train_judge, train_unet, train_vae
@@ -255,6 +255,17 @@ def test_every_tokenizer_is_the_same():
     """A resumed run and every process make their own; equally frequent pairs were once joined in an order of chance."""
     first, *others = (build_tokenizer().get_vocab() for _ in range(4))
     assert all(vocabulary == first for vocabulary in others)
+
+
+def test_the_training_set_has_no_held_out_pair_and_every_other_style():
+    scenes = training_scenes(UNetConfig(scenes=5000))
+    things = [(thing, scene.style) for scene in scenes for thing in scene.things]
+    assert not any(scene.held_out for scene in scenes)
+    assert not any(
+        held_out_style(thing.word, style) or held_out_colour(thing.word, thing.colour) for thing, style in things
+    )
+    pairs = {(word, style) for word in WORDS for style in STYLES if not held_out_style(word, style)}
+    assert {(thing.word, style) for thing, style in things} == pairs
 
 
 @pytest.mark.parametrize(("gamma", "floor"), [(math.inf, 0.0), (5.0, 0.0), (5.0, 0.1)])
