@@ -43,9 +43,12 @@ def draw() -> list[Drawing]:
         f"Upper way, left to right: an {SCENE.words[0]} on {SCENE.background}, {pixels.numel():,} numbers. The encoder "
         f"gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, darker where "
         f"it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, {normal.mean.std():.2f}. "
-        f"z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise of diffusion. Times s = {scale:.4f} makes it x0, paler, with a standard "
-        f"deviation of {x0.std():.2f}: the latent that diffusion starts from. At the right, lessons 01 and 02 add noise "
-        "and take it away again; here a dashed wire leaves that out. Lower way, right to left: the same latent is divided by "
+        f"z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise of diffusion. Times s = "
+        f"{scale:.4f} makes it x0, paler, with a standard "
+        f"deviation of {x0.std():.2f}: the latent that diffusion starts from. At the right, lessons 01 and 02 add "
+        "noise "
+        "and take it away again; here a dashed wire leaves that out. Lower way, right to left: the same latent is "
+        "divided by "
         f"s, and the decoder paints it. Its PSNR against the picture above is {psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
