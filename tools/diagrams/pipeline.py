@@ -22,8 +22,10 @@ def draw() -> list[Drawing]:
         828,
         "A sentence becomes a picture at seven stations; the loop at station 5 turns noise into the picture's latent",
         f"Top, left to right: the prompt ({example.SAID}); its tokens with their numbers; the text encoder; a vector "
-        "for each token, as a heat map. The vectors drop into the U-Net in the loop. The loop starts at the left from a latent of pure "
-        f"noise. In each of its {example.STEPS} rounds (shown: t = {t}) the U-Net hears t and is asked twice what is noise, "
+        "for each token, as a heat map. The vectors drop into the U-Net in the loop. The loop starts at the left "
+        "from a latent of pure "
+        f"noise. In each of its {example.STEPS} rounds (shown: t = {t}) the U-Net hears t and is asked twice what "
+        "is noise, "
         "without and with the words; guidance walks on from the first answer to the second; and the scheduler takes a "
         "part of it away from the latent. After the last round the clean latent leaves to the right, and above it the "
         "VAE's decoder makes it the picture: a fox on blue. Bottom: the latent before every third round, from noise to "
