@@ -129,9 +129,13 @@ def test_unets_have_the_sizes_of_their_configurations(name, settings):
     for level in range(len(levels)):
         side = settings["sample_size"] >> level
         assert f"{side} × {side} places" in written
+    enters = [
+        f"{before:,} → " if before != now else "" for before, now in zip(levels[:1] + levels, levels, strict=False)
+    ]
     assert sorted(text for text in written if text.endswith("numbers at each")) == sorted(
-        f"{channels:,} numbers at each" for channels in levels
+        f"{before}{channels:,} numbers at each" for before, channels in zip(enters, levels, strict=True)
     )
+    assert written.count("× 2") == len(levels) - 1
     skips = len(levels) * (settings["layers_per_block"] + 1)
     assert [text for text in written if text.isdigit()] == [str(skip) for skip in range(skips)]
 
