@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ControlNetModel
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -129,9 +129,13 @@ def test_unets_have_the_sizes_of_their_configurations(name, settings):
     for level in range(len(levels)):
         side = settings["sample_size"] >> level
         assert f"{side} × {side} places" in written
+    enters = [
+        f"{before:,} → " if before != now else "" for before, now in zip(levels[:1] + levels, levels, strict=False)
+    ]
     assert sorted(text for text in written if text.endswith("numbers at each")) == sorted(
-        f"{channels:,} numbers at each" for channels in levels
+        f"{before}{channels:,} numbers at each" for before, channels in zip(enters, levels, strict=True)
     )
+    assert written.count("× 2") == len(levels) - 1
     skips = len(levels) * (settings["layers_per_block"] + 1)
     assert [text for text in written if text.isdigit()] == [str(skip) for skip in range(skips)]
 
@@ -200,9 +204,24 @@ def test_new_numbers_are_counted_against_the_whole_models():
     written = texts("new_numbers")
     whole = sum(x.numel() for path in POCKET.glob("*/*.safetensors") for x in load_file(path).values())
     width = config("text_encoder")["hidden_size"]
-    assert written.count(f"of {whole:,}") == 3
-    assert f"{width}" in written and f"{sd15.TEXT['hidden_size']}" in written
+    assert written.count(f"{whole:,}") == 3
+    assert f"+{width}" in written and f"+{sd15.TEXT['hidden_size']}" in written
     assert f"{config('text_encoder')['vocab_size']} rows of {width} numbers, frozen" in written
+
+
+def test_new_numbers_account_for_controlnet():
+    """Copy, encoder and convolutions add up to what stands beside the model."""
+    control = ControlNetModel.from_unet(load_pipeline("pocket", device="cpu").unet)
+    parts = [
+        int(text.rpartition(", ")[2].replace(",", ""))
+        for text in texts("new_numbers")
+        if re.search(r"(copied|outline|at 0), [\d,]+$", text)
+    ]
+    assert len(parts) == 3
+    assert f"+{sum(parts):,}" in texts("new_numbers") and sum(parts) == control.num_parameters()
+    assert any(
+        text.startswith(f"{len(control.controlnet_down_blocks) + 1} convolutions") for text in texts("new_numbers")
+    )
 
 
 def test_guidance_is_told_as_it_was_measured():

@@ -1,4 +1,4 @@
-"""The forward axis from a clean picture to noise, over bars of how much there is of each."""
+"""The forward axis from a clean picture to noise, over curves of how much there is of each."""
 
 import numpy as np
 import torch
@@ -11,9 +11,9 @@ from tools.diagrams.kit import Drawing, Point
 SCENE = Scene(("fox",), "flat", "blue", None, (96,), ((64, 64),))
 SEED = 0
 TILE = 128
-LEFT, RIGHT, TOP, FOOT = 72, 900, 312, 492  # of the bars
+LEFT, RIGHT, TOP, FOOT = 92, 900, 312, 492  # of the curves
 AXIS = 258
-EVERY = 25  # steps between bars
+CLEAN = 38  # before the axis: the picture without noise
 
 
 def draw() -> list[Drawing]:
@@ -28,12 +28,16 @@ def draw() -> list[Drawing]:
         f"A fox on blue (a scene of {TILE} pixels, halved) and the same fox under more and more of one and the same "
         f"noise (seed {SEED}), up to t = {last}. Below each picture stand its shares: x_t is the square root of "
         "alpha_bar times the picture plus the square root of 1 - alpha_bar times the noise. A line leads from each "
-        "picture to its place on the axis of t. Bars below it show both shares: the signal falls from 1 to "
-        f"{signal[-1]:.3f}, the noise rises from {noise[0]:.2f} to {noise[-1]:.3f}, and they cross at t = {crossing}, "
+        "noisy picture to its place on the axis of t; the clean one stands before it, for at t = 0 there is already a "
+        "little noise. Curves below show both shares, bars those of the pictures: the signal falls from "
+        f"{signal[0]:.4f} "
+        f"to {signal[-1]:.3f}, the noise rises from {noise[0]:.2f} to {noise[-1]:.3f}, and they cross at t = "
+        f"{crossing}, "
         "where the signal-to-noise ratio is 1.",
     )
-    _tiles(drawing, [None, 50, 150, crossing, 600, last], signal, noise, crossing)
-    _bars(drawing, signal, noise, crossing)
+    shown = [50, 150, crossing, 600, last]
+    _tiles(drawing, [None, *shown], signal, noise, crossing)
+    _shares(drawing, shown, signal, noise, crossing)
     return [drawing]
 
 
@@ -42,7 +46,9 @@ def crossing_t(alpha_bar: torch.Tensor) -> int:
     return int((alpha_bar - 0.5).abs().argmin())
 
 
-def _at(t: float, last: int) -> float:
+def _at(t: float | None, last: int) -> float:
+    if t is None:
+        return CLEAN
     return LEFT + (RIGHT - LEFT) * t / last
 
 
@@ -53,7 +59,7 @@ def _tiles(drawing: Drawing, shown: list[int | None], signal: list[float], noise
     eps = np.random.default_rng(SEED).standard_normal(clean.shape)
     for t in shown:
         x = 28 + shown.index(t) * (904 - TILE) / (len(shown) - 1)
-        middle, place = x + TILE / 2, _at(t or 0, last)
+        middle, place = x + TILE / 2, _at(t, last)
         of_signal, of_noise = (1.0, 0.0) if t is None else (signal[t], noise[t])
         colour = kit.X0 if t is None else kit.XT
         picture = np.clip((of_signal * clean + of_noise * eps + 1) * 127.5, 0, 255).round().astype(np.uint8)
@@ -65,16 +71,17 @@ def _tiles(drawing: Drawing, shown: list[int | None], signal: list[float], noise
         marked = t == crossing
         drawing.line(way, kit.XT if marked else kit.LINE, line=2 if marked else 1.25, radius=3)
     middle, ends = (_at(crossing, last), AXIS), ((LEFT, AXIS), (RIGHT, AXIS))
+    drawing.line([(CLEAN, AXIS), ends[0]], kit.X0, dash="2 4")
     drawing.ribbon([ends[0], middle], kit.X0, kit.XT)
     drawing.ribbon([middle, ends[1]], kit.XT, kit.EPS)
     drawing.dots(ends, kit.WHITE)
     for t in shown:
         colour = kit.X0 if t is None else kit.XT
-        drawing.add("circle", cx=_at(t or 0, last), cy=AXIS, r=6, fill=kit.WHITE, stroke=colour, stroke_width=2)
+        drawing.add("circle", cx=_at(t, last), cy=AXIS, r=6, fill=kit.WHITE, stroke=colour, stroke_width=2)
 
 
-def _bars(drawing: Drawing, signal: list[float], noise: list[float], crossing: int) -> None:
-    """Pairs of bars, the curves over their tops, and the point where these cross."""
+def _shares(drawing: Drawing, shown: list[int], signal: list[float], noise: list[float], crossing: int) -> None:
+    """Both shares as curves, with a pair of bars for each noisy picture, and the point where the curves cross."""
     last = len(signal) - 1
 
     def point(t: float, value: float) -> Point:
@@ -88,16 +95,19 @@ def _bars(drawing: Drawing, signal: list[float], noise: list[float], crossing: i
     for t in [*range(0, last, 200), last]:
         words = f"{t}" if t else "$t$ = 0"
         drawing.text(_at(t, last), FOOT + 18, words, size=kit.SMALL, colour=kit.SECOND, anchor="middle")
-    for t in [*range(0, last, EVERY), last]:
-        for offset, value, colour in ((-8.5, signal[t], kit.X0), (0.5, noise[t], kit.EPS)):
+    for t in shown:
+        for offset, value, colour in ((-12.5, signal[t], kit.X0), (0.5, noise[t], kit.EPS)):
             x, y = point(t, value)
-            drawing.add("rect", x=x + offset, y=y, width=8, height=FOOT - y, fill=colour, fill_opacity=0.45)
+            drawing.add("rect", x=x + offset, y=y, width=12, height=FOOT - y, fill=colour, fill_opacity=0.3)
     for values, colour, dash in ((signal, kit.X0, None), (noise, kit.EPS, "1 4")):
         way = [point(t, values[t]) for t in [*range(0, last, 10), last]]
         drawing.line(way, colour, line=2.25, dash=dash, radius=0)
     drawing.text(LEFT - 8, TOP - 12, "**signal** $√ᾱ_t$", colour=kit.X0)
     drawing.text(RIGHT + 8, TOP - 12, "**noise** $√(1 − ᾱ_t)$", colour=kit.EPS, anchor="end")
 
+    x, y = point(0, noise[0])
+    drawing.add("circle", cx=x, cy=y, r=3.5, fill=kit.EPS)
+    drawing.text(LEFT - 23, y - 7, f"{noise[0]:.2f}", size=kit.SMALL, colour=kit.EPS, anchor="end")
     x, y = point(crossing, signal[crossing])
     drawing.line([(x, AXIS + 10), (x, FOOT + 24)], kit.XT, line=1)
     drawing.add("circle", cx=x, cy=y, r=7, fill=kit.WHITE, stroke=kit.XT, stroke_width=2)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from helpers import latents, sampling, scenes
 from helpers.loading import load_pipeline
-from tools.diagrams import kit
+from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
 
 PROMPT, SEED, STEPS, T = "a mushroom", 0, 20, 851
@@ -85,7 +85,7 @@ def draw() -> list[Drawing]:
     lengths = [float(one.norm()) for one in (answers.empty, answers.words)]
     drawing = Drawing(
         "guidance",
-        700,
+        706,
         f"The words turn the answer by {degrees[1]}; guidance walks on, to {degrees[weak]} and {degrees[strong]}",
         f"To scale, two arrows from one point: the noise that the U-Net predicts at t = {T} without words, and with "
         f"“{PROMPT}” (seed {SEED}). They are {lengths[0]:.1f} and {lengths[1]:.1f} long and {degrees[1]} apart. A "
@@ -181,7 +181,7 @@ def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degre
             )
     drawing.text(
         kit.WIDTH - kit.MARGIN,
-        680,
+        686,
         f"standard deviation of the latent; in {REAL} real pictures {answers.real_spread:.2f}",
         size=kit.SMALL,
         colour=kit.SECOND,
@@ -190,14 +190,15 @@ def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degre
 
 
 def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
-    """What is asked about and what is answered, one channel of each, on one scale of colours."""
-    tiles = [answers.x_t, answers.empty, answers.words, answers.words - answers.empty]
+    """What is asked about, as colours, and one channel of the answers and their difference, on one scale."""
+    tiles = [answers.empty, answers.words, answers.words - answers.empty]
     limit = max(float(one[0].abs().max()) for one in tiles)
     faces = [latents.channel_pictures(one, limit=limit)[0][0] for one in tiles]
+    faces.insert(0, example.as_colours(answers.x_t[None]))
     places = (28, 212, 324, 436)
     frames = (kit.XT, kit.LINE, kit.WORDS, kit.GUIDANCE)
     largest = float(tiles[-1][0].abs().max())
-    labels = (f"$x_t$, t = {T}", "$ε_∅$", "$ε_{text}$", f"difference, ≤ {largest:.2f}")
+    labels = (f"$x_t$, $t$ = {T}", "$ε_∅$", "$ε_{text}$", f"difference, ≤ {largest:.2f}")
     y = STRIP
     for x, face, frame, label in zip(places, faces, frames, labels, strict=True):
         drawing.picture(x, y, SMALL_TILE, SMALL_TILE, face, frame=frame)
@@ -208,6 +209,8 @@ def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
             anchor="middle",
             colour=kit.SECOND if frame == kit.LINE else frame,
         )
+    note = "$ε_∅$, $ε_{text}$: $ε_θ$ without and with words; of these, one channel of 4 in red and blue"
+    drawing.text(28, 691, note, size=kit.SMALL, colour=kit.SECOND)
     middle = y + SMALL_TILE / 2
     _small_unet(drawing, 148, middle)
     drawing.arrow([(128, middle), (142, middle)], kit.XT)

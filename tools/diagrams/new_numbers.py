@@ -13,7 +13,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from helpers import latents, sampling
 from helpers.loading import load_pipeline
 from tests.pipelines import sd15
-from tools.diagrams import kit
+from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing
 
 PROMPT, SEED, STEPS, T = "a fox on a blue background", 0, 20, 501
@@ -26,11 +26,8 @@ NEW = kit.GUIDANCE  # the bright of "bright on grey"
 PALE, DARK = (0xE6, 0xEA, 0xEF), (0x9A, 0xA4, 0xB1)  # frozen numbers, from near 0 to large
 LEVELS = 6  # of grey, so that the pictures stay small
 COLUMNS = (28, 290, 588)
-SQUARE, SQUARES, TEXT = (
-    112,
-    474,
-    380,
-)  # the whole model as a square, where its row begins, and where the text above it does
+SQUARE = 92  # the whole model as a square
+SQUARES, TEXT, LEGEND = 492, 380, 662  # where their row begins, the text above it, the legend below it
 
 
 @dataclass
@@ -42,7 +39,8 @@ class Counts:
     lora: int
     matrices: int  # that get a LoRA
     control: int
-    zero: int  # of them in zero convolutions
+    encoder: int  # of them in the encoder of the outline
+    zero: int  # of them in the convolutions that start at zero and lead back to the U-Net
 
 
 @dataclass
@@ -89,7 +87,7 @@ def measure() -> Numbers:
         ids={word: ids(f"{word}</w>") for word in SENTENCE if word != NEW_WORD},
         matrix=matrix,
         residuals=[tuple(one.shape[1:3]) for one in (*down, middle)],
-        x_t=step.latents[0],
+        x_t=step.latents,
         outline=picture.convert("L").filter(ImageFilter.FIND_EDGES).point(lambda value: 255 * (value > EDGE)),
     )
 
@@ -102,6 +100,7 @@ def count(unet: nn.Module, text: nn.Module, vae: nn.Module, control: ControlNetM
         lora=sum(RANK * (module.in_features + module.out_features) for module in adapted),
         matrices=len(adapted),
         control=_size(control),
+        encoder=_size(control.controlnet_cond_embedding),
         zero=_size(control.controlnet_down_blocks) + _size(control.controlnet_mid_block),
     )
 
@@ -116,16 +115,19 @@ def draw() -> list[Drawing]:
     outside, inside = numbers.matrix.shape
     drawing = Drawing(
         "new_numbers",
-        648,
+        684,
         f"{pocket.row:,}, {pocket.lora:,} or {pocket.control:,} new numbers beside {pocket.model:,} frozen ones",
         "New numbers are bright, frozen ones grey. Left, textual inversion: the table of "
         f"{len(numbers.table)} token rows gets one more, for {NEW_WORD}. Middle, LoRA: beside a frozen matrix of "
         f"{outside} × {inside} stand A, {RANK} × {inside}, and B, {outside} × {RANK}; {pocket.matrices} matrices "
-        "of the U-Net get such a pair. Right, ControlNet: the down path is copied, reads an outline, and is joined to "
-        f"the skips by {len(numbers.residuals)} convolutions that start at zero. Below, each model as a grey square, "
-        f"with its new numbers to scale in the corner. Pocket: {pocket.row:,}, {pocket.lora:,} and {pocket.control:,} "
-        f"of {pocket.model:,}. Stable Diffusion 1.5: {full.row:,}, {full.lora:,} and {full.control:,} of "
-        f"{full.model:,}.",
+        "of the U-Net get such a pair. Right, ControlNet: down path and middle are copied, "
+        f"{pocket.control - pocket.encoder - pocket.zero:,} numbers; an encoder of {pocket.encoder:,} reads an "
+        f"outline; {len(numbers.residuals)} convolutions that start at zero, {pocket.zero:,}, add what comes out to "
+        "the "
+        "skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model as a grey "
+        "square, with its new numbers to scale beside it. "
+        f"Pocket: {pocket.row:,}, {pocket.lora:,} and {pocket.control:,} beside {pocket.model:,}. Stable Diffusion "
+        f"1.5: {full.row:,}, {full.lora:,} and {full.control:,} beside {full.model:,}.",
     )
     for number, (x, head) in enumerate(zip(COLUMNS, ("Textual inversion", "LoRA", "ControlNet"), strict=True), start=1):
         drawing.station(x + 11, 40, number, head)
@@ -196,86 +198,92 @@ def _pair(drawing: Drawing, numbers: Numbers) -> None:
 
 
 def _copy(drawing: Drawing, numbers: Numbers) -> None:
-    """The U-Net with a copy of its down path, which adds to the skips through zero convolutions."""
-    left, grey, bright, tile, boxes = COLUMNS[2] + 92, 146, 272, 56, 212
+    """The U-Net with a copy of its down path and middle, which adds to the skips through zero convolutions."""
+    left, grey, bright, boxes = COLUMNS[2] + 104, 148, 272, 212
+    pitch, tile = 19.5, 48
     *skips, middle = numbers.residuals
     bars = [*skips, middle, *reversed(skips)]
-    places = [left + number * 20 for number in range(len(bars))]
+    places = [left + number * pitch for number in range(len(bars))]
     most = max(channels for channels, _ in bars)
 
     def bar(x: float, centre: float, shape: tuple[int, int], colour: str) -> float:
         """Draws one, as high as its rows and as wide as its channels say; returns half its height."""
-        width, half = 14 * shape[0] / most, 5 + 2.3 * shape[1]
+        width, half = 13 * shape[0] / most, 5 + 2.1 * shape[1]
         drawing.rect(x - width / 2, centre - half, width, 2 * half, fill=colour, radius=1.5)
         return half
 
-    for number, shape in enumerate(skips):
-        start, end, y = places[number], places[-1 - number], 74 + 5 * number
-        drawing.line(
-            [(start, grey - 5 - 2.3 * shape[1]), (start, y), (end, y), (end, grey - 5 - 2.3 * shape[1])],
-            kit.LINE,
-            line=1,
-            radius=6,
-        )
     halves = [bar(x, grey, shape, kit.LINE) for x, shape in zip(places, bars, strict=True)]
+    for number in range(len(skips)):
+        start, end, y = places[number], places[-1 - number], 62 + 5 * number
+        feet = [(start, grey - 2 - halves[number]), (start, y), (end, y), (end, grey - 2 - halves[number])]
+        drawing.arrow(feet, kit.LINE, line=1, tip=5, radius=6)
     for number, (x, shape) in enumerate(zip(places, [*skips, middle], strict=False)):
         half = bar(x, bright, shape, NEW)
-        end = places[-1 - number]
+        target = places[-1 - number]
         y = 327 + 5 * (len(skips) - 1 - number)
-        path = [(x, bright + half), (x, y), (end, y), (end, boxes)] if end > x else [(x, bright - half), (x, boxes)]
-        drawing.line(path, NEW, line=1.5, radius=6)
-        drawing.arrow([(end, boxes), (end, grey + halves[-1 - number] + 2)], NEW, line=1.5, tip=6)
-        drawing.rect(end - 8, boxes - 8, 16, 16, fill=kit.CARD, stroke=NEW, line=1.5, radius=3)
-        drawing.text(end, boxes + 4.5, "0", size=kit.SMALL, colour=NEW, anchor="middle", bold=True)
+        beside, box = target - pitch / 2, boxes  # up between two bars of the U-Net, to the skip above the second
+        if number == len(skips):
+            beside, box = x - 3, boxes + 27  # apart from its neighbour
+            drawing.arrow([(beside, bright - half), (beside, grey + halves[number] + 2)], NEW, line=1.5, tip=6)
+        else:
+            drawing.line([(x, bright + half), (x, y), (beside, y), (beside, boxes)], NEW, line=1.5, radius=6)
+            meet = grey - halves[number] - 13
+            drawing.line([(beside, boxes), (beside, meet), (target, meet)], NEW, line=1.5, radius=4)
+            drawing.add("circle", cx=target, cy=meet, r=3.4, fill=NEW, stroke=kit.CARD, stroke_width=1)
+        drawing.rect(beside - 7, box - 8, 14, 16, fill=kit.CARD, stroke=NEW, line=1.5, radius=3)
+        drawing.text(beside, box + 4.5, "0", size=kit.SMALL, colour=NEW, anchor="middle", bold=True)
 
     x = COLUMNS[2]
-    face = latents.channel_pictures(numbers.x_t)[0][0]
-    drawing.picture(x, grey - tile / 2, tile, tile, face, frame=kit.XT)
+    drawing.picture(x, grey - tile / 2, tile, tile, example.as_colours(numbers.x_t), frame=kit.XT)
     drawing.picture(x, bright - tile / 2, tile, tile, numbers.outline, smooth=True, frame=kit.INK)
-    first = places[0] - 9
+    first = places[0] - 8
     drawing.arrow([(x + tile + 2, grey), (first, grey)], kit.XT)
-    drawing.arrow([(x + tile + 14, grey), (x + tile + 14, bright - 12), (first, bright - 12)], kit.XT)
-    drawing.arrow([(x + tile + 2, bright + 8), (first, bright + 8)], kit.INK)
-    drawing.text(x, grey - tile / 2 - 9, f"$x_t$, t = {T}", size=kit.SMALL, colour=kit.XT)
-    drawing.text(x, bright + tile / 2 + 18, "outline", size=kit.SMALL)
+    drawing.arrow([(x + tile + 12, grey), (x + tile + 12, bright - 28), (first, bright - 28)], kit.XT)
+    drawing.arrow([(x + tile + 2, bright + 8), (x + tile + 10, bright + 8)], kit.INK, tip=6)
+    funnel = f"M{x + tile + 11},{bright - 14} L{first - 10},{bright} V{bright + 16} L{x + tile + 11},{bright + 30} Z"
+    drawing.path(funnel, fill=NEW)
+    drawing.arrow([(first - 10, bright + 8), (first, bright + 8)], NEW, tip=6)
+    drawing.text(x, grey - tile / 2 - 9, f"$x_t$, $t$ = {T}", size=kit.SMALL, colour=kit.XT)
+    drawing.text(x, bright + tile / 2 + 18, "outline,", size=kit.SMALL)
+    drawing.text(x, bright + tile / 2 + 35, "its encoder", size=kit.SMALL, colour=NEW)
+    counts = numbers.pocket
+    copied = counts.control - counts.encoder - counts.zero
     lines = (
-        "the U-Net, frozen",
-        f"**a copy of its down path**, and {len(numbers.residuals)} convolutions",
-        "that start at **0**: at first nothing changes",
+        "the U-Net, frozen, and new beside it:",
+        f"**down path and middle copied**, {copied:,}",
+        f"**an encoder** of the outline, {counts.encoder:,}",
+        f"**{len(numbers.residuals)} convolutions** that start at **0**, {counts.zero:,}",
     )
     drawing.lines(x, TEXT, lines)
 
 
 def _squares(drawing: Drawing, numbers: Numbers) -> None:
-    """Each model as a square, its new numbers as another in the corner, both to scale."""
-    drawing.line([(kit.MARGIN, 438), (kit.WIDTH - kit.MARGIN, 438)], kit.HAIRLINE, line=1)
-    for left, kind in zip(COLUMNS, ("row", "lora", "control"), strict=True):
-        for x, name, counts in ((left, "Pocket", numbers.pocket), (left + SQUARE + 14, "SD 1.5", numbers.sd15)):
+    """Each model as a square, its new numbers as another beside it, both to scale."""
+    drawing.line([(kit.MARGIN, 452), (kit.WIDTH - kit.MARGIN, 452)], kit.HAIRLINE, line=1)
+    foot = SQUARES + SQUARE
+    for left, pitch, kind in zip(COLUMNS, (130, 140, 176), ("row", "lora", "control"), strict=True):
+        for x, name, counts in ((left, "Pocket", numbers.pocket), (left + pitch, "SD 1.5", numbers.sd15)):
             new = getattr(counts, kind)
             side = SQUARE * math.sqrt(new / counts.model)
             drawing.rect(x, SQUARES, SQUARE, SQUARE, fill=_hex(PALE), stroke=kit.LINE, radius=0)
-            drawing.rect(x, SQUARES + SQUARE - side, side, side, fill=NEW, radius=0)
+            beside = x + SQUARE + 4
+            drawing.rect(beside, foot - side, side, side, fill=NEW, radius=0)
             if side < 4:
-                drawing.add(
-                    "circle",
-                    cx=x + side / 2,
-                    cy=SQUARES + SQUARE - side / 2,
-                    r=8,
-                    fill="none",
-                    stroke=NEW,
-                    stroke_width=1.5,
-                )
+                middle = {"cx": beside + side / 2 + 4, "cy": foot - side / 2}
+                drawing.add("circle", **middle, r=8, fill="none", stroke=NEW, stroke_width=1.5)
             drawing.text(x, SQUARES - 10, name, bold=True)
-            share = _percent(new / counts.model)
-            drawing.text(x + SQUARE - 6, SQUARES + 18, share, size=kit.SMALL, colour=kit.SECOND, anchor="end")
-            drawing.text(x, SQUARES + SQUARE + 22, f"{new:,}", colour=NEW, bold=True)
-            drawing.text(x, SQUARES + SQUARE + 40, f"of {counts.model:,}", size=kit.SMALL, colour=kit.SECOND)
-    x = kit.WIDTH - kit.MARGIN - 88
-    for y, fill, stroke, word in ((SQUARES, NEW, None, "new"), (SQUARES + 22, _hex(PALE), kit.LINE, "frozen")):
-        drawing.rect(x, y, 12, 12, fill=fill, stroke=stroke, radius=0)
-        drawing.text(x + 22, y + 11, word, size=kit.SMALL)
-    drawing.add("circle", cx=x + 6, cy=SQUARES + 54, r=8, fill="none", stroke=NEW, stroke_width=1.5)
-    drawing.lines(x + 22, SQUARES + 58, ("new, too", "small", "to see"), size=kit.SMALL, leading=16)
+            drawing.text(x, foot + 22, f"+{new:,}", colour=NEW, bold=True)
+            after = x + kit.text_width(f"+{new:,}", bold=True) + 6
+            drawing.text(after, foot + 22, "beside", size=kit.SMALL, colour=kit.SECOND)
+            drawing.text(x, foot + 40, f"{counts.model:,}", size=kit.SMALL, colour=kit.SECOND)
+            drawing.text(x + 6, SQUARES + 18, _percent(new / counts.model), size=kit.SMALL, colour=kit.SECOND)
+    x = kit.MARGIN
+    for fill, stroke, word in ((_hex(PALE), kit.LINE, "frozen"), (NEW, None, "new")):
+        drawing.rect(x, LEGEND - 11, 12, 12, fill=fill, stroke=stroke, radius=0)
+        drawing.text(x + 20, LEGEND, word, size=kit.SMALL)
+        x += 20 + kit.text_width(word, kit.SMALL) + 24
+    drawing.add("circle", cx=x + 8, cy=LEGEND - 5, r=8, fill="none", stroke=NEW, stroke_width=1.5)
+    drawing.text(x + 24, LEGEND, "new, too small to see; areas to scale", size=kit.SMALL)
 
 
 def _percent(share: float) -> str:

@@ -11,6 +11,7 @@ PICTURED = 12  # the step that stands in the loop
 EVERY = 3  # steps between the columns of the strip
 VECTOR_LIMIT = 1.0  # what the strongest blue and red of a vector stand for
 TILE = 96
+VECTORS = 426  # where the heat map begins
 
 
 def draw() -> list[Drawing]:
@@ -20,9 +21,11 @@ def draw() -> list[Drawing]:
         "pipeline",
         828,
         "A sentence becomes a picture at seven stations; the loop at station 5 turns noise into the picture's latent",
-        f"Top, left to right: the prompt ({example.SAID}); its tokens with their numbers; a vector for each token, as "
-        "a heat map. The vectors drop into the U-Net in the loop. The loop starts at the left from a latent of pure "
-        f"noise. In each of its {example.STEPS} rounds (shown: t = {t}) the U-Net is asked twice what is noise, "
+        f"Top, left to right: the prompt ({example.SAID}); its tokens with their numbers; the text encoder; a vector "
+        "for each token, as a heat map. The vectors drop into the U-Net in the loop. The loop starts at the left "
+        "from a latent of pure "
+        f"noise. In each of its {example.STEPS} rounds (shown: t = {t}) the U-Net hears t and is asked twice what "
+        "is noise, "
         "without and with the words; guidance walks on from the first answer to the second; and the scheduler takes a "
         "part of it away from the latent. After the last round the clean latent leaves to the right, and above it the "
         "VAE's decoder makes it the picture: a fox on blue. Bottom: the latent before every third round, from noise to "
@@ -37,7 +40,7 @@ def draw() -> list[Drawing]:
 
 
 def _words(drawing: Drawing) -> None:
-    """Stations 1 to 3: the prompt, its tokens, their vectors."""
+    """Stations 1 to 3: the prompt, its tokens, and the vectors that the text encoder makes of them."""
     words, ids, vectors = example.tokens()
     drawing.station(39, 36, 1, "Prompt")
     bubble = "M38,58 H166 Q176,58 176,68 V132 Q176,142 166,142 H58 L44,156 V142 H38 Q28,142 28,132 V68 Q28,58 38,58 Z"
@@ -47,7 +50,7 @@ def _words(drawing: Drawing) -> None:
 
     padding = len(vectors) - len(ids)
     drawing.station(223, 36, 2, "Tokens")
-    drawing.station(357, 36, 3, "Vectors", f"{len(vectors)} tokens × {vectors.shape[1]} numbers")
+    drawing.station(437, 36, 3, "Vectors", f"{len(vectors)} tokens × {vectors.shape[1]} numbers")
     colours = matplotlib.colormaps["RdBu_r"]((vectors.numpy() / VECTOR_LIMIT + 1) / 2, bytes=True)[..., :3]
     rows = [
         *zip(words, ids, colours[: len(ids), None], strict=True),
@@ -58,11 +61,16 @@ def _words(drawing: Drawing) -> None:
         inside = not word.startswith(("start", "end"))
         drawing.chip(212, y, word, width=88, height=17, fill=kit.WORDS_TINT if inside else kit.WHITE)
         drawing.text(332, y + 13, str(token), size=kit.SMALL, colour=kit.SECOND, anchor="end")
-        drawing.picture(346, y + 0.5, 256, max(16, len(row)), row, frame=None)
+        drawing.picture(VECTORS, y + 0.5, 256, max(16, len(row)), row, frame=None)
+    drawing.arrow([(334, 167), (344, 167)], kit.WORDS, tip=7)
+    drawing.rect(346, 59, 64, 217, fill=kit.WORDS_TINT, stroke=kit.WORDS, line=1.5)
+    drawing.text(378, 163, "text", colour=kit.WORDS, anchor="middle", bold=True)
+    drawing.text(378, 181, "encoder", size=kit.SMALL, colour=kit.WORDS, anchor="middle")
+    drawing.arrow([(411, 167), (424, 167)], kit.WORDS, tip=7)
     scale = matplotlib.colormaps["RdBu_r"](np.linspace(1, 0, 65), bytes=True)[:, None, :3]
-    drawing.picture(614, 59, 9, 86, scale, smooth=True, frame=None)
+    drawing.picture(VECTORS + 262, 59, 9, 86, scale, smooth=True, frame=None)
     for y, value in ((64, VECTOR_LIMIT), (107, 0), (150, -VECTOR_LIMIT)):
-        drawing.text(629, y, f"{value:g}".replace("-", "−"), size=kit.SMALL, colour=kit.SECOND)
+        drawing.text(VECTORS + 274, y, f"{value:g}".replace("-", "−"), size=kit.SMALL, colour=kit.SECOND)
 
     drawing.text(28, 208, "Stable Diffusion 1.5", size=kit.SMALL, colour=kit.SECOND, bold=True)
     sizes = ("77 × 768 at station 3,", "4 × 64 × 64 at 4 to 6,", "3 × 512 × 512 at 7")
@@ -79,10 +87,10 @@ def _ring(drawing: Drawing) -> None:
         drawing.dots(half, kit.XT, radius=16)
     for x, y, towards in ((300, 344, "right"), (600, 344, "right"), (300, 528, "left"), (600, 528, "left")):
         drawing.pointer(x, y, towards, kit.XT, kit.XT_TINT)
-    words = [(372, 284), (372, 376)]
+    words = [(462, 282), (462, 310), (372, 310), (372, 376)]
     drawing.ribbon(words, "#CFE6E0", halo=True)
     drawing.dots(words, kit.WORDS)
-    drawing.text(388, 302, "the words, in every round", colour=kit.WORDS)
+    drawing.text(478, 303, "the words, in every round", colour=kit.WORDS)
     drawing.text(690, 331, "$x_t$ goes to the scheduler, too", colour=kit.XT, anchor="end")
     drawing.text(469, 553, "a little less noise: the next round starts from here", colour=kit.XT, anchor="middle")
 
@@ -93,10 +101,12 @@ def _loop(drawing: Drawing, step) -> None:
     drawing.rect(202, 396, 72, 76, fill=kit.WHITE, radius=0)
     drawing.picture(206, 402, 64, 64, example.as_colours(step.latents), frame=kit.XT)
     drawing.text(254, 390, "$x_t$", size=18, colour=kit.XT)
-    drawing.text(250, 488, f"t = {step.t}", size=kit.SMALL, colour=kit.SECOND)
+    drawing.rect(250, 494, 62, 20, fill=kit.WHITE, stroke=kit.SECOND, line=1.25, radius=10)
+    drawing.text(281, 508.5, f"$t$ = {step.t}", size=kit.SMALL, anchor="middle")
+    drawing.arrow([(312, 504), (326, 504), (326, 491)], kit.SECOND, line=1.5, tip=7, radius=5)
     drawing.arrow([(274, 434), (300, 434)], kit.XT)
     drawing.unet(304, 378)
-    drawing.text(372, 512, "**U-Net**, asked twice", anchor="middle")
+    drawing.text(336, 510, "**U-Net**, asked twice")
 
     answers = ((400, step.noise_uncond, kit.SECOND, "5 4"), (472, step.noise_text, kit.WORDS, None))
     for y, noise, colour, dash in answers:
@@ -122,6 +132,8 @@ def _ends(drawing: Drawing, run) -> None:
     size = " × ".join(map(str, noise.shape[1:]))
     drawing.station(39, 312, 4, "Noise")
     drawing.text(28, 514, size, size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(28, 531, "red and blue: one", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(28, 548, "channel at a time", size=kit.SMALL, colour=kit.SECOND)
     drawing.stack(29, 398, 96, example.channels(noise), colour=kit.XT)
     drawing.arrow([(156, 434), (198, 434)], kit.XT)
 

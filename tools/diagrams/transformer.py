@@ -8,9 +8,9 @@ from diffusers.models.embeddings import get_timestep_embedding
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from helpers import latents, sampling
+from helpers import sampling
 from helpers.loading import load_pipeline
-from tools.diagrams import kit
+from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing
 
 PROMPT, SEED, STEPS, T = "a fox on a blue background", 0, 20, 501
@@ -120,9 +120,10 @@ def measure() -> Sizes:
         for block in blocks:
             for module in block.attentions:
                 watch(module, part, True)
-            for module in (block.downsamplers or []) if part == "down" else []:
+            for module in (block.downsamplers if part == "down" else block.upsamplers) or []:
                 watch(module, "convolution", False)
     watch(unet.mid_block, "middle", True)
+    watch(unet.conv_out, "convolution", False)
     flops = cost(unet, step.latents, torch.tensor(T), words)
     for hook in hooks:
         hook.remove()
@@ -141,8 +142,8 @@ def measure() -> Sizes:
         words=words.shape[1],
         weights=tuple(sum(weight.numel() for weight in model.parameters()) for model in (unet, models[nearest])),
         flops=(flops, costs[nearest]),
-        x_t=step.latents[0],
-        noise=step.noise_text[0],
+        x_t=step.latents,
+        noise=step.noise_text,
     )
 
 
@@ -162,8 +163,9 @@ def draw() -> list[Drawing]:
         f"No U: the transformer keeps {sizes.places} places; {fewer:.1f} times fewer numbers at nearly equal compute",
         f"Two machines from the noisy latent x_t (seed {SEED}, t = {T}) to its noise, to one scale: a bar is as high "
         f"as there are places and as wide as there are numbers at each. Above, Pocket’s U-Net: {len(sizes.stages)} "
-        f"bars fall from {sizes.places} places to {fewest} and rise again, joined by skips; time and words enter "
-        f"from below. Under it, a transformer of {BLOCKS} blocks: every bar has {sizes.places} places of "
+        f"bars, convolutions that halve or double the grid included, fall from {sizes.places} places to {fewest} and "
+        f"rise again, joined by skips; time and words enter from below. Under it, a transformer of {BLOCKS} blocks: "
+        f"every bar has {sizes.places} places of "
         f"{sizes.width} numbers, with {sizes.words} tokens of text beside them, green. In attention a place looks at "
         f"all {sizes.places + sizes.words}, in the MLP each token goes its own way; the time scales, shifts and "
         f"gates both. The U-Net has {sizes.weights[0]:,} numbers and takes {sizes.flops[0] / 1e9:.2f} GFLOP for one "
@@ -191,9 +193,9 @@ def _unet(drawing: Drawing, sizes: Sizes) -> None:
     drawing.arrow([(kit.MARGIN + TILE + 3, middle), (lefts[0] - 3, middle)], kit.XT)
     drawing.arrow([(lefts[-1] + widths[-1] + 3, middle), (INNER[1] + 21, middle)], kit.EPS)
 
-    skips = len(stages) // 2
-    for number in range(skips):
-        y, partner = 66 + 5 * number, len(stages) - 1 - number
+    risers = [number for number, stage in enumerate(stages) if stage.part == "up"]
+    for number, partner in enumerate(reversed(risers)):
+        y = 66 + 5 * number
         ends = [(centres[one], middle - halves[one] - 2) for one in (number, partner)]
         drawing.line([ends[0], (ends[0][0], y), (ends[1][0], y), ends[1]], kit.LINE, line=1, radius=6)
     time, words = 316, 338
@@ -218,12 +220,8 @@ def _unet(drawing: Drawing, sizes: Sizes) -> None:
         drawing.rect(left, middle - halves[number], width, 2 * halves[number], fill=fills[stage.part], radius=1.5)
         drawing.text(centres[number], 366, str(stage.numbers), size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     for number in range(1, len(stages)):
-        before, after = stages[number - 1].places, stages[number].places
-        ends = (lefts[number - 1] + widths[number - 1] + 3, lefts[number] - 3)
+        ends = (lefts[number - 1] + widths[number - 1] + 2, lefts[number] - 2)
         drawing.line([(ends[0], middle), (ends[1], middle)], kit.LINE, line=2)
-        if before != after:
-            change = "÷2" if after < before else "×2"
-            drawing.text(sum(ends) / 2, middle - 7, change, size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     x = kit.WIDTH - kit.MARGIN
     for part in ("up", "middle", "down", "convolution"):
         x -= kit.text_width(part, kit.SMALL)
@@ -297,17 +295,17 @@ def _transformer(drawing: Drawing, sizes: Sizes) -> None:
     for left in lefts:
         drawing.text(left + wide / 2, time + 28, str(sizes.width), size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     drawing.line([(lefts[0], time + 34), (lefts[-1] + wide, time + 34)], kit.LINE, line=1)
-    grid = f"{len(sizes.x_t[0])} × {len(sizes.x_t[0][0])}, and {sizes.words} tokens of text"
+    grid = f"{sizes.x_t.shape[2]} × {sizes.x_t.shape[3]}, and {sizes.words} tokens of text"
     drawing.text((INNER[0] + INNER[1]) / 2, time + 48, grid, size=kit.SMALL, anchor="middle")
 
 
 def _ends(drawing: Drawing, sizes: Sizes, middle: float, *, answer: bool) -> None:
     """The latent at the left, the noise at the right: a frame without a picture if nothing has been answered."""
     right, y = kit.WIDTH - kit.MARGIN - TILE, middle - TILE / 2
-    faces = [latents.channel_pictures(one)[0][0] for one in (sizes.x_t, sizes.noise)]
+    faces = [example.as_colours(one) for one in (sizes.x_t, sizes.noise)]
     drawing.picture(kit.MARGIN, y, TILE, TILE, faces[0], frame=kit.XT)
-    drawing.text(kit.MARGIN, y - 10, f"$x_t$, t = {T}", colour=kit.XT)
-    drawing.text(right, y - 10, "$ε$", size=17, colour=kit.EPS)
+    drawing.text(kit.MARGIN, y - 10, f"$x_t$, $t$ = {T}", colour=kit.XT)
+    drawing.text(right, y - 10, "$ε_θ$", size=17, colour=kit.EPS)
     if answer:
         drawing.picture(right, y, TILE, TILE, faces[1], frame=kit.EPS)
     else:

@@ -48,7 +48,7 @@ class Layout:
     rows: the middle of each level. heights: of the boxes of each level, which are squares if they hold pictures.
     spine: the width of a box beside its picture, of which `least`, and for each number at a place.
     shift: how far a level is to the right of the one above, so that strings from above pass its boxes.
-    strings: where those of time and words leave a box, from its left edge.
+    strings: where those of time and words leave a box with a picture, from its left edge.
     """
 
     first: float
@@ -149,7 +149,7 @@ def draw_pocket() -> Drawing:
     )
     layout = Layout(146, 82, 14, (134, 268, 390), (64, 48, 36), 2, 1 / 16, 8, (2, 10), True)
     boxes = _place(blocks, layout)
-    _u(drawing, boxes, layout, rail=488, risers=(170, 570), ends=(60, 900))
+    _u(drawing, boxes, layout, rail=488, risers=(170, 570), ends=(60, 900), last=853)
     for box, face, value in zip(boxes, faces, likeness, strict=True):
         shade = (box.x - layout.first) / (kit.WIDTH - 2 * layout.first)
         side, colour = box.height, COLOURS[box.block.kind]
@@ -157,14 +157,19 @@ def draw_pocket() -> Drawing:
         turning = any(box.level < other.level for other in _neighbours(boxes, box))
         x, anchor = (box.x + 12, "start") if turning else (box.left + box.width, "end")  # beside the ribbon below it
         drawing.text(x, box.top + side + 15, f"{value:.2f}", size=kit.SMALL, colour=kit.SECOND, anchor=anchor)
-    for x, latents, name, colour in ((28, step.latents, "$x_t$", kit.XT), (868, step.noise_text, "$ε$", kit.EPS)):
+    for x, latents, name, colour in ((28, step.latents, "$x_t$", kit.XT), (868, step.noise_text, "$ε_θ$", kit.EPS)):
         drawing.picture(x, 102, 64, 64, example.as_colours(latents), frame=colour)
         drawing.text(x + 32, 89, name, size=21, colour=colour, anchor="middle")
     kept = float(example.pocket().scheduler.alphas_cumprod[step.t])
     shares = f"In: {kept**0.5:.2f} fox, {(1 - kept) ** 0.5:.2f} noise."
     said = (shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
     drawing.lines(28, 257, said, size=kit.SMALL, colour=kit.SECOND)
-    said = ("Out: the fox is found,", "then turned into", "the noise on it.")
+    said = (
+        "Out: the fox is found,",
+        "then turned into",
+        "the noise on it,",
+        f"4 numbers out of {blocks[-1].channels}.",
+    )
     drawing.lines(932, 257, said, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
     drawing.rect(28, 558, 72, 24, fill=kit.WHITE, stroke=kit.SECOND, line=1.25, radius=12)
@@ -196,21 +201,18 @@ def draw_sd15() -> Drawing:
     unet, blocks = sd15()
     drawing = Drawing(
         "unet_sd15",
-        796,
+        730,
         "The U-Net of Stable Diffusion 1.5 is Pocket's with one level more, one block more at every stop, and wider",
         f"Sizes only, no pictures. {_way(blocks)} The lowest level has attention in its middle alone.",
     )
-    layout = Layout(60, 45, 8, (146, 282, 412, 530), (80, 60, 44, 32), 5, 1 / 72, 10, (-9, -4), False)
+    layout = Layout(60, 45, 8, (146, 282, 412, 530), (80, 60, 44, 36), 5, 1 / 72, 10, (0, 0), False)
     boxes = _place(blocks, layout)
-    _u(drawing, boxes, layout, rail=622, risers=(64, 412), ends=(28, 932))
+    _u(drawing, boxes, layout, ends=(28, 932), last=902)
     drawing.text(32, 134, "$x_t$", size=19, colour=kit.XT)
-    drawing.text(928, 134, "$ε$", size=19, colour=kit.EPS, anchor="end")
-    drawing.rect(28, 664, 72, 24, fill=kit.WHITE, stroke=kit.SECOND, line=1.25, radius=12)
-    drawing.text(64, 680.5, "$t$", anchor="middle")
-    drawing.chip(372, 664, f"{SD15_TOKENS} tokens", width=80, height=24)
+    drawing.text(928, 134, "$ε_θ$", size=19, colour=kit.EPS, anchor="end")
     _legend(
         drawing,
-        712,
+        646,
         (
             f"**time**: {unet.time_proj.num_channels} sines and cosines of $t$, turned",
             f"into {unet.time_embedding.linear_2.out_features:,} numbers that {_hearing(blocks)} boxes add",
@@ -220,7 +222,7 @@ def draw_sd15() -> Drawing:
             f"In {sum(block.words for block in blocks)} blocks attention lets",
             "every place look at all others, then at the words",
         ),
-        ("the wider a box, the more numbers at each place;", "the higher, the more places"),
+        ("the wider a box, the more numbers at each place;", "the higher, the more places; the marks: what it hears"),
     )
     return drawing
 
@@ -230,13 +232,20 @@ def _u(
     boxes: list[Box],
     layout: Layout,
     *,
-    rail: float,
-    risers: tuple[float, float],
+    rail: float | None = None,
+    risers: tuple[float, float] | None = None,
     ends: tuple[float, float],
+    last: float,
 ) -> None:
-    """Strings, ribbon, skips, boxes and headings. risers: x of what feeds the rails of time and words."""
-    _rails(drawing, boxes, layout, rail, risers)
+    """Strings, ribbon, skips, boxes and headings.
+
+    rail, risers: where the rails of time and words lie and the x of what feeds them, unless the marks alone say it.
+    last: x of the last convolution.
+    """
+    if rail and risers:
+        _rails(drawing, boxes, layout, rail, risers)
     _ribbon(drawing, boxes, layout, ends)
+    _plain(drawing, boxes, layout, last)
     _skips(drawing, boxes, layout)
     for box in boxes:
         _box(drawing, box, layout)
@@ -255,7 +264,8 @@ def _way(blocks: list[Block]) -> str:
         f"On the way down the grid shrinks from {large} by {large} to {small} by {small} places while the numbers at "
         f"each place grow from {min(channels)} to {max(channels)}; on the way up it is the other way round, and the "
         f"noise leaves at the right. {skips} skips, numbered from 0, carry what each box on the way down holds to its "
-        f"partner on the way up. The time reaches {_hearing(blocks)} blocks, the words "
+        f"partner on the way up. Before each rise the grid is doubled and passes a convolution; a last one makes the "
+        f"noise. The time reaches {_hearing(blocks)} blocks, the words "
         f"{sum(block.words for block in blocks)} of them, through attention; the plain convolutions hear neither."
     )
 
@@ -296,6 +306,17 @@ def _ribbon(drawing: Drawing, boxes: list[Box], layout: Layout, ends: tuple[floa
             drawing.pointer(x, (y + below) / 2, "down" if below > y else "up", kit.WHITE, around)
 
 
+def _plain(drawing: Drawing, boxes: list[Box], layout: Layout, last: float) -> None:
+    """The convolutions that no skip needs: after each enlargement on the way up, and the last one, at x = `last`."""
+    for one, two in pairwise(boxes):
+        if one.level > two.level:
+            x, y, wide = (one.x + two.x) / 2, one.top - 26, max(layout.ribbon + 10, 22)
+            drawing.rect(x - wide / 2, y - 4.5, wide, 9, fill=COLOURS["convolution"], stroke=kit.CARD, radius=3)
+            drawing.text(x + wide / 2 + 6, y + 4.5, "× 2", size=kit.SMALL, colour=kit.SECOND)
+    high = layout.heights[0]
+    drawing.rect(last - 4.5, layout.rows[0] - high / 2, 9, high, fill=COLOURS["convolution"], radius=3)
+
+
 def _neighbours(boxes: list[Box], box: Box) -> list[Box]:
     """The boxes just before and after one."""
     at = boxes.index(box)
@@ -313,7 +334,7 @@ def _skips(drawing: Drawing, boxes: list[Box], layout: Layout) -> None:
         if number and boxes[number - 1].level != source.level:
             beside = (layout.pitch - source.width) / 2
             start = (source.left + source.width + beside * 0.7, source.y)
-            end = (target.left - beside * 0.7, target.y - layout.ribbon / 2)
+            end = (target.left - beside * (1.6 if layout.pictures else 0.7), target.y - layout.ribbon / 2)
         way = [start, (start[0], y), (end[0], y), end]
         drawing.arrow(way, kit.LINE, line=1.5)
         drawing.dots([*way[:-1], (end[0], end[1] - 9)], kit.SECOND, size=3)
@@ -324,11 +345,21 @@ def _box(drawing: Drawing, box: Box, layout: Layout) -> None:
     colour = COLOURS[box.block.kind]
     drawing.rect(box.left, box.top, box.spine + 3 * layout.pictures, box.height, fill=colour, radius=3)
     foot = box.top + box.height + 5
+    heard, said = ((box.left + x, foot) for x in layout.strings)
+    if not layout.pictures:  # on the box, for there are no strings
+        heard, said = ((box.x, foot - up) for up in (14, 25))
     if box.block.kind != "convolution":
-        drawing.add("circle", cx=box.left + layout.strings[0], cy=foot, r=3.2, fill=kit.LINE)
+        _time_mark(drawing, *heard)
     if box.block.words:
-        x = box.left + layout.strings[1]
-        drawing.path(f"M{x},{foot - 4.6} l4.2,4.6 l-4.2,4.6 l-4.2,-4.6 Z", fill=kit.WORDS)
+        _words_mark(drawing, *said)
+
+
+def _time_mark(drawing: Drawing, x: float, y: float) -> None:
+    drawing.add("circle", cx=x, cy=y, r=4, fill=kit.LINE, stroke=kit.WHITE, stroke_width=1.2)
+
+
+def _words_mark(drawing: Drawing, x: float, y: float) -> None:
+    drawing.path(f"M{x},{y - 5.4} l5,5.4 l-5,5.4 l-5,-5.4 Z", fill=kit.WORDS, stroke=kit.WHITE, line=1.2)
 
 
 def first_component(values: np.ndarray) -> np.ndarray:
@@ -384,11 +415,12 @@ def _headings(drawing: Drawing, boxes: list[Box]) -> None:
         row = [box for box in boxes if box.level == level and box.block.kind != "convolution"]
         x = (row[0].x + row[-1].x) / 2
         places = f"{row[0].block.side} × {row[0].block.side} places"
-        numbers = f"{row[0].block.channels:,} numbers at each"
+        counts = dict.fromkeys(box.block.channels for box in boxes if box.level == level)  # in the order of the flow
+        numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers at each"
         y = row[0].y
         if level == middle.level:
-            y += row[0].height / 2 + 42
-            width = kit.text_width(numbers, kit.SMALL) + 8
+            x, y = x - 5, y + row[0].height / 2 + 42
+            width = kit.text_width(numbers, kit.SMALL) + 2
             drawing.rect(x - width / 2, y - 18, width, 40, fill=kit.CARD, radius=0)
         drawing.text(x, y - 3, places, size=kit.HEAD, anchor="middle", bold=True)
         drawing.text(x, y + 16, numbers, size=kit.SMALL, colour=kit.SECOND, anchor="middle")
@@ -401,7 +433,12 @@ def _legend(drawing: Drawing, y: float, time: tuple[str, str], words: tuple[str,
     drawing.lines(388, y, words, colour=kit.SECOND)
     drawing.line([(28, y + 34), (932, y + 34)], kit.HAIRLINE, line=1)
     x = 28.0
-    for kind, name in (("convolution", "convolution alone"), ("down", "down"), ("middle", "middle"), ("up", "up")):
+    for kind, name in (
+        ("convolution", "convolution alone, × 2: enlarged first"),
+        ("down", "down"),
+        ("middle", "middle"),
+        ("up", "up"),
+    ):
         drawing.rect(x, y + 46, 9, 14, fill=COLOURS[kind], radius=2)
         drawing.text(x + 15, y + 57, name, size=kit.SMALL, colour=kit.SECOND)
         x += 15 + kit.text_width(name, kit.SMALL) + 20

@@ -1,4 +1,4 @@
-"""From a picture to the U-Net's latents and back: encoder, mu and sigma, z, times s; divided by s, decoder."""
+"""From a picture to the latent that diffusion works on, and back: encoder, mu and sigma, z, × s; ÷ s, decoder."""
 
 import matplotlib
 import numpy as np
@@ -43,24 +43,28 @@ def draw() -> list[Drawing]:
         f"Upper way, left to right: an {SCENE.words[0]} on {SCENE.background}, {pixels.numel():,} numbers. The encoder "
         f"gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, darker where "
         f"it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, {normal.mean.std():.2f}. "
-        f"z is mu + sigma times noise (seed {SEED}). Times s = {scale:.4f} makes it x0, paler, with a standard "
-        f"deviation of {x0.std():.2f}: that is what the U-Net works on. Lower way, right to left: what the U-Net has "
-        "made is divided by s, and the decoder paints it. In this figure the U-Net hands the latent on unchanged, so "
-        f"the picture comes back with {psnr(picture, back):.1f} dB.",
+        f"z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise of diffusion. Times s = "
+        f"{scale:.4f} makes it x0, paler, with a standard "
+        f"deviation of {x0.std():.2f}: the latent that diffusion starts from. At the right, lessons 01 and 02 add "
+        "noise "
+        "and take it away again; here a dashed wire leaves that out. Lower way, right to left: the same latent is "
+        "divided by "
+        f"s, and the decoder paints it. Its PSNR against the picture above is {psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
-    drawing.text(28, 58, "the VAE's numbers", size=kit.HEAD, bold=True)
-    drawing.text((GATE + 932) / 2, 58, "the U-Net's numbers", size=kit.HEAD, bold=True, anchor="middle")
+    drawing.text(28, 58, "the VAE’s numbers", size=kit.HEAD, bold=True)
+    drawing.text((GATE + 932) / 2, 58, "the numbers of diffusion", size=kit.HEAD, bold=True, anchor="middle")
     _ways(drawing)
     _gates(drawing, scale)
     _latent(drawing, PARAMETERS, MU, normal.mean, "$μ$", f"std {normal.mean.std():.2f}", kit.VAE)
     _latent(drawing, PARAMETERS, SIGMA, normal.std, "$σ$", f"mean {normal.std.mean():.3f}", kit.VAE)
     _latent(drawing, Z, UPPER, z, "$z$", f"std {z.std():.2f}", kit.VAE)
     _latent(drawing, X0, UPPER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
-    _latent(drawing, X0, LOWER, x0, "$x̂_0$", f"std {x0.std():.2f}", kit.X0)
-    _latent(drawing, Z, LOWER, x0 / scale, "$ẑ$", f"std {(x0 / scale).std():.2f}", kit.VAE)
-    drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.EPS)
-    drawing.text(JOIN + 32, SIGMA + 65, "$ε$", size=19, colour=kit.EPS)
+    _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
+    _latent(drawing, Z, LOWER, x0 / scale, "$z$", f"std {(x0 / scale).std():.2f}", kit.VAE)
+    drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
+    drawing.text(JOIN + 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE)
+    drawing.text(JOIN + 32, SIGMA + 76, "noise, std 1", size=kit.SMALL, colour=kit.SECOND)
     _pictures(drawing, picture, back, z)
     return [drawing]
 
@@ -70,15 +74,19 @@ def _ways(drawing: Drawing) -> None:
     for y, colour in ((MU, kit.VAE), (SIGMA, kit.VAE)):
         drawing.ribbon([(250, UPPER), (276, UPPER), (276, y), (PARAMETERS, y)], colour, width=7)
     drawing.ribbon([(JOIN, UPPER), (GATE, UPPER)], kit.VAE)
-    drawing.ribbon([(GATE, UPPER), (TURN, UPPER), (TURN, LOWER), (GATE, LOWER)], kit.X0)
+    gap = [(TURN, (UPPER + LOWER) / 2 + side * 50) for side in (-1, 1)]
+    drawing.ribbon([(GATE, UPPER), (TURN, UPPER), gap[0]], kit.X0)
+    drawing.line(gap, kit.X0, dash="6 5")
+    drawing.ribbon([gap[1], (TURN, LOWER), (GATE, LOWER)], kit.X0)
     drawing.ribbon([(GATE, LOWER), (250, LOWER)], kit.VAE)
     drawing.ribbon([(156, UPPER), (200, UPPER)], kit.VAE)
-    drawing.dots([(Z + STACK + 3 * STEP, UPPER), (TURN, UPPER), (TURN, LOWER), (250, LOWER)], kit.WHITE)
+    drawing.dots([(Z + STACK + 3 * STEP, UPPER), (TURN, UPPER), gap[0]], kit.WHITE)
+    drawing.dots([gap[1], (TURN, LOWER), (250, LOWER)], kit.WHITE)
     end = PARAMETERS + STACK + 3 * STEP
     drawing.arrow([(end, MU), (JOIN, MU), (JOIN, UPPER - 11)], kit.VAE)
     drawing.arrow([(end, SIGMA), (JOIN - 11, SIGMA)], kit.VAE)
     drawing.arrow([(JOIN, SIGMA), (JOIN, UPPER + 11)], kit.VAE)
-    drawing.arrow([(JOIN, SIGMA + 34), (JOIN, SIGMA + 11)], kit.EPS)
+    drawing.arrow([(JOIN, SIGMA + 34), (JOIN, SIGMA + 11)], kit.VAE)
     for x, y, towards in ((TURN, 248, "down"), (TURN, 396, "down"), (380, LOWER, "left"), (482, UPPER, "right")):
         drawing.pointer(x, y, towards, kit.WHITE, kit.X0 if x == TURN else kit.VAE)
     drawing.path(f"M170,{LOWER - 8} L158,{LOWER} L170,{LOWER + 8} Z", fill=kit.VAE)
@@ -93,7 +101,7 @@ def _ways(drawing: Drawing) -> None:
 
 
 def _gates(drawing: Drawing, scale: float) -> None:
-    """Times s and divided by s, one above the other, and the U-Net between them at the turn."""
+    """Times s and divided by s, one above the other, and at the turn what the wire leaves out."""
     drawing.line([(GATE, UPPER), (GATE, LOWER)], kit.INK)
     for y, sign in ((UPPER, "×"), (LOWER, "÷")):
         drawing.rect(GATE - 32, y - 21, 64, 42, fill=kit.INK, stroke=kit.CARD, line=3, radius=21)
@@ -102,9 +110,8 @@ def _gates(drawing: Drawing, scale: float) -> None:
     drawing.rect(GATE - 61, middle - 30, 122, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
     drawing.text(GATE, middle - 8, f"$s$ = {scale:.4f}", anchor="middle", bold=True)
     drawing.text(GATE, middle + 12, f"SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
-    drawing.unet(TURN - 48, middle - 48, 96, 92)
-    drawing.text(TURN - 58, middle - 14, "U-Net", anchor="end", bold=True)
-    drawing.lines(TURN - 58, middle + 4, ("no change", "here"), size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    words = ("here noise is", "added and taken", "away again:", "lessons 01 and 02")
+    drawing.lines(TURN - 18, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
 
 def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tensor) -> None:
@@ -114,9 +121,11 @@ def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tens
     drawing.text(92, UPPER + 84, f"3 × {picture.height} × {picture.width} =", **sides)
     drawing.text(92, UPPER + 102, f"{3 * picture.height * picture.width:,} numbers", **sides)
     drawing.picture(28, LOWER - 64, 128, 128, back, smooth=True)
-    drawing.text(92, LOWER + 84, f"{psnr(picture, back):.1f} dB", **sides)
-    drawing.text(380, LOWER - 18, f"{' × '.join(map(str, z.shape[1:]))} = {z.numel():,} numbers,", **sides)
-    drawing.text(380, LOWER + 28, f"{3 * picture.height * picture.width // z.numel()} times fewer", **sides)
+    drawing.text(92, LOWER + 84, f"PSNR {psnr(picture, back):.1f} dB", **sides)
+    drawing.text(92, LOWER + 102, "against the one above", **sides)
+    fewer = 3 * picture.height * picture.width // z.numel()
+    size = (f"{' × '.join(map(str, z.shape[1:]))} = {z.numel():,} numbers,", f"{fewer} times fewer")
+    drawing.lines(Z + STACK / 2, 72, size, leading=17, **sides)
 
 
 def _latent(drawing: Drawing, x: float, y: float, latent: Tensor, name: str, note: str, colour: str) -> None:
