@@ -1,4 +1,4 @@
-"""Anything that is a picture, as an array of pixels, and as a file."""
+"""Anything that is a picture, as an array of pixels, and as a file; and numbers of any kind as an array."""
 
 import io
 from typing import Any
@@ -52,6 +52,11 @@ def as_picture(x: Any) -> np.ndarray:
         values = (x.clamp(-1, 1) + 1) * 127.5
         return values.round().to(torch.uint8).permute(1, 2, 0).numpy()  # (height, width, 3)
     raise TypeError(f"A picture is a PIL image, a NumPy array or a torch tensor, not {type(x).__name__}")
+
+
+def as_numbers(x: Any) -> np.ndarray:
+    """A tensor, on any device and in any dtype, or anything that NumPy reads, as an array of floats."""
+    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
 
 
 def picture_file(picture: Image.Image, kind: str = "PNG", **options: Any) -> bytes:

@@ -5,11 +5,11 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from helpers.images import as_numbers
 from helpers.palette import CARD, PLAIN, ROLES, Role
 from helpers.picture_grids import LABEL, PADDING, PER_INCH, SMALL, STYLE, hairline
 
@@ -27,7 +27,7 @@ def axes(
     width, height: of the figure, in pixels of the page. ends: what will be written at the ends of curves: room is left
     for the longest.
     """
-    room = max((len(end) for end in ends), default=0) * LETTER + 12
+    room = _room(ends)
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(width / PER_INCH, height / PER_INCH))
         axis = _panel(figure, (0, 0, width, height), (width, height), room)
@@ -68,9 +68,7 @@ def lines(
     across, values, styles = _checked(x, curves, roles or {})
     figure, axis = axes(width, height, xlabel=xlabel, ylabel=ylabel, ends=list(values))
     with plt.style.context(STYLE):
-        _prepare(axis, across, np.concatenate(list(values.values())), logx, logy, falling)
-        for name in values:
-            _curve(axis, across, values[name], *styles[name])
+        _draw(axis, across, values, styles, logx, logy, falling)
         for name, at, text in marks:
             if name not in values:
                 raise ValueError(f"There is no curve {name!r} to mark: choose one of {', '.join(values)}")
@@ -99,7 +97,7 @@ def multiples(
     if not panels:
         raise ValueError("There are no panels to draw: give at least one")
     checked = {title: _checked(x, curves, roles or {}) for title, curves in panels.items()}
-    room = max(len(name) for curves in panels.values() for name in curves) * LETTER + 12
+    room = _room([name for curves in panels.values() for name in curves])
     each = (width - LEFT + PADDING) / len(panels)
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(width / PER_INCH, height / PER_INCH))
@@ -108,9 +106,7 @@ def multiples(
             box = (number * each, 0, each + LEFT - PADDING, height)
             axis = _panel(figure, box, (width, height), room, first)
             axis.set_title(title, fontsize=LABEL, loc="left", pad=8)
-            _prepare(axis, across, np.concatenate(list(values.values())), logx, logy, falling)
-            for name in values:
-                _curve(axis, across, values[name], *styles[name])
+            _draw(axis, across, values, styles, logx, logy, falling)
             axis.set_xlabel(xlabel)
             if first is None:
                 first = axis
@@ -121,6 +117,11 @@ def multiples(
             _name_ends(figure, axis, across, values, styles)
         hairline(figure)
     return figure
+
+
+def _room(names: Sequence[str]) -> float:
+    """Pixels right of the axes that the longest name at an end needs."""
+    return max(map(len, names), default=0) * LETTER + 12
 
 
 def _panel(
@@ -143,11 +144,11 @@ def _checked(
     """x, the curves as (seeds, n), and how each is drawn: its role and its marker, "" for those with a role."""
     if not curves:
         raise ValueError("There are no lines to draw: give at least one")
-    across, values, styles = _values(x), {}, {}
+    across, values, styles = as_numbers(x), {}, {}
     for name, given in curves.items():
-        array = np.atleast_2d(_values(given))
+        array = np.atleast_2d(as_numbers(given))
         if array.ndim != 2 or array.shape[1:] != across.shape:
-            raise ValueError(f"The line {name!r} has the shape {_values(given).shape}, but x has {across.shape}")
+            raise ValueError(f"The line {name!r} has the shape {as_numbers(given).shape}, but x has {across.shape}")
         values[name] = array
     if unknown := [role for role in roles.values() if role not in ROLES]:
         raise ValueError(f"Unknown role {unknown[0]!r}: choose one of {', '.join(ROLES)}")
@@ -163,16 +164,21 @@ def _checked(
     return across, values, styles
 
 
-def _values(x: Any) -> np.ndarray:
-    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
-
-
-def _prepare(axis: Axes, across: np.ndarray, values: np.ndarray, logx: bool, logy: bool, falling: bool) -> None:
-    """Scales, few ticks, plain numbers. values: (rows, n), all that will be drawn."""
+def _draw(
+    axis: Axes,
+    across: np.ndarray,
+    values: Mapping[str, np.ndarray],
+    styles: Mapping[str, tuple[Role, str]],
+    logx: bool,
+    logy: bool,
+    falling: bool,
+) -> None:
+    """All curves of one pair of axes; scales with few ticks and plain numbers."""
+    every = np.concatenate(list(values.values()))
     for wanted, ruler, which in ((logx, axis.xaxis, "x"), (logy, axis.yaxis, "y")):
         if wanted:
             getattr(axis, f"set_{which}scale")("log")
-            ends = values if which == "y" else across
+            ends = every if which == "y" else across
             decades = np.log10(ends[ends > 0].max() / ends[ends > 0].min())
             ruler.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 1.5 else (1,)))
             ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -185,6 +191,8 @@ def _prepare(axis: Axes, across: np.ndarray, values: np.ndarray, logx: bool, log
             ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
     if falling and not axis.xaxis_inverted():
         axis.invert_xaxis()
+    for name in values:
+        _curve(axis, across, values[name], *styles[name])
 
 
 def _curve(axis: Axes, across: np.ndarray, values: np.ndarray, role: Role, marker: str) -> None:
@@ -215,7 +223,7 @@ def _name_ends(
     styles: Mapping[str, tuple[Role, str]],
 ) -> None:
     """Each curve's name right of its last point, moved apart where two ends are near each other."""
-    figure.canvas.draw_idle()
+    axis.get_xlim(), axis.get_ylim()  # they are found when they are asked for, and places in the figure depend on them
     last = int(across.argmin() if axis.xaxis_inverted() else across.argmax())
     scale = figure.dpi / PER_INCH  # pixels of the figure for one of the page
     ends = {name: axis.transData.transform((across[last], rows.mean(axis=0)[last])) for name, rows in values.items()}

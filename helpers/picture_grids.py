@@ -7,13 +7,12 @@ from typing import Any, Literal
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from helpers.images import as_picture
+from helpers.images import as_numbers, as_picture
 from helpers.palette import CARD, HAIRLINE, INK, LINE, ROLES, SECOND
 
 STYLE = Path(__file__).with_name("course.mplstyle")
@@ -48,10 +47,7 @@ class Map:
     limit: float | None = None
 
     def __post_init__(self) -> None:
-        values = self.values
-        values = (
-            values.detach().float().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values, float)
-        )
+        values = as_numbers(self.values)
         if values.ndim != 2 or not values.size:
             raise ValueError(f"A map has the shape (height, width), not {values.shape}")
         if not np.isfinite(values).all():
@@ -83,7 +79,7 @@ def attention(picture: Any, shares: Any, largest: float) -> np.ndarray:
     Returns (height, width, 3) uint8. Raises ValueError for shares that are not 2-D, and for a largest share of 0.
     """
     pixels = as_picture(picture).astype(float)
-    shares = np.asarray(shares.detach().float().cpu() if isinstance(shares, torch.Tensor) else shares, float)
+    shares = as_numbers(shares)
     if shares.ndim != 2:
         raise ValueError(f"Shares have the shape (rows, columns), not {shares.shape}")
     if not largest > 0:
@@ -121,9 +117,9 @@ def grid(
     count = max((len(row) for row in rows), default=0)
     if not count:
         raise ValueError("There are no pictures to show: give at least one row of at least one")
-    for what, given, wanted in (("names", names, len(rows)), ("heads", heads, count), ("numbers", numbers, len(rows))):
-        if given and len(given) != wanted:
-            raise ValueError(f"There are {len(given)} {what} for {wanted} {'columns' if what == 'heads' else 'rows'}")
+    _check_count("names", names, len(rows), "rows")
+    _check_count("heads", heads, count, "columns")
+    _check_count("numbers", numbers, len(rows), "rows")
     tiles = [None if tile is None or isinstance(tile, Map) else as_picture(tile) for row in rows for tile in row]
     maps = [tile for row in rows for tile in row if isinstance(tile, Map)]
     kinds = {found.kind for found in maps}
@@ -144,8 +140,7 @@ def grid(
         for r, row in enumerate(rows):
             y = top + r * (side + below + GAP)
             if names:
-                middle = 1 - (y + side / 2) / height
-                figure.text((left - 10) / width, middle, names[r], ha="right", va="center", color=SECOND, size=SMALL)
+                _name_row(figure, names[r], left, y + side / 2)
             for c, cell in enumerate(row):
                 picture = next(tile)
                 if cell is None:
@@ -161,8 +156,7 @@ def grid(
                     x_middle, foot = (x + side / 2) / width, 1 - (y + side + 4) / height
                     figure.text(x_middle, foot, numbers[r][c], ha="center", va="top", size=SMALL)
         for c, head in enumerate(heads):
-            x_middle = (left + c * (side + GAP) + side / 2) / width
-            figure.text(x_middle, 1 - (top - 6) / height, head, ha="center", va="bottom", color=INK, size=LABEL)
+            _name_column(figure, head, left + c * (side + GAP) + side / 2, top)
         if maps:
             x, tall = left + count * (side + GAP) + 8, min(side, 128)
             axis = _tile(figure, x, top + (side - tall) / 2, BAR, tall, width, height)
@@ -183,9 +177,8 @@ def heat_map(
     """
     found = values if isinstance(values, Map) else Map(values)
     (rows, columns), (wide, high) = found.values.shape, cell
-    for what, given, wanted in (("names", names, rows), ("heads", heads, columns)):
-        if given and len(given) != wanted:
-            raise ValueError(f"There are {len(given)} {what} for {wanted} {'columns' if what == 'heads' else 'rows'}")
+    _check_count("names", names, rows, "rows")
+    _check_count("heads", heads, columns, "columns")
     left, top = PADDING + NAMES * bool(names), PADDING + HEAD * bool(heads)
     tall = max(rows * high, 3 * NUMBER)  # the scale has three numbers
     width, height = left + columns * wide + SCALE + PADDING, top + tall + PADDING
@@ -197,15 +190,37 @@ def heat_map(
         axis = _tile(figure, left, top, columns * wide, rows * high, width, height)
         axis.imshow(found.values, cmap=COLOURS[found.kind], norm=norm, interpolation="nearest", aspect="auto")
         for r, name in enumerate(names):
-            middle = 1 - (top + (r + 0.5) * high) / height
-            figure.text((left - 10) / width, middle, name, ha="right", va="center", color=SECOND, size=SMALL)
+            _name_row(figure, name, left, top + (r + 0.5) * high)
         for c, head in enumerate(heads):
-            middle = (left + (c + 0.5) * wide) / width
-            figure.text(middle, 1 - (top - 6) / height, head, ha="center", va="bottom", color=INK, size=LABEL)
+            _name_column(figure, head, left + (c + 0.5) * wide, top)
         bar = _tile(figure, left + columns * wide + 16, top, BAR, tall, width, height)
         _draw_scale(bar, COLOURS[found.kind], norm)
         hairline(figure)
     return figure
+
+
+def _check_count(what: str, given: Sequence[Any], wanted: int, of: str) -> None:
+    if given and len(given) != wanted:
+        raise ValueError(f"There are {len(given)} {what} for {wanted} {of}")
+
+
+def _page_size(figure: Figure) -> tuple[float, float]:
+    """Width and height of a figure in pixels of the page."""
+    wide, high = figure.get_size_inches()
+    return wide * PER_INCH, high * PER_INCH
+
+
+def _name_row(figure: Figure, name: str, left: float, middle: float) -> None:
+    """A name that ends before the pixel `left`, its middle at the height `middle`."""
+    width, height = _page_size(figure)
+    place = (left - 10) / width, 1 - middle / height
+    figure.text(*place, name, ha="right", va="center", color=SECOND, size=SMALL)
+
+
+def _name_column(figure: Figure, head: str, middle: float, top: float) -> None:
+    """A head that stands over the pixel `top`, its middle at `middle`."""
+    width, height = _page_size(figure)
+    figure.text(middle / width, 1 - (top - 6) / height, head, ha="center", va="bottom", color=INK, size=LABEL)
 
 
 def hairline(figure: Figure) -> None:

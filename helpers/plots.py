@@ -19,14 +19,13 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import torch
 from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from PIL import Image, ImageFilter
 
-from helpers.images import as_picture, picture_file
+from helpers.images import as_numbers, as_picture, picture_file
 from helpers.line_plots import axes, lines, multiples
 from helpers.picture_grids import PER_INCH, Map, attention, difference, grid, heat_map
 
@@ -151,8 +150,8 @@ def curves(x: Any, named: Mapping[str, Any], *, xlabel: str, ylabel: str, logy: 
     """
     if not named:
         raise ValueError("There are no lines to draw: give at least one")
-    across = _values(x)
-    values = {label: _values(line) for label, line in named.items()}
+    across = as_numbers(x)
+    values = {label: as_numbers(line) for label, line in named.items()}
     for label, line in values.items():
         if line.shape != across.shape or line.ndim != 1:
             raise ValueError(f"The line {label!r} has the shape {line.shape}, but x has {across.shape}")
@@ -172,10 +171,6 @@ def curves(x: Any, named: Mapping[str, Any], *, xlabel: str, ylabel: str, logy: 
     if any(values):
         axis.legend(fontsize=FONT, frameon=False, labelcolor="black")
     return figure
-
-
-def _values(x: Any) -> np.ndarray:
-    return x.detach().float().cpu().numpy() if isinstance(x, torch.Tensor) else np.asarray(x, dtype=float)
 
 
 def show(figure: Figure, caption: str) -> None:
@@ -210,7 +205,7 @@ def faults(figure: Figure) -> list[str]:
     """A sentence for each text of a figure that leaves it, and for each two that overlap."""
     if figure.dpi == DPI:  # of the first edition, whose titles were laid out by a rule of their own
         return []
-    figure.canvas.draw()
+    figure.draw_without_rendering()  # places the texts
     rulers = [ruler for axis in figure.axes for ruler in (axis.xaxis, axis.yaxis)]
     beyond = {  # the labels of ticks that lie outside their axis are never drawn
         label

@@ -61,16 +61,15 @@ def build_tokenizer() -> CLIPTokenizer:
 def reading(text_encoder: CLIPTextModel, old: CLIPTokenizer, new: CLIPTokenizer) -> CLIPTextModel:
     """The text encoder for another tokenizer's tokens: each begins as the mean of the old ones with the same text."""
     vectors = text_encoder.get_input_embeddings().weight
-    tokens = sorted(new.get_vocab(), key=new.get_vocab().get)
+    known_before, vocabulary = old.get_vocab(), new.get_vocab()
     rows = []
-    for token in tokens:
-        known = old.get_vocab().get(token)
+    for token in sorted(vocabulary, key=vocabulary.get):
+        known = known_before.get(token)
         numbers = old(token.removesuffix("</w>"), add_special_tokens=False).input_ids if known is None else [known]
         rows.append(vectors[numbers].mean(dim=0))
     config = copy.deepcopy(text_encoder.config)
-    config.vocab_size, config.bos_token_id, config.eos_token_id, config.pad_token_id = (
-        *(len(tokens), new.bos_token_id, new.eos_token_id, new.pad_token_id),
-    )
+    config.vocab_size = len(rows)
+    config.bos_token_id, config.eos_token_id, config.pad_token_id = new.bos_token_id, new.eos_token_id, new.pad_token_id
     other = CLIPTextModel(config)
     weights = dict(text_encoder.state_dict())
     name = next(name for name, weight in other.named_parameters() if weight is other.get_input_embeddings().weight)

@@ -186,10 +186,8 @@ class Drawing:
         halo: bool = False,
     ) -> None:
         """The main way of the data, in one colour or passing into another from its first point to its last."""
-        data = route(points, radius)
-        if halo:
-            self.path(data, stroke=CARD, line=width + 6)
-        self.path(data, stroke=self._gradient(points, colour, end_colour) if end_colour else colour, line=width)
+        paint = self._gradient(points, colour, end_colour) if end_colour else colour
+        self.line(points, paint, line=width, radius=radius, halo=halo)
 
     def dots(self, points: Sequence[Point], colour: str, *, size: float = 4, radius: float = 10) -> None:
         """Dots along a line, moving where motion is welcome: what flows."""
