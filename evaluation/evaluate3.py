@@ -25,11 +25,11 @@ from PIL import Image
 
 from evaluation.evaluate import EvaluationConfig, draw_with
 from evaluation.studies import small
-from helpers.judge3 import Reading, read
+from helpers.judge import Reading, read
 from helpers.latents import decode, encode
 from helpers.loading import load_pipeline
 from helpers.measures import psnr
-from helpers.scenes3 import (
+from helpers.scenes import (
     COLOURS,
     GROUNDS,
     STYLES,

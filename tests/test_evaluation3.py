@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from evaluation.evaluate3 import KINDS, paired, share, sharpness, variety, verdicts
-from helpers.judge3 import Reading
-from helpers.scenes3 import Scene, Thing, draw, held_out_colour, held_out_style, takes_colours, vary
+from helpers.judge import Reading
+from helpers.scenes import Scene, Thing, draw, held_out_colour, held_out_style, takes_colours, vary
 
 
 def test_every_kind_asks_for_what_it_says():

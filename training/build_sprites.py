@@ -20,7 +20,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, _read
+from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, table
 
 # npm package and version, and the sha256 of its tarball, for each style.
 PACKAGES = {
@@ -100,7 +100,7 @@ def write(atlas: Image.Image, target: Path) -> None:
 
 def main() -> None:
     sets = fetch_sets()
-    write(build(sets, [row["icon"] for row in _read("concepts.tsv")]), SPRITES / "sprites.webp")
+    write(build(sets, [row["icon"] for row in table("concepts.tsv")]), SPRITES / "sprites.webp")
     write(build(sets, [NEW_WORD]), SPRITES.parent / "new-word" / f"{NEW_WORD}.webp")
 
 

@@ -21,9 +21,8 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from helpers.judge import PLACES
-from helpers.judge3 import HEADS, JUDGE, Judge, to_views
-from helpers.scenes3 import Scene, random_scene
+from helpers.judge import HEADS, JUDGE, PLACES, Judge, to_views
+from helpers.scenes import Scene, random_scene
 from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
 from training.run_folder import describe

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from helpers.grounds import SIZE
-from helpers.scenes3 import Box, Scene, boxes, draw, random_scene
+from helpers.scenes import Box, Scene, boxes, draw, random_scene
 from training.dataset import to_tensor, training_scenes
 from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train

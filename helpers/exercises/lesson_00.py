@@ -1,7 +1,7 @@
 """The exercises of lesson 00: sizes, counts and sentences that the first picture already lets you work out."""
 
-from helpers import scenes
 from helpers.exercises import Exercise, Mistake, Option, Quiz
+from helpers.scenes import Scene, Thing, with_article
 
 # Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
 FACTOR, COLOURS, CHANNELS = 8, 3, 4
@@ -24,11 +24,11 @@ def unet_evaluations(steps: int, pictures: int, guidance: float) -> int:
 
 def compose(word: str, other: str, relation: str, background: str, style: str) -> str:
     """The prompt for two objects, in the grammar that Pocket learnt."""
-    return scenes.caption((word, other), relation=relation, background=background, style=style)
+    return Scene((Thing(word), Thing(other)), relation, ground=background, style=style).caption()
 
 
 def _compose(
-    word: str, other: str, relation: str, background: str, style: str, *, article=scenes.with_article, article_2=None
+    word: str, other: str, relation: str, background: str, style: str, *, article=with_article, article_2=None
 ) -> str:
     """The same sentence with the articles left to the caller: the usual mistakes are about those."""
     article_2 = article_2 or article
@@ -180,7 +180,7 @@ CAPTION = Exercise(
             "the two objects have changed places: the first word stands before the relation.",
         ),
         Mistake(
-            lambda *words: _compose(*words, article=lambda word: word, article_2=scenes.with_article),
+            lambda *words: _compose(*words, article=lambda word: word, article_2=with_article),
             "the objects need their articles: `a fox`, `an owl`.",
         ),
         Mistake(
