@@ -61,7 +61,7 @@ def as_colours(latents: torch.Tensor) -> np.ndarray:
 @functools.cache
 def _mix() -> torch.Tensor:
     rng = np.random.default_rng(0)
-    pictures = [scenes.draw(scenes.random_scene(rng, objects=1)) for _ in range(SCENES)]
+    pictures = [scenes.draw(scenes.random_scene(rng, things=1)) for _ in range(SCENES)]
     latents = encode(pocket(), pictures)  # (SCENES, C, h, w)
     small = torch.stack([torch.from_numpy(np.array(one.reduce(pocket().vae_scale_factor))) for one in pictures]) / 255
     # Fitted to noisy latents: from clean ones the colours of noise would be too strong for a screen.
