@@ -39,13 +39,18 @@ def cut(unet: nn.Module, *numbers: int, put: Callable[[Tensor], Tensor] = torch.
 
 
 @contextlib.contextmanager
-def only_skips(unet: nn.Module) -> Iterator[None]:
-    """What comes from below into the last block of the expanding path replaced by zeros while the block lasts."""
+def nothing_from_below(unet: nn.Module, level: int = 0) -> Iterator[None]:
+    """What a level of the expanding path gets from the level below it, replaced by zeros while the block lasts.
+
+    level: 0 is the one of full resolution. Its skips stay. Raises ValueError for a level that is not there.
+    """
+    if not 0 <= level < len(unet.up_blocks):
+        raise ValueError(f"There is no level {level!r}: choose a whole number from 0 to {len(unet.up_blocks) - 1}")
 
     def silence(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
         return args, named | {"hidden_states": torch.zeros_like(named["hidden_states"])}
 
-    with unet.up_blocks[-1].register_forward_pre_hook(silence, with_kwargs=True):
+    with unet.up_blocks[-1 - level].register_forward_pre_hook(silence, with_kwargs=True):
         yield
 
 

@@ -19,7 +19,7 @@ from helpers.loading import load_pipeline
 from helpers.model_folder import POCKET, ROOT
 from helpers.schedules import alpha_bar, betas
 from tests.pipelines import sd15
-from tools.diagrams import guidance, kit, one_step, unet, why_average
+from tools.diagrams import guidance, kit, one_step, self_attention, unet, why_average
 from tools.diagrams.__main__ import NAMES
 
 FILES = sorted(kit.FOLDER.glob("*.svg"))
@@ -261,3 +261,14 @@ def test_likelihoods_are_those_of_bayes_rule():
 def test_the_mean_is_a_blur_early_and_one_scene_late():
     shares = [int(text[:-1]) for text in texts("why_average") if re.fullmatch(r"\d+%", text)]
     assert sorted(shares)[0] < 20 and sorted(shares)[-1] == 100
+
+
+def test_self_attention_has_the_shares_of_the_layer():
+    """Computed anew; the ear's largest shares go to what is dark, and the listed ones with the rest make a whole."""
+    mine = self_attention.measure()[3][self_attention.PLACES["ear"][0] * 16 + self_attention.PLACES["ear"][1]]
+    written = texts("self_attention")
+    listed = [float(mine[row * 16 + column]) for row, column in list(self_attention.PLACES.values())[1:]]
+    shown = [text for text in written if re.fullmatch(r"\d+%", text)]
+    assert shown == [f"{share:.0%}" for share in listed]
+    assert f"and the other {256 - len(listed)} places, {1 - sum(listed):.0%}" in written
+    assert min(listed[:4]) > 0.05 > max(listed[4:])
