@@ -194,6 +194,7 @@ def _draw(
         else:
             ruler.set_major_locator(MaxNLocator(5, steps=STEPS))
             ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    axis.margins(x=0.02)  # a name stands right of the axes, and so near its curve's end
     if falling and not axis.xaxis_inverted():
         axis.invert_xaxis()
     for name in values:

@@ -269,7 +269,7 @@ def _draw_scale(axis: Axes, colours: Any, norm: Normalize, counts: str) -> None:
     axis.yaxis.tick_right()
     axis.set_yticks([0, 63.5, 127], [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
     if counts:
-        axis.annotate(counts, (0, 1), (0, 6), "axes fraction", "offset points", color=SECOND, size=SMALL)
+        axis.annotate(counts, (0, 1), (0, 10), "axes fraction", "offset points", color=SECOND, size=SMALL)
     axis.tick_params(length=0, pad=4, labelsize=SMALL, labelcolor=SECOND)
     for spine in axis.spines.values():
         spine.set(color=LINE, linewidth=0.9)
