@@ -1,36 +1,35 @@
-"""Lesson 05: its loop draws what the pipeline draws, its article cells choose rightly, its table tells the truth.
+"""What lesson 05 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
-The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
-"""
+import json
+import math
 
-import copy
-
-import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
-from PIL import Image
+import torch.nn.functional as F
+from transformers import CLIPTokenizer
 
-from helpers.inputs import prompt_notes
-from helpers.loading import ARTICLE_MODEL, load_pipeline
-from helpers.pictures import generate
-from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
-from tests.pipelines.tiny import SIDE, tiny_pipeline
+from helpers.exercises.lesson_05 import attend, compose, next_pair
+from helpers.loading import POCKET
+from helpers.sampling import guide
+from helpers.scenes import BACKGROUNDS, WORDS
+from tests.lessons import NOTEBOOKS, definitions
+from tests.pipelines.tiny import tiny_pipeline
 
-LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
-SAMPLERS = {
-    "ddim": lambda config: DDIMScheduler.from_config(config),
-    "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
-    "euler": lambda config: EulerDiscreteScheduler.from_config(config),
-}
-STEPS = 4
-PROMPT = "a mushroom on a blue background, flat style"
+LESSON = NOTEBOOKS / "05_text_conditioning.ipynb"
+TEXTS = [
+    *WORDS,
+    *BACKGROUNDS,
+    "pizzeria",
+    "café",
+    "🦊",
+    "Schadenfreude",
+    "mississippi",
+    "a fox, LEFT of a pizza's box!",
+]
 
 
-@pytest.fixture(scope="module")
-def lesson() -> dict:
-    """The imports, functions and classes of the lesson, as in the notebook, without anything else being run."""
-    return definitions(LESSON, own=SIDE, STEPS=1, BATCH=2, pipe=None)  # what defaults of functions refer to
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -40,185 +39,158 @@ def pipe():
     return pipe
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
+@pytest.fixture(scope="module")
+def lesson(pipe):
+    """The lesson's functions, on the tiny pipeline."""
+    text_model = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
+    return definitions(LESSON, pipe=pipe, encoder=text_model, FEW=3)
 
 
-def difference(a: Image.Image, b: Image.Image) -> int:
-    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max())
+@pytest.fixture(scope="module")
+def ids(pipe):
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return pipe.tokenizer(["a fox left of", "an owl"], **options).input_ids
 
 
-# --- by hand equals the library
+# The tokenizer
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_the_picture_by_hand_is_that_of_the_pipeline(lesson, pipe, monkeypatch, name):
-    own = pipe.scheduler
-    monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](own.config))
-    expected = pipe(PROMPT, num_inference_steps=STEPS, guidance_scale=4.0, generator=seeded(3)).images[0]
-    latents = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](own.config), steps=STEPS, guidance=4.0, seed=3)
-    picture = lesson["paint"](pipe, latents)[0]
-    assert picture.size == expected.size
-    assert difference(picture, expected) <= 1
-    assert np.asarray(picture).std() > 1, "a picture of one colour proves little"
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_loop_that_forgets_a_scale_would_be_noticed(lesson, pipe, monkeypatch, name):
-    """The comparison above is worth something: Euler not scaled, DDIM with another seed, PNDM with other steps."""
-    wrong = {"ddim": {"seed": 1}, "pndm": {"steps": STEPS + 1}, "euler": {}}[name]
-    sampler = SAMPLERS[name](pipe.scheduler.config)
-    if name == "euler":
-        sampler = lesson["NotScaled"].from_config(pipe.scheduler.config)
-    arguments = {"steps": STEPS, "seed": 0} | wrong
-    right = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](pipe.scheduler.config), steps=STEPS, seed=0)
-    latents = lesson["by_hand"](pipe, PROMPT, sampler, **arguments)
-    assert difference(*(lesson["paint"](pipe, x)[0] for x in (right, latents))) > 1
+@pytest.fixture(scope="module")
+def merges(tokenizer):
+    return [tuple(pair) for pair in json.loads(tokenizer.backend_tokenizer.to_str())["model"]["merges"]]
 
 
-@pytest.mark.parametrize("values", [(0, 255), (255, 0)])
-def test_the_ruler_does_not_wrap_around(lesson, values):
-    assert lesson["difference"](*(Image.new("L", (2, 2), value) for value in values)) == 255
+def test_replaying_all_merges_is_the_library_s_tokenizer(tokenizer, merges):
+    lesson = definitions(LESSON, splitter=tokenizer.backend_tokenizer, merges=merges)
+    assert [lesson["tokenize"](text) for text in TEXTS] == [tokenizer.tokenize(text) for text in TEXTS]
 
 
-# --- the article's pictures
+def test_joining_the_next_pair_until_there_is_none_is_too(tokenizer, merges):
+    lesson = definitions(LESSON, splitter=tokenizer.backend_tokenizer)
+    ranks = {pair: rank for rank, pair in enumerate(merges)}
+
+    def spell(word):
+        pieces = [*word[:-1], word[-1] + "</w>"]
+        while pair := next_pair(pieces, ranks):
+            place = next(i for i in range(len(pieces)) if tuple(pieces[i : i + 2]) == pair)
+            pieces[place : place + 2] = ["".join(pair)]
+        return pieces
+
+    for text in TEXTS:
+        assert [piece for word in lesson["to_bytes"](text) for piece in spell(word)] == tokenizer.tokenize(text)
 
 
-class Painter:
-    """Stands for the article's model, which no test can load."""
-
-    def set_progress_bar_config(self, **options):
-        pass
-
-
-def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tuple]]:
-    """Run the two article cells in an empty folder; the namespace, and what was to be drawn."""
-    drawn = []
-
-    def generate(painter, words, **options):
-        drawn.append((painter, words, options))
-        return [Image.new("RGB", (8, 8))]
-
-    namespace = {"pipe": object(), "name": "Pocket Diffusion"}
-    exec("\n".join(source for source in code_cells(LESSON) if source.startswith(("import ", "from "))), namespace)
-    namespace |= {"load_pipeline": load, "generate": generate}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.chdir(tmp_path)
-    exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
-    exec(cell_with(LESSON, "article_pictures = []"), namespace)
-    return namespace, drawn
+@pytest.mark.parametrize("text", ["", "a fox", "a fox on a blue background, flat style, " * 9])
+def test_ids_with_start_end_and_padding_are_the_library_s(tokenizer, merges, text):
+    lesson = definitions(
+        LESSON,
+        pipe=type("Pipe", (), {"tokenizer": tokenizer, "device": "cpu"}),
+        splitter=tokenizer.backend_tokenizer,
+        merges=merges,
+        vocabulary=tokenizer.get_vocab(),
+        start=tokenizer.bos_token_id,
+        end=tokenizer.eos_token_id,
+        length=tokenizer.model_max_length,
+    )
+    expected = tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
+    assert torch.equal(lesson["to_ids"](text), expected)
 
 
-def test_with_a_gpu_the_article_is_drawn_with_its_own_model(monkeypatch, tmp_path, capsys):
-    asked, painter = [], Painter()
-
-    def load(*names, **options):
-        asked.append((names, options))
-        return painter
-
-    _, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
-    assert asked == [((ARTICLE_MODEL,), {"dtype": torch.float16})]
-    assert [one is painter for one, _, _ in drawn] == [True] * 3
-    words = [words for _, words, _ in drawn]
-    assert len({text for text in words if "Alice in Wonderland" in text}) == 2
-    assert len([text for text in words if "Cheshire cat" in text]) == 1
-    assert all((options["height"], options["width"]) == (768, 768) for _, _, options in drawn)
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
-    assert "Pocket" not in capsys.readouterr().out
+# The text encoder
 
 
-def test_without_a_gpu_nothing_is_asked_of_the_network(monkeypatch, tmp_path, capsys):
-    def load(*names, **options):
-        raise AssertionError("the network was asked")
-
-    namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load)
-    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
-    assert not any("Alice" in words or "Cheshire" in words for _, words, _ in drawn)
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
-    assert "So Pocket Diffusion draws three prompts of Pocket's world here" in capsys.readouterr().out
+@torch.no_grad()
+def test_the_text_encoder_by_hand_is_transformers(pipe, lesson, ids):
+    torch.testing.assert_close(lesson["encode"](ids), pipe.text_encoder(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
-def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path, capsys):
-    def load(*names, **options):
-        raise ConnectionError("the model hub could not be reached")
-
-    namespace, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
-    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
-    said = capsys.readouterr().out
-    assert "The article's model could not be had: the model hub could not be reached" in said
-    assert "So Pocket Diffusion draws" in said
-
-
-def test_the_prompts_in_pockets_place_are_of_its_world():
-    pocket, prompts = load_pipeline("pocket", device="cpu"), constants(LESSON, "prompts")["prompts"]
-    assert len(prompts) == 3
-    assert [note for prompt in prompts for note in prompt_notes(pocket, prompt)] == []
+@torch.no_grad()
+def test_vectors_of_earlier_tokens_do_not_depend_on_later_ones(lesson, ids):
+    place = 5
+    other = ids.clone()
+    other[:, place] = (other[:, place] + 7) % 256
+    before, after = lesson["encode"](ids), lesson["encode"](other)
+    torch.testing.assert_close(before[:, :place], after[:, :place], rtol=1e-5, atol=1e-6)
+    assert ((before[:, place:] - after[:, place:]).norm(dim=-1) > 1e-4).all()
 
 
-# --- the table of options
+# Attention
 
 
-def test_peak_bytes_counts_what_is_alive_at_once(lesson):
-    with lesson["PeakBytes"]() as counter:
-        a = torch.zeros(1000)  # 4 kB
-        b = a.view(10, 100)[2:]  # a view holds nothing of its own
-        a += 1  # in place
-        c = torch.ones(2000)  # 8 kB
-        del a, b
-        c = c.sum()
-    assert counter.most == 12_000
-    assert counter.now == 4
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_by_hand_is_torch_s(lesson, heads):
+    q, k, v = noise(2, 6, 8), noise(2, 5, 8, seed=1), noise(2, 5, 8, seed=2)
+    split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    expected = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(lesson["attention_by_hand"](q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attend(q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
 
 
-def run_table(lesson, pipe, *, slowness: dict) -> list[tuple[str, str]]:
-    """The table of the lesson on a CPU, with a small pipeline."""
-    namespace = lesson | {"pipe": pipe, "prompt": "a", "name": "tiny", "own": SIDE, "slowness": slowness}
-    for text in ("def measure(", "table = []", 'plain = row("plain")', "compile_too = on_cuda"):
-        source = cell_with(LESSON, text).replace("STEPS, BATCH = 3, 4", "STEPS, BATCH = 1, 2")
-        exec(source, namespace)
-    return namespace["table"]
+@torch.no_grad()
+def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
+    name = next(name for name, _ in pipe.unet.named_modules() if name.endswith("attn2"))
+    layer, seen = pipe.unet.get_submodule(name), {}
+
+    def keep(layer, args, kwargs, output):
+        seen.update(x=args[0], text=kwargs["encoder_hidden_states"], output=output)
+
+    handle = layer.register_forward_hook(keep, with_kwargs=True)
+    pipe.unet(noise(2, 4, 8, 8), 500, encoder_hidden_states=lesson["encode"](ids))
+    handle.remove()
+    q, k, v = layer.to_q(seen["x"]), layer.to_k(seen["text"]), layer.to_v(seen["text"])
+    for by_hand in (attend, lesson["attention_by_hand"]):
+        torch.testing.assert_close(layer.to_out[0](by_hand(q, k, v, layer.heads)), seen["output"], rtol=1e-4, atol=1e-5)
 
 
-def test_the_table_measures_what_applies_and_says_what_does_not(lesson, pipe):
-    before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
-    strides = {name: p.stride() for name, p in pipe.unet.named_parameters()}
-    picture = generate(pipe, "a", steps=1)[0]
-    table = dict(run_table(lesson, pipe, slowness={torch.float32: 1.0, torch.float16: 40.0}))
-
-    assert table["CPU offload"] == "needs CUDA"
-    assert table["float16"] == "not drawn: it was 40 times slower above"
-    assert table["bfloat16"] == "does not work on this cpu"
-    assert "compil" in table["compile"]
-    measured = ["plain", "attention slicing", "channels last", "VAE slicing", "plain, twice the side"]
-    for label in [*measured, "VAE tiling, twice the side"]:
-        assert table[label].endswith("of 255"), label
-        assert float(table[label].split()[0]) > 0
-        assert float(table[label].split()[2]) > 0
-    assert table["plain"].endswith(" 0 of 255")
-
-    assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
-    assert {name: p.stride() for name, p in pipe.unet.named_parameters()} == strides
-    assert not pipe.vae.use_slicing
-    assert not pipe.vae.use_tiling
-    assert difference(generate(pipe, "a", steps=1)[0], picture) == 0
+# Guidance
 
 
-def test_the_table_says_when_there_is_no_compiler(lesson, pipe):
-    no_compiler = type("NoCompiler", (), {"which": staticmethod(lambda name: None)})
-    made = {"shutil": no_compiler, "pipe": pipe, "on_cuda": False, "table": [], "name": "tiny"}
-    namespace = lesson | made | {"STEPS": 1, "BATCH": 2}
-    exec(cell_with(LESSON, "compile_too = on_cuda"), namespace)
-    assert ("compile", "no compiler found") in namespace["table"]
+@torch.no_grad()
+@pytest.mark.parametrize("negative", ["", "an owl"])
+def test_the_guided_loop_by_hand_is_the_pipeline_s(pipe, lesson, negative):
+    text, uncond = pipe.encode_prompt("a fox", "cpu", 1, True, negative_prompt=negative)
+    ours = lesson["draw"](text, uncond, 3.0, lesson["noise_at_start"]([5]))
+    options = {"negative_prompt": negative, "num_inference_steps": 3, "guidance_scale": 3.0, "output_type": "latent"}
+    theirs = pipe("a fox", generator=torch.Generator().manual_seed(5), **options).images
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(lesson, pipe):
-    switched = []
-    namespace = copy.copy(lesson)
+@torch.no_grad()
+def test_a_prompt_that_changes_in_the_middle_begins_with_one_and_ends_with_the_other(pipe, lesson):
+    fox, owl = (pipe.encode_prompt(prompt, "cpu", 1, False)[0] for prompt in ("a fox", "an owl"))
+    uncond, x = pipe.encode_prompt("", "cpu", 1, False)[0], lesson["noise_at_start"]([5])
+    switched = [lesson["draw"](lambda i, n=n: fox if i < n else owl, uncond, 3.0, x) for n in (0, 1, 3)]
+    torch.testing.assert_close(switched[0], lesson["draw"](owl, uncond, 3.0, x))
+    torch.testing.assert_close(switched[2], lesson["draw"](fox, uncond, 3.0, x))
+    assert not torch.allclose(switched[1], switched[0]) and not torch.allclose(switched[1], switched[2])
 
-    def fails():
-        raise RuntimeError("not on this machine\nand more")
 
-    exec(cell_with(LESSON, "table = []"), namespace)
-    assert namespace["row"]("odd", fails, lambda: switched.append("off")) is None
-    assert namespace["table"] == [("odd", "failed: not on this machine")]
-    assert switched == ["off"]
+def test_composing_one_prompt_is_guidance_and_two_can_be_a_negative_prompt():
+    uncond, text, negative = noise(3, 2, 4, 6, 6)
+    torch.testing.assert_close(compose(uncond, [text], [4.0]), guide(uncond, text, 4.0))
+    torch.testing.assert_close(
+        compose(uncond, [text, negative], [4.0, 1 - 4.0]), guide(negative, text, 4.0), rtol=1e-5, atol=1e-5
+    )
+
+
+# Measuring
+
+
+def test_the_interval_of_a_share_is_wilson_s(lesson):
+    low, high = lesson["wilson"](10, 12)
+    # Both ends solve |p - share| = z sqrt(p (1 - p) / n), which defines the interval.
+    for p in (low, high):
+        assert abs(p - 10 / 12) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 12))
+    assert lesson["wilson"](0, 12)[0] == 0 and lesson["wilson"](12, 12)[1] == 1
+
+
+def test_variety_is_nothing_for_equal_rows_and_does_not_grow_with_their_length(lesson):
+    x = noise(4, 3, 5)
+    assert lesson["variety"](x[:1].expand(4, -1, -1)) == 0
+    assert lesson["variety"](10 * x) == pytest.approx(lesson["variety"](x))
+    assert lesson["variety"](torch.eye(5)) == pytest.approx(math.sqrt(2))

@@ -1,258 +1,199 @@
-"""The exercises of lesson 04: the next merge of a tokenizer, where a map lies, all heads at once, several prompts."""
+"""The exercises of lesson 04: from the decoder's answer to bytes, from the encoder's to latents, and what they cost."""
 
-from collections.abc import Sequence
-from itertools import combinations, pairwise
+import math
 
 import torch
 from torch import Tensor
 
-from helpers import attention
+from helpers import schedules
 from helpers.exercises import Exercise, Mistake
 
-Ranks = dict[tuple[str, str], int]
+
+def to_bytes(x: Tensor) -> Tensor:
+    """What the decoder painted, (B, 3, H, W) from about -1 to 1, as the bytes of pictures, (B, H, W, 3) uint8."""
+    pixels = (x.clamp(-1, 1) + 1) * 127.5
+    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)  # (B, H, W, 3)
 
 
-def next_pair(symbols: list[str], ranks: Ranks) -> tuple[str, str] | None:
-    """The two neighbours that byte pair encoding joins next (Sennrich et al., 2016): the lowest rank, None if none."""
-    known = [pair for pair in pairwise(symbols) if pair in ranks]
-    return min(known, key=ranks.get, default=None)
+def draw_latents(moments: Tensor, eps: Tensor, s: float) -> Tensor:
+    """Latents for the U-Net, drawn from the encoder's answer: s (mu + sigma eps), Kingma and Welling (2013), eq. 10.
 
-
-def share_in_half(heat: Tensor, side: str) -> float:
-    """Share of a map's sum in one half of the picture: `side` is left, right, top or bottom; heat (rows, columns)."""
-    return attention.mass_share(heat, side)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of all heads at once: Vaswani et al. (2017), section 3.2.2, without the projections.
-
-    q: (B, N, heads * d), k and v: (B, T, heads * d). Returns (B, N, heads * d).
+    moments: (B, 2C, h, w), mu in the first half of the channels and log sigma² in the second. eps: (B, C, h, w).
     """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
+    mean, logvar = moments.chunk(2, dim=1)
+    return s * (mean + (0.5 * logvar).exp() * eps)
 
 
-def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
-    """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
+def bits_per_number(mean: Tensor, logvar: Tensor) -> Tensor:
+    """KL divergence from N(0, 1), Kingma and Welling (2013), eq. 10, in bits for each latent number: (B,)."""
+    nats = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)  # (B, C, h, w)
+    return nats.flatten(1).mean(dim=1) / math.log(2)
 
-    noise_uncond and each of `noises`: (B, 4, h, w). scales: as many as noises.
+
+def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
+    """The timestep whose usual signal-to-noise ratio is nearest to that of latents noised to t without their factor.
+
+    Nearest by the logarithm, since the ratio runs over several powers of ten.
     """
-    pulls = [scale * (noise - noise_uncond) for noise, scale in zip(noises, scales, strict=True)]
-    return noise_uncond + sum(pulls)
+    snr = schedules.snr(alpha_bar.double())
+    return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
-def _merges(*pairs: str) -> Ranks:
-    return {tuple(pair.split()): rank for rank, pair in enumerate(pairs)}
+def _painted() -> list[tuple[Tensor]]:
+    x = torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(3))  # a third of it beyond -1 to 1
+    return [(x,), (x[:1, :, :2, :3] / 4,)]
 
 
-_RANKS = _merges("e r", "o w</w>", "l o", "er s</w>", "l ow</w>", "w er", "a t", "h at</w>", "t h")
+def _moments(batch: int, channels: int) -> Tensor:
+    return torch.randn((batch, 2 * channels, 4, 6), generator=torch.Generator().manual_seed(3))
 
 
-def _only_where_known(symbols: list[str], ranks: Ranks) -> tuple[str, str]:
-    return min((pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get)  # nothing known: ValueError
+def _draw_cases() -> list[tuple[Tensor, Tensor, float]]:
+    eps = torch.randn((2, 4, 4, 6), generator=torch.Generator().manual_seed(4))
+    return [(_moments(2, 4), eps, 0.5), (_moments(2, 4)[:1], eps[:1], 0.18215)]
 
 
-NEXT_PAIR = Exercise(
-    name="04.next_pair",
-    solution=next_pair,
+def _kl_cases() -> list[tuple[Tensor, Tensor]]:
+    return [_moments(3, 4).chunk(2, dim=1), (torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))]
+
+
+def _unclamped(x: Tensor) -> Tensor:
+    # A detour by int32: what happens to floats beyond 0 to 255 depends on the machine.
+    return ((x + 1) * 127.5).round().to(torch.int32).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+TO_BYTES = Exercise(
+    name="04.to_bytes",
+    solution=to_bytes,
+    cases=_painted,
+    mistakes=(
+        Mistake(
+            _unclamped,
+            "the decoder goes a little beyond -1 and 1, and bytes beyond 0 and 255 wrap around. Clip first.",
+        ),
+        Mistake(
+            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1),
+            "turning floats into bytes cuts off the fraction, half a level too dark on average. Round first.",
+        ),
+        Mistake(
+            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8),
+            "the values are right; a picture has its colours last: (B, H, W, 3).",
+        ),
+        Mistake(
+            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(len(x), *x.shape[2:], 3),
+            "reshape tears the pixels apart: it keeps their order in memory. Move the dimension, with permute.",
+        ),
+        Mistake(
+            lambda x: (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1),
+            "the decoder's black is -1, not 0: this turns everything below middle grey black.",
+        ),
+        Mistake(
+            lambda x: (x.clamp(-1, 1) + 1).mul(127.5).round().permute(0, 2, 3, 1),
+            "the values are right; turn them into bytes at the end, torch.uint8.",
+        ),
+    ),
+)
+
+DRAW_LATENTS = Exercise(
+    name="04.draw_latents",
+    solution=draw_latents,
+    cases=_draw_cases,
+    mistakes=(
+        Mistake(
+            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1].exp() * eps),
+            "exp(logvar) is the variance. Noise is multiplied by the standard deviation, its root.",
+        ),
+        Mistake(
+            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1] * eps),
+            "the second half holds a logarithm, of the variance; it has to go through exp.",
+        ),
+        Mistake(
+            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0] + (0.5 * moments.chunk(2, dim=1)[1]).exp() * eps,
+            "the factor scales the whole latent, its noise too.",
+        ),
+        Mistake(
+            lambda moments, eps, s: draw_latents(moments, eps, 1.0),
+            "the draw is right; the factor is missing that brings it to a standard deviation near 1.",
+        ),
+        Mistake(
+            lambda moments, eps, s: draw_latents(moments, eps, 1 / s),
+            "towards the U-Net one multiplies by the factor; division is for the way to the decoder.",
+        ),
+        Mistake(
+            lambda moments, eps, s: draw_latents(moments.flip(1).unflatten(1, (2, -1)).flip(2).flatten(1, 2), eps, s),
+            "the halves have changed places: the means come first.",
+        ),
+        Mistake(
+            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0],
+            "this is the mean alone: the noise eps, times sigma, is still to be added.",
+        ),
+    ),
+)
+
+BITS_PER_NUMBER = Exercise(
+    name="04.bits_per_number",
+    solution=bits_per_number,
+    cases=_kl_cases,
+    mistakes=(
+        Mistake(
+            lambda mean, logvar: bits_per_number(mean, logvar) * math.log(2),
+            "these are nats. One bit is log(2) of them.",
+        ),
+        Mistake(
+            lambda mean, logvar: bits_per_number(mean, logvar) * mean[0].numel(),
+            "these are the bits of a whole latent. Divide by how many numbers it has.",
+        ),
+        Mistake(
+            lambda mean, logvar: bits_per_number(mean, logvar).mean(),
+            "this is one number for the batch. Every picture has its own: the answer has the shape (B,).",
+        ),
+        Mistake(
+            lambda mean, logvar: -bits_per_number(mean, logvar),
+            "the sign is turned around: a divergence is never below 0.",
+        ),
+        Mistake(
+            lambda mean, logvar: 2 * bits_per_number(mean, logvar),
+            "twice too much: look for the half in front of the formula.",
+        ),
+        Mistake(
+            lambda mean, logvar: (
+                0.5 * (mean.square() + (0.5 * logvar).exp() - 1 - logvar).flatten(1).mean(dim=1) / math.log(2)
+            ),
+            "the formula holds the variance, exp(logvar), not the standard deviation.",
+        ),
+    ),
+)
+
+SEEMS_LIKE = Exercise(
+    name="04.seems_like",
+    solution=seems_like,
     cases=[
-        (["l", "o", "w", "er", "s</w>"], _RANKS),
-        (["l", "o", "w</w>"], _RANKS),
-        (["t", "h", "a", "t"], _RANKS),
-        (["f", "o", "x</w>"], _RANKS),
-        (["e", "l", "o", "r", "s</w>"], _RANKS),
-        (["t", "a", "l", "o", "w</w>"], _RANKS),
-        (["fox</w>"], _RANKS),
+        (300, schedules.alpha_bar(schedules.betas()), 0.5),
+        (700, schedules.alpha_bar(schedules.betas()), 0.18215),
+        (500, schedules.alpha_bar(schedules.betas("cosine")), 2.0),
     ],
     mistakes=(
         Mistake(
-            lambda symbols, ranks: next((pair for pair in pairwise(symbols) if pair in ranks), None),
-            "this is the leftmost pair. The one with the lowest rank, the earliest merge learnt, comes first.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, math.sqrt(s)),
+            "the ratio compares variances: a standard deviation of 1 / s counts with its square.",
         ),
         Mistake(
-            lambda symbols, ranks: max(
-                (pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get, default=None
-            ),
-            "this is the highest rank, the latest merge learnt. Merges are applied in the order they were learnt.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, 1 / s),
+            "the wrong way: without its factor the latent has the variance 1 / s², and so has the signal.",
         ),
         Mistake(
-            _only_where_known,
-            "right where there is a pair; a word with nothing left to join needs None, and min has a `default`.",
+            lambda t, alpha_bar, s: t,
+            "t itself says how much noise there is beside a latent of variance 1. This one has another variance.",
         ),
         Mistake(
-            lambda symbols, ranks: min(pairwise(symbols), key=lambda pair: ranks.get(pair, 0), default=None),
-            "pairs that are no merge at all must not win: leave them out before you look for the lowest.",
+            lambda t, alpha_bar, s: int((alpha_bar - alpha_bar[t] / s**2).abs().argmin()),
+            "alpha_bar cannot be scaled: it is a share. Scale the ratio alpha_bar / (1 - alpha_bar).",
         ),
         Mistake(
-            lambda symbols, ranks: min(
-                (pair for pair in combinations(symbols, 2) if pair in ranks), key=ranks.get, default=None
-            ),
-            "only neighbours can be joined: zip the symbols with themselves, moved by one.",
-        ),
-        Mistake(
-            lambda symbols, ranks: min((ranks[pair] for pair in pairwise(symbols) if pair in ranks), default=None),
-            "this is the rank; asked for is the pair that has it.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, s) + 1,
+            "one too far. Timesteps count from 0, so the index of the nearest is the answer.",
         ),
     ),
 )
 
-
-def _heat() -> Tensor:
-    return torch.rand((4, 6), generator=torch.Generator().manual_seed(4)) ** 3  # far from even
-
-
-_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-_TURNED = {"left": "top", "right": "bottom", "top": "left", "bottom": "right"}
-
-
-def _half(heat: Tensor, side: str) -> Tensor:
-    rows, columns = heat.shape
-    return {
-        "left": heat[:, : columns // 2],
-        "right": heat[:, columns // 2 :],
-        "top": heat[: rows // 2],
-        "bottom": heat[rows // 2 :],
-    }[side]
-
-
-SHARE_IN_HALF = Exercise(
-    name="04.share_in_half",
-    solution=share_in_half,
-    cases=lambda: [(_heat(), side) for side in _OPPOSITE],
-    mistakes=(
-        Mistake(
-            lambda heat, side: share_in_half(heat, _TURNED[side]),
-            "rows and columns have changed places: heat[row, column], so left and right are told by the column.",
-        ),
-        Mistake(
-            lambda heat, side: share_in_half(heat, _OPPOSITE[side]),
-            "this is the other half. Rows count from the top, columns from the left.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).sum()),
-            "this is the sum of the half. A share is that sum divided by the sum of the whole map.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).mean() / heat.mean()),
-            "mean by mean is 1 for an even map, where half of it lies in each half: divide sums.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).sum() / _half(heat, _OPPOSITE[side]).sum()),
-            "this compares the two halves. A share has the whole map below the line.",
-        ),
-        Mistake(
-            lambda heat, side: 0.5,
-            "half of the places, yes; of the mass there is as much as the map holds there.",
-        ),
-    ),
-)
-
-
-def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    generator = torch.Generator().manual_seed(4)
-    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 8), (2, 5, 8), (2, 5, 8)))
-    return [(q, k, v, 2), (q, k, v, 4), (q[:1], k[:1], v[:1], 1)]
-
-
-def _with_scores(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float, dim: int = -1) -> Tensor:
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return ((q @ k.transpose(-1, -2) * scale).softmax(dim=dim) @ v).transpose(1, 2).flatten(2)
-
-
-def _cut_by_view(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    parts = [x.reshape(len(x), heads, x.shape[1], -1) for x in (q, k, v)]
-    scores = parts[0] @ parts[1].transpose(-1, -2) / parts[0].shape[-1] ** 0.5
-    return (scores.softmax(dim=-1) @ parts[2]).transpose(1, 2).flatten(2)
-
-
-def _not_put_back(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    out = attend(q, k, v, heads).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-    return out.reshape(q.shape)
-
-
-ATTEND = Exercise(
-    name="04.attend",
-    solution=attend,
-    cases=_qkv,
-    mistakes=(
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
-            "the scores are not divided by the root of d yet.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=q.shape[-1] ** -0.5),
-            "d is the width of one head, not of all of them together.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=heads / q.shape[-1]),
-            "the scores are divided by d; it is the root of d.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=(heads / q.shape[-1]) ** 0.5, dim=-2),
-            "each place shares out its attention over the tokens: softmax along the last dimension.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: attend(q, k, v, 1),
-            "this is one head that is as wide as all. Cut the last dimension into heads first.",
-        ),
-        Mistake(
-            _cut_by_view,
-            "reshape to (B, heads, N, d) mixes places and channels. Cut the last dimension, then transpose.",
-        ),
-        Mistake(
-            _not_put_back,
-            "at the end the heads have to move back beside their channels, (B, N, heads, d), before you flatten.",
-        ),
-    ),
-)
-
-
-def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
-    uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
-    return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
-
-
-COMPOSE = Exercise(
-    name="04.compose",
-    solution=compose,
-    cases=_noises,
-    mistakes=(
-        Mistake(
-            lambda uncond, noises, scales: (
-                uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
-            ),
-            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
-            "this is the mean of the pulls. Prompts add up: what each of them weighs is said by its scale.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "these are the pulls alone: add them to the prediction without a prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
-            "a negative scale has to keep its sign: it leads away from its prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
-            "the sign is turned around: the difference is prompt minus no prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
-            "only the first prompt is in it. Sum over all of them.",
-        ),
-    ),
-)
-
-EXERCISES = (NEXT_PAIR, SHARE_IN_HALF, ATTEND, COMPOSE)
+EXERCISES = (TO_BYTES, DRAW_LATENTS, BITS_PER_NUMBER, SEEMS_LIKE)

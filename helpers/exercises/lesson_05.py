@@ -1,227 +1,258 @@
-"""The exercises of lesson 05: noise for a batch, decoding in slices, a size that fits, and a whole Euler loop."""
+"""The exercises of lesson 05: the next merge of a tokenizer, where a map lies, all heads at once, several prompts."""
 
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+from collections.abc import Sequence
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
 
+from helpers import attention
 from helpers.exercises import Exercise, Mistake
-from helpers.sampling import euler_step
+
+Ranks = dict[tuple[str, str], int]
 
 
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
+def next_pair(symbols: list[str], ranks: Ranks) -> tuple[str, str] | None:
+    """The two neighbours that byte pair encoding joins next (Sennrich et al., 2016): the lowest rank, None if none."""
+    known = [pair for pair in pairwise(symbols) if pair in ranks]
+    return min(known, key=ranks.get, default=None)
 
 
-def batch_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Noise (B, *shape) for a batch in which every picture has a seed of its own."""
-    return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
+def share_in_half(heat: Tensor, side: str) -> float:
+    """Share of a map's sum in one half of the picture: `side` is left, right, top or bottom; heat (rows, columns)."""
+    return attention.mass_share(heat, side)
 
 
-def in_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
-    """`decode(latents)`, computed for at most `at_once` latents at a time."""
-    return torch.cat([decode(part) for part in latents.split(at_once)])
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of all heads at once: Vaswani et al. (2017), section 3.2.2, without the projections.
+
+    q: (B, N, heads * d), k and v: (B, T, heads * d). Returns (B, N, heads * d).
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
+    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
 
 
-def fit_size(height: float, width: float, own: int, multiple: int) -> tuple[int, int]:
-    """(height, width) of these proportions with about own * own pixels, each side the nearest multiple."""
-    scale = own / math.sqrt(height * width)
-    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
+def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
+
+    noise_uncond and each of `noises`: (B, 4, h, w). scales: as many as noises.
+    """
+    pulls = [scale * (noise - noise_uncond) for noise, scale in zip(noises, scales, strict=True)]
+    return noise_uncond + sum(pulls)
 
 
-def euler_loop(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
-    x = noise * math.sqrt(sigmas[0] ** 2 + 1)
-    for sigma, sigma_next in pairwise(sigmas):
-        x = euler_step(x, predict(x / math.sqrt(sigma**2 + 1), sigma), sigma, sigma_next)
-    return x
+def _merges(*pairs: str) -> Ranks:
+    return {tuple(pair.split()): rank for rank, pair in enumerate(pairs)}
 
 
-BATCH_NOISE = Exercise(
-    name="05.batch_noise",
-    solution=batch_noise,
-    cases=[((7, 3, 11), (4, 8, 8)), ((2, 2), (4, 4, 8))],
+_RANKS = _merges("e r", "o w</w>", "l o", "er s</w>", "l ow</w>", "w er", "a t", "h at</w>", "t h")
+
+
+def _only_where_known(symbols: list[str], ranks: Ranks) -> tuple[str, str]:
+    return min((pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get)  # nothing known: ValueError
+
+
+NEXT_PAIR = Exercise(
+    name="05.next_pair",
+    solution=next_pair,
+    cases=[
+        (["l", "o", "w", "er", "s</w>"], _RANKS),
+        (["l", "o", "w</w>"], _RANKS),
+        (["t", "h", "a", "t"], _RANKS),
+        (["f", "o", "x</w>"], _RANKS),
+        (["e", "l", "o", "r", "s</w>"], _RANKS),
+        (["t", "a", "l", "o", "w</w>"], _RANKS),
+        (["fox</w>"], _RANKS),
+    ],
     mistakes=(
         Mistake(
-            lambda seeds, shape: torch.randn((len(seeds), *shape), generator=_generator(seeds[0])),
-            "one generator drew for all of them, so only the first picture is that of its seed.",
+            lambda symbols, ranks: next((pair for pair in pairwise(symbols) if pair in ranks), None),
+            "this is the leftmost pair. The one with the lowest rank, the earliest merge learnt, comes first.",
         ),
         Mistake(
-            lambda seeds, shape: torch.stack([torch.randn(shape, generator=_generator(seeds[0])) for _ in seeds]),
-            "every picture starts from the same noise here: give each generator the seed of its own picture.",
-        ),
-        Mistake(
-            lambda seeds, shape: batch_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
-            "this counts up from the first seed; the seeds that were given need not follow each other.",
-        ),
-        Mistake(
-            lambda seeds, shape: torch.cat([torch.randn(shape, generator=_generator(seed)) for seed in seeds]),
-            "cat joins the pictures along their channels. A batch is a new dimension in front, which stack adds.",
-        ),
-        Mistake(
-            lambda seeds, shape: torch.randn((len(seeds), *shape)),
-            "these numbers do not come from the seeds: hand each torch.randn a generator.",
-        ),
-    ),
-)
-
-
-def _paint(latents: Tensor) -> Tensor:
-    """A decoder with room for three latents: each becomes twice as large, in three channels of their mean."""
-    if len(latents) > 3:
-        raise MemoryError(f"no room for {len(latents)} latents at once")
-    return latents.mean(dim=1, keepdim=True).repeat(1, 3, 2, 2)
-
-
-def _slice_cases() -> list[tuple[Callable[[Tensor], Tensor], Tensor, int]]:
-    generator = _generator(1)
-    sizes = ((6, 3), (6, 2), (7, 3), (2, 3))
-    return [(_paint, torch.randn((count, 4, 2, 2), generator=generator), at_once) for count, at_once in sizes]
-
-
-def _stack_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
-    return torch.stack([decode(part) for part in latents.split(at_once)])
-
-
-IN_SLICES = Exercise(
-    name="05.in_slices",
-    solution=in_slices,
-    cases=_slice_cases,
-    mistakes=(
-        Mistake(
-            lambda decode, latents, at_once: decode(latents),
-            "all latents go through the decoder together, and that is what the memory was too small for.",
-        ),
-        Mistake(
-            lambda decode, latents, at_once: torch.cat(
-                [decode(latents[i : i + at_once]) for i in range(0, len(latents) - at_once + 1, at_once)]
-                or [decode(latents[:0])]
+            lambda symbols, ranks: max(
+                (pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get, default=None
             ),
-            "the last slice may be shorter than the others; here it is lost.",
+            "this is the highest rank, the latest merge learnt. Merges are applied in the order they were learnt.",
         ),
         Mistake(
-            lambda decode, latents, at_once: [decode(part) for part in latents.split(at_once)],
-            "this is a list of slices: join them into one batch.",
+            _only_where_known,
+            "right where there is a pair; a word with nothing left to join needs None, and min has a `default`.",
         ),
         Mistake(
-            _stack_slices,
-            "stack puts the slices into a new dimension. They belong behind each other in the batch, as cat does it.",
+            lambda symbols, ranks: min(pairwise(symbols), key=lambda pair: ranks.get(pair, 0), default=None),
+            "pairs that are no merge at all must not win: leave them out before you look for the lowest.",
         ),
         Mistake(
-            lambda decode, latents, at_once: decode(latents.split(at_once)[-1]),
-            "only the last slice is returned: collect all of them.",
+            lambda symbols, ranks: min(
+                (pair for pair in combinations(symbols, 2) if pair in ranks), key=ranks.get, default=None
+            ),
+            "only neighbours can be joined: zip the symbols with themselves, moved by one.",
+        ),
+        Mistake(
+            lambda symbols, ranks: min((ranks[pair] for pair in pairwise(symbols) if pair in ranks), default=None),
+            "this is the rank; asked for is the pair that has it.",
         ),
     ),
 )
 
 
-def _fitted(height: float, width: float, multiple: int, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
-    return tuple(max(1, whole(side * scale / multiple)) * multiple for side in (height, width))
+def _heat() -> Tensor:
+    return torch.rand((4, 6), generator=torch.Generator().manual_seed(4)) ** 3  # far from even
 
 
-FIT_SIZE = Exercise(
-    name="05.fit_size",
-    solution=fit_size,
-    # No side lies near the middle between two multiples, where rounding would depend on the order of the arithmetic.
-    cases=[(9, 20, 512, 64), (3, 2, 128, 8), (500, 700, 768, 64), (1, 3, 128, 32)],
+_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
+_TURNED = {"left": "top", "right": "bottom", "top": "left", "bottom": "right"}
+
+
+def _half(heat: Tensor, side: str) -> Tensor:
+    rows, columns = heat.shape
+    return {
+        "left": heat[:, : columns // 2],
+        "right": heat[:, columns // 2 :],
+        "top": heat[: rows // 2],
+        "bottom": heat[rows // 2 :],
+    }[side]
+
+
+SHARE_IN_HALF = Exercise(
+    name="05.share_in_half",
+    solution=share_in_half,
+    cases=lambda: [(_heat(), side) for side in _OPPOSITE],
     mistakes=(
         Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / max(height, width), round),
-            "the longer side is the model's own here, which leaves too few pixels. Their number should stay the same.",
+            lambda heat, side: share_in_half(heat, _TURNED[side]),
+            "rows and columns have changed places: heat[row, column], so left and right are told by the column.",
         ),
         Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / min(height, width), round),
-            "the shorter side is the model's own here, which makes too many pixels. Their number should stay the same.",
+            lambda heat, side: share_in_half(heat, _OPPOSITE[side]),
+            "this is the other half. Rows count from the top, columns from the left.",
         ),
         Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own**2 / (height * width), round),
-            "this is the ratio of the two areas. A side grows with its square root.",
+            lambda heat, side: float(_half(heat, side).sum()),
+            "this is the sum of the half. A share is that sum divided by the sum of the whole map.",
         ),
         Mistake(
-            lambda height, width, own, multiple: _fitted(
-                height, width, multiple, own / math.sqrt(height * width), math.floor
-            ),
-            "the sides are rounded down; the nearest multiple is asked for.",
+            lambda heat, side: float(_half(heat, side).mean() / heat.mean()),
+            "mean by mean is 1 for an even map, where half of it lies in each half: divide sums.",
         ),
         Mistake(
-            lambda height, width, own, multiple: tuple(
-                round(side * own / math.sqrt(height * width)) for side in (height, width)
-            ),
-            "the proportions are right, but these sides are not multiples of what the model needs.",
+            lambda heat, side: float(_half(heat, side).sum() / _half(heat, _OPPOSITE[side]).sum()),
+            "this compares the two halves. A share has the whole map below the line.",
         ),
         Mistake(
-            lambda height, width, own, multiple: fit_size(height, width, own, multiple)[::-1],
-            "height and width have changed places.",
+            lambda heat, side: 0.5,
+            "half of the places, yes; of the mass there is as much as the map holds there.",
         ),
     ),
 )
 
 
-def _predict(x: Tensor, sigma: float) -> Tensor:
-    """A stand-in for the guided U-Net: near the noise in x, and never the same at two noise levels."""
-    return torch.tanh(x) + 0.1 * sigma * torch.cos(x)
+def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    generator = torch.Generator().manual_seed(4)
+    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 8), (2, 5, 8), (2, 5, 8)))
+    return [(q, k, v, 2), (q, k, v, 4), (q[:1], k[:1], v[:1], 1)]
 
 
-def _euler_cases() -> list[tuple[Callable[[Tensor, float], Tensor], Tensor, list[float]]]:
-    noise = torch.randn((1, 4, 4, 4), generator=_generator(1))
-    return [(_predict, noise, [14.6, 4.0, 1.2, 0.3, 0.0]), (_predict, noise, [2.0, 0.5, 0.0])]
+def _with_scores(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float, dim: int = -1) -> Tensor:
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return ((q @ k.transpose(-1, -2) * scale).softmax(dim=dim) @ v).transpose(1, 2).flatten(2)
 
 
-def _wrong_euler(
-    start: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
-    shown: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
-    sign: int = 1,
-    keep: bool = True,
-    last: int | None = None,
-) -> Callable[..., Tensor]:
-    """`euler_loop` with one thing wrong: the start, what the U-Net is shown, the direction, the latents, the end."""
-
-    def wrong(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
-        x = noise * start(sigmas[0])
-        for sigma, sigma_next in pairwise(sigmas[:last]):
-            scaled = x / shown(sigma)
-            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, sigma)
-        return x
-
-    return wrong
+def _cut_by_view(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    parts = [x.reshape(len(x), heads, x.shape[1], -1) for x in (q, k, v)]
+    scores = parts[0] @ parts[1].transpose(-1, -2) / parts[0].shape[-1] ** 0.5
+    return (scores.softmax(dim=-1) @ parts[2]).transpose(1, 2).flatten(2)
 
 
-EULER_LOOP = Exercise(
-    name="05.euler_loop",
-    solution=euler_loop,
-    cases=_euler_cases,
+def _not_put_back(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    out = attend(q, k, v, heads).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+    return out.reshape(q.shape)
+
+
+ATTEND = Exercise(
+    name="05.attend",
+    solution=attend,
+    cases=_qkv,
     mistakes=(
         Mistake(
-            _wrong_euler(shown=lambda sigma: 1.0),
-            "the U-Net is shown x as it is. Divide it first, so that what it sees has a variance near 1.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
+            "the scores are not divided by the root of d yet.",
         ),
         Mistake(
-            _wrong_euler(start=lambda sigma: 1.0),
-            "the start is too weak: Euler's first latents are as strong as the first noise level says.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=q.shape[-1] ** -0.5),
+            "d is the width of one head, not of all of them together.",
         ),
         Mistake(
-            _wrong_euler(start=lambda sigma: sigma),
-            "nearly: the start is the noise times the root of sigma² + 1, not times sigma.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=heads / q.shape[-1]),
+            "the scores are divided by d; it is the root of d.",
         ),
         Mistake(
-            _wrong_euler(keep=False),
-            "only what the U-Net is shown gets divided. The step goes on from x itself.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=(heads / q.shape[-1]) ** 0.5, dim=-2),
+            "each place shares out its attention over the tokens: softmax along the last dimension.",
         ),
         Mistake(
-            _wrong_euler(sign=-1),
-            "the steps go towards more noise: it is (sigma_next - sigma) that is multiplied with eps.",
+            lambda q, k, v, heads: attend(q, k, v, 1),
+            "this is one head that is as wide as all. Cut the last dimension into heads first.",
         ),
         Mistake(
-            _wrong_euler(last=-1),
-            "one step is missing: the last one goes down to sigma = 0.",
+            _cut_by_view,
+            "reshape to (B, heads, N, d) mixes places and channels. Cut the last dimension, then transpose.",
         ),
         Mistake(
-            _wrong_euler(shown=lambda sigma: sigma**2 + 1),
-            "sigma² + 1 is a variance: divide by its square root.",
+            _not_put_back,
+            "at the end the heads have to move back beside their channels, (B, N, heads, d), before you flatten.",
         ),
     ),
 )
 
-EXERCISES = (BATCH_NOISE, IN_SLICES, FIT_SIZE, EULER_LOOP)
+
+def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
+    uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
+    return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
+
+
+COMPOSE = Exercise(
+    name="05.compose",
+    solution=compose,
+    cases=_noises,
+    mistakes=(
+        Mistake(
+            lambda uncond, noises, scales: (
+                uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
+            ),
+            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: sum(
+                uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
+            ),
+            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
+            "this is the mean of the pulls. Prompts add up: what each of them weighs is said by its scale.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: sum(
+                scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
+            ),
+            "these are the pulls alone: add them to the prediction without a prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
+            "a negative scale has to keep its sign: it leads away from its prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
+            "the sign is turned around: the difference is prompt minus no prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
+            "only the first prompt is in it. Sum over all of them.",
+        ),
+    ),
+)
+
+EXERCISES = (NEXT_PAIR, SHARE_IN_HALF, ATTEND, COMPOSE)

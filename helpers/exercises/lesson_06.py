@@ -1,251 +1,227 @@
-"""The exercises of lesson 06: what strength leaves to do, a mask for latents, a mask out of two prompts, inversion."""
+"""The exercises of lesson 06: noise for a batch, decoding in slices, a size that fits, and a whole Euler loop."""
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
-from helpers.schedules import alpha_bar, betas
-
-Predict = Callable[[Tensor, int], Tensor]
+from helpers.sampling import euler_step
 
 
-def steps_left(timesteps: Sequence[int], strength: float) -> list[int]:
-    """The timesteps that image-to-image still takes: the last int(len(timesteps) * strength) of them.
-
-    As in diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`. timesteps: counts down. strength: from 0 to 1.
-    """
-    return list(timesteps[len(timesteps) - int(len(timesteps) * strength) :])
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
 
 
-def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """A mask of pixels as one of latents: 1 where any pixel of the place is to be drawn anew.
-
-    mask: (H, W) bool, True is drawn anew; factor divides both sides. Returns (1, 1, H / factor, W / factor), float32.
-    """
-    return F.max_pool2d(mask[None, None].float(), factor)
+def batch_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """Noise (B, *shape) for a batch in which every picture has a seed of its own."""
+    return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
 
 
-def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
-    """Where two prompts disagree: the mask of DiffEdit (Couairon et al., 2022, arXiv:2210.11427), without its clipping.
-
-    noise_source, noise_target: (B, C, h, w), the predictions of both prompts for the same B noisy latents.
-    Returns (1, 1, h, w), float32: 1 where the mean magnitude of the difference, rescaled to 0 to 1, is above one half.
-    """
-    heat = (noise_target - noise_source).abs().mean(dim=(0, 1), keepdim=True)
-    return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
+def in_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
+    """`decode(latents)`, computed for at most `at_once` latents at a time."""
+    return torch.cat([decode(part) for part in latents.split(at_once)])
 
 
-def invert(predict: Predict, x0: Tensor, timesteps: Sequence[int], alpha_bar: Tensor) -> Tensor:
-    """DDIM inversion from t = 0 up: Song et al. (2020), arXiv:2010.02502, section 4.3, eps asked for where it goes.
-
-    predict: eps of (x, t). x0: of any shape. timesteps: counts down. alpha_bar: (steps,). Returns x at timesteps[0].
-    """
-    return _invert(predict, x0, list(reversed(timesteps)), alpha_bar)
+def fit_size(height: float, width: float, own: int, multiple: int) -> tuple[int, int]:
+    """(height, width) of these proportions with about own * own pixels, each side the nearest multiple."""
+    scale = own / math.sqrt(height * width)
+    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
 
 
-def _invert(
-    predict: Predict, x: Tensor, upward: Sequence[int], bars: Tensor, *, told_start: bool = False, moves_on: bool = True
-) -> Tensor:
-    start = 0
-    for t in upward:
-        eps = predict(x, start if told_start else t)
-        estimate = (x - (1 - bars[start]).sqrt() * eps) / bars[start].sqrt()
-        x = bars[t].sqrt() * estimate + (1 - bars[t]).sqrt() * eps
-        start = t if moves_on else start
+def euler_loop(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
+    """The latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
+    x = noise * math.sqrt(sigmas[0] ** 2 + 1)
+    for sigma, sigma_next in pairwise(sigmas):
+        x = euler_step(x, predict(x / math.sqrt(sigma**2 + 1), sigma), sigma, sigma_next)
     return x
 
 
-_TWENTY = list(range(951, 0, -50))
-_TEN = list(range(901, 0, -100))
-
-STEPS_LEFT = Exercise(
-    name="06.steps_left",
-    solution=steps_left,
-    cases=[(_TWENTY, 0.6), (_TEN, 0.35), (_TEN, 0.32), (_TWENTY, 1.0), (_TEN, 0.05)],
+BATCH_NOISE = Exercise(
+    name="06.batch_noise",
+    solution=batch_noise,
+    cases=[((7, 3, 11), (4, 8, 8)), ((2, 2), (4, 4, 8))],
     mistakes=(
         Mistake(
-            lambda timesteps, strength: timesteps[: int(len(timesteps) * strength)],
-            "these are the first of them, the noisiest. The picture is already there: it is the end that is left.",
+            lambda seeds, shape: torch.randn((len(seeds), *shape), generator=_generator(seeds[0])),
+            "one generator drew for all of them, so only the first picture is that of its seed.",
         ),
         Mistake(
-            lambda timesteps, strength: timesteps[int(len(timesteps) * strength) :],
-            "this is the other way round: a high strength leaves many steps to take, strength 1 all of them.",
+            lambda seeds, shape: torch.stack([torch.randn(shape, generator=_generator(seeds[0])) for _ in seeds]),
+            "every picture starts from the same noise here: give each generator the seed of its own picture.",
         ),
         Mistake(
-            lambda timesteps, strength: timesteps[-int(len(timesteps) * strength) :],
-            "right, but for none: x[-0:] is x[0:], the whole list. Count from the front instead.",
+            lambda seeds, shape: batch_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
+            "this counts up from the first seed; the seeds that were given need not follow each other.",
         ),
         Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - math.ceil(len(timesteps) * strength) :],
-            "part of a step is not rounded up: the library cuts it off, with int.",
+            lambda seeds, shape: torch.cat([torch.randn(shape, generator=_generator(seed)) for seed in seeds]),
+            "cat joins the pictures along their channels. A batch is a new dimension in front, which stack adds.",
         ),
         Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - round(len(timesteps) * strength) :],
-            "half a step is not rounded: the library cuts it off, with int.",
-        ),
-        Mistake(
-            lambda timesteps, strength: int(len(timesteps) * strength),
-            "this is how many there are; asked for are the timesteps themselves, as a list.",
+            lambda seeds, shape: torch.randn((len(seeds), *shape)),
+            "these numbers do not come from the seeds: hand each torch.randn a generator.",
         ),
     ),
 )
 
 
-def _masks() -> list[tuple[Tensor, int]]:
-    disc = torch.zeros((24, 32), dtype=torch.bool)
-    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
-    disc[(rows - 9) ** 2 + (columns - 14) ** 2 < 60] = True
-    box = torch.zeros((16, 16), dtype=torch.bool)
-    box[3:13, 5:11] = True
-    return [(disc, 8), (disc, 4), (box, 2)]
+def _paint(latents: Tensor) -> Tensor:
+    """A decoder with room for three latents: each becomes twice as large, in three channels of their mean."""
+    if len(latents) > 3:
+        raise MemoryError(f"no room for {len(latents)} latents at once")
+    return latents.mean(dim=1, keepdim=True).repeat(1, 3, 2, 2)
 
 
-def _blocks(mask: Tensor, factor: int) -> Tensor:
-    """(h, w, factor * factor), float: the pixels of each place."""
-    blocks = mask.float().unflatten(0, (-1, factor)).unflatten(2, (-1, factor))
-    return blocks.transpose(1, 2).flatten(2)
+def _slice_cases() -> list[tuple[Callable[[Tensor], Tensor], Tensor, int]]:
+    generator = _generator(1)
+    sizes = ((6, 3), (6, 2), (7, 3), (2, 3))
+    return [(_paint, torch.randn((count, 4, 2, 2), generator=generator), at_once) for count, at_once in sizes]
 
 
-LATENT_MASK = Exercise(
-    name="06.latent_mask",
-    solution=latent_mask,
-    cases=_masks,
+def _stack_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
+    return torch.stack([decode(part) for part in latents.split(at_once)])
+
+
+IN_SLICES = Exercise(
+    name="06.in_slices",
+    solution=in_slices,
+    cases=_slice_cases,
     mistakes=(
         Mistake(
-            lambda mask, factor: mask[::factor, ::factor][None, None].float(),
-            "this looks at one pixel of each place, its corner, as the library does. Ask all of its pixels.",
+            lambda decode, latents, at_once: decode(latents),
+            "all latents go through the decoder together, and that is what the memory was too small for.",
         ),
         Mistake(
-            lambda mask, factor: _blocks(mask, factor).mean(dim=2)[None, None],
-            "this is the share of each place that is masked. A place with any masked pixel counts whole: 1.",
-        ),
-        Mistake(
-            lambda mask, factor: (_blocks(mask, factor).mean(dim=2) >= 0.5)[None, None].float(),
-            "this goes by the majority, and leaves masked pixels at the edge as they were. One pixel is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: _blocks(mask, factor).amin(dim=2)[None, None],
-            "this asks for all pixels of a place to be masked. One is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: 1 - latent_mask(mask, factor),
-            "0 and 1 have changed places: 1 is drawn anew, 0 is kept.",
-        ),
-        Mistake(
-            lambda mask, factor: latent_mask(mask, factor)[0, 0],
-            "the values are right; the shape is that of latents, (1, 1, h, w), to fit every batch and channel.",
-        ),
-    ),
-)
-
-
-def _predictions() -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(6)
-    cases = []
-    for gain in (1.0, 4.0):
-        source = torch.randn((3, 4, 6, 8), generator=generator)
-        change = 0.3 * torch.randn(source.shape, generator=generator)
-        change[:, :, 2:5, 3:6] += torch.randn((3, 4, 3, 3), generator=generator)
-        cases.append((source, source + gain * change))
-    return cases
-
-
-def _difference_mask(
-    source: Tensor, target: Tensor, *, heat: Callable[[Tensor], Tensor], rescale: bool = True
-) -> Tensor:
-    values = heat(target - source)
-    if rescale:
-        values = (values - values.min()) / (values.max() - values.min())
-    return (values > 0.5).float()
-
-
-def _mean_magnitude(change: Tensor) -> Tensor:
-    return change.abs().mean(dim=(0, 1), keepdim=True)
-
-
-DIFFERENCE_MASK = Exercise(
-    name="06.difference_mask",
-    solution=difference_mask,
-    cases=_predictions,
-    mistakes=(
-        Mistake(
-            lambda source, target: _difference_mask(source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True)),
-            "differences of both signs cancel in the mean: take magnitudes first.",
-        ),
-        Mistake(
-            lambda source, target: _difference_mask(
-                source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True).abs()
+            lambda decode, latents, at_once: torch.cat(
+                [decode(latents[i : i + at_once]) for i in range(0, len(latents) - at_once + 1, at_once)]
+                or [decode(latents[:0])]
             ),
-            "the magnitude comes before the mean: after it, differences of both signs have cancelled.",
+            "the last slice may be shorter than the others; here it is lost.",
         ),
         Mistake(
-            lambda source, target: _difference_mask(source, target, heat=_mean_magnitude, rescale=False),
-            "the threshold is for values rescaled to 0 to 1: subtract the smallest, divide by the range.",
+            lambda decode, latents, at_once: [decode(part) for part in latents.split(at_once)],
+            "this is a list of slices: join them into one batch.",
         ),
         Mistake(
-            lambda source, target: (
-                _mean_magnitude(target - source) / _mean_magnitude(target - source).max() > 0.5
-            ).float(),
-            "the smallest value has to become 0 as well: subtract it before you divide.",
+            _stack_slices,
+            "stack puts the slices into a new dimension. They belong behind each other in the batch, as cat does it.",
         ),
         Mistake(
-            lambda source, target: _difference_mask(source, target, heat=lambda d: d.abs().mean(dim=1, keepdim=True)),
-            "the mean goes over the batch too: one mask for all the noises, of shape (1, 1, h, w).",
-        ),
-        Mistake(
-            lambda source, target: 1 - difference_mask(source, target),
-            "0 and 1 have changed places: 1 is where the prompts disagree.",
+            lambda decode, latents, at_once: decode(latents.split(at_once)[-1]),
+            "only the last slice is returned: collect all of them.",
         ),
     ),
 )
 
-_BARS = alpha_bar(betas())
+
+def _fitted(height: float, width: float, multiple: int, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
+    return tuple(max(1, whole(side * scale / multiple)) * multiple for side in (height, width))
 
 
-def _predict(x: Tensor, t: int) -> Tensor:
-    """A stand-in for the U-Net: near the noise of data that is standard normal, so that a run stays near 1."""
-    return (1 - _BARS[t]).sqrt() * x + 0.1 * torch.sin(3 * x)
-
-
-def _runs() -> list[tuple[Predict, Tensor, list[int], Tensor]]:
-    x0 = torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(6))
-    return [(_predict, x0, _TEN, _BARS), (_predict, x0, [601, 301, 1], _BARS)]
-
-
-INVERT = Exercise(
-    name="06.invert",
-    solution=invert,
-    cases=_runs,
+FIT_SIZE = Exercise(
+    name="06.fit_size",
+    solution=fit_size,
+    # No side lies near the middle between two multiples, where rounding would depend on the order of the arithmetic.
+    cases=[(9, 20, 512, 64), (3, 2, 128, 8), (500, 700, 768, 64), (1, 3, 128, 32)],
     mistakes=(
         Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps, bars),
-            "the timesteps count down, and this way leads up: go through them in reverse.",
+            lambda height, width, own, multiple: _fitted(height, width, multiple, own / max(height, width), round),
+            "the longer side is the model's own here, which leaves too few pixels. Their number should stay the same.",
         ),
         Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, told_start=True),
-            "the network is asked at the timestep the step starts from. Ask it at the one the step leads to.",
+            lambda height, width, own, multiple: _fitted(height, width, multiple, own / min(height, width), round),
+            "the shorter side is the model's own here, which makes too many pixels. Their number should stay the same.",
         ),
         Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, moves_on=False),
-            "every step starts from t = 0 here. The next one starts where the last one ended.",
+            lambda height, width, own, multiple: _fitted(height, width, multiple, own**2 / (height * width), round),
+            "this is the ratio of the two areas. A side grows with its square root.",
         ),
         Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * torch.randn(x0.shape)
+            lambda height, width, own, multiple: _fitted(
+                height, width, multiple, own / math.sqrt(height * width), math.floor
             ),
-            "this adds random noise. Asked for is the noise that leads back to x0: the network's own, step by step.",
+            "the sides are rounded down; the nearest multiple is asked for.",
         ),
         Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * predict(x0, timesteps[0])
+            lambda height, width, own, multiple: tuple(
+                round(side * own / math.sqrt(height * width)) for side in (height, width)
             ),
-            "this is one leap to the top. The network's answer changes on the way: ask it at every timestep.",
+            "the proportions are right, but these sides are not multiples of what the model needs.",
+        ),
+        Mistake(
+            lambda height, width, own, multiple: fit_size(height, width, own, multiple)[::-1],
+            "height and width have changed places.",
         ),
     ),
 )
 
-EXERCISES = (STEPS_LEFT, LATENT_MASK, DIFFERENCE_MASK, INVERT)
+
+def _predict(x: Tensor, sigma: float) -> Tensor:
+    """A stand-in for the guided U-Net: near the noise in x, and never the same at two noise levels."""
+    return torch.tanh(x) + 0.1 * sigma * torch.cos(x)
+
+
+def _euler_cases() -> list[tuple[Callable[[Tensor, float], Tensor], Tensor, list[float]]]:
+    noise = torch.randn((1, 4, 4, 4), generator=_generator(1))
+    return [(_predict, noise, [14.6, 4.0, 1.2, 0.3, 0.0]), (_predict, noise, [2.0, 0.5, 0.0])]
+
+
+def _wrong_euler(
+    start: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
+    shown: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
+    sign: int = 1,
+    keep: bool = True,
+    last: int | None = None,
+) -> Callable[..., Tensor]:
+    """`euler_loop` with one thing wrong: the start, what the U-Net is shown, the direction, the latents, the end."""
+
+    def wrong(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
+        x = noise * start(sigmas[0])
+        for sigma, sigma_next in pairwise(sigmas[:last]):
+            scaled = x / shown(sigma)
+            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, sigma)
+        return x
+
+    return wrong
+
+
+EULER_LOOP = Exercise(
+    name="06.euler_loop",
+    solution=euler_loop,
+    cases=_euler_cases,
+    mistakes=(
+        Mistake(
+            _wrong_euler(shown=lambda sigma: 1.0),
+            "the U-Net is shown x as it is. Divide it first, so that what it sees has a variance near 1.",
+        ),
+        Mistake(
+            _wrong_euler(start=lambda sigma: 1.0),
+            "the start is too weak: Euler's first latents are as strong as the first noise level says.",
+        ),
+        Mistake(
+            _wrong_euler(start=lambda sigma: sigma),
+            "nearly: the start is the noise times the root of sigma² + 1, not times sigma.",
+        ),
+        Mistake(
+            _wrong_euler(keep=False),
+            "only what the U-Net is shown gets divided. The step goes on from x itself.",
+        ),
+        Mistake(
+            _wrong_euler(sign=-1),
+            "the steps go towards more noise: it is (sigma_next - sigma) that is multiplied with eps.",
+        ),
+        Mistake(
+            _wrong_euler(last=-1),
+            "one step is missing: the last one goes down to sigma = 0.",
+        ),
+        Mistake(
+            _wrong_euler(shown=lambda sigma: sigma**2 + 1),
+            "sigma² + 1 is a variance: divide by its square root.",
+        ),
+    ),
+)
+
+EXERCISES = (BATCH_NOISE, IN_SLICES, FIT_SIZE, EULER_LOOP)
