@@ -17,7 +17,7 @@ from diffusers import StableDiffusionPipeline
 
 from helpers.grounds import PLACES
 from helpers.loading import POCKET
-from helpers.scenes import COLOURS, PLAIN, STYLES, WORDS
+from helpers.scenes import COLOURS, PLAIN, RELATIONS, STYLES, WORDS
 from training.flags import as_flags
 from training.run_folder import history
 from training.train_vae import VaeConfig
@@ -67,9 +67,13 @@ Prompts it knows, where what stands in brackets may be missing:
 
     a [blue] fox [left of a [red] car] [on a white background, or a place] [, flat style]
 
-Relations: `left of`, `right of`, `above`, `below`. Styles: {style_names}. Colours: {colour_names}. Plain backgrounds:
-{plain_names}. Places: {place_names}. How a thing is tilted, mirrored, sized and where exactly it stands, no caption
-says: that is the seed's.
+- relations: {relation_names}
+- styles: {style_names}
+- colours: {colour_names}
+- plain backgrounds: {plain_names}
+- places: {place_names}
+
+No caption says how a thing is tilted, mirrored, sized and where exactly it stands: the noise decides.
 
 ## Parts
 
@@ -147,7 +151,7 @@ made.
 
 # What to type for each part of the figures, in this order.
 MEASURED = """\
-    python -m training.train_judge                               # models/scene-judge
+    python -m training.train_judge --steps 3000                  # models/scene-judge
     accelerate launch -m evaluation.evaluate --model {pipeline}   # figures, to look at before anything is replaced
     cp -r {pipeline}/. models/pocket-diffusion
     accelerate launch -m evaluation.evaluate                     # the figures and this card"""
@@ -380,6 +384,7 @@ def write_card(folder: Path) -> None:
         colours=len(COLOURS),
         plain=len(PLAIN),
         places=len(PLACES),
+        relation_names=listed(RELATIONS),
         style_names=listed(STYLES),
         colour_names=listed(COLOURS),
         plain_names=listed(PLAIN),
