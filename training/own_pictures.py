@@ -141,7 +141,7 @@ def read_flags(
     asked = vars(parser.parse_args(arguments))
     useless = ["--" + name.replace("_", "-") for name in NONE if asked[name]]
     if useless:
-        parser.error(f"{', '.join(useless)} only works with scenes, whose things are known: with --data leave it out")
+        parser.error(f"with --data there are no scenes, so leave out {', '.join(useless)}")
     try:
         return args, filled(config, NONE), load(args.data)
     except (OSError, ValueError) as error:

@@ -55,13 +55,16 @@ def describe(
     that hold no weights, what changes with their content.
     """
     used = {name: place for name, place in (inputs or {}).items() if place}
-    keys = {name: folder_key(place) for name, place in used.items() if name not in (keys or {})} | dict(keys or {})
+    keys = keys or {}
     record = {
         "program": program,
         "folder": folder.as_posix(),
         "mixed_precision": accelerator.mixed_precision,
         "settings": flat(config),
-        "inputs": {name: {"folder": place.as_posix(), "key": keys[name]} for name, place in used.items()},
+        "inputs": {
+            name: {"folder": place.as_posix(), "key": keys[name] if name in keys else folder_key(place)}
+            for name, place in used.items()
+        },
     }
     return json.loads(json.dumps(record))  # tuples become lists, as they will be when read
 
