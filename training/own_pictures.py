@@ -103,7 +103,7 @@ def _listed(folder: Path) -> dict[str, str]:
 
 
 def _beside(folder: Path) -> dict[str, str]:
-    pictures = sorted(path for path in folder.iterdir() if path.suffix.lower() in FORMATS)
+    pictures = sorted(path for path in folder.glob("[!.]*") if path.suffix.lower() in FORMATS)
     if not pictures:
         raise ValueError(f"{folder} holds no pictures: put files ending in {', '.join(FORMATS)} there")
     without = [path for path in pictures if not path.with_suffix(".txt").is_file()]

@@ -42,7 +42,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tokenizer = build_tokenizer([picture.text for picture in own])
     cut = [picture.text for picture in own if cut_text(tokenizer, picture.text)]
     if cut and accelerator.is_main_process:
-        print(f"{len(cut)} captions have more than {TOKENS - 2} tokens, and their ends are never read: {cut[0]!r}")
+        print(
+            f"Of {len(own)} captions {len(cut)} have more than {TOKENS - 2} tokens; the ends are never read: {cut[0]!r}"
+        )
     if args.start_from:
         text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder", dtype=torch.float32)
         text_encoder = reading(text_encoder, CLIPTokenizer.from_pretrained(args.start_from / "tokenizer"), tokenizer)
