@@ -182,7 +182,7 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         ],
     )
     _bar(drawing, 464, [(signal[1], kit.X0), (kept, kit.EPS), (sigma, kit.SECOND)])
-    drawing.text(RIGHT, 502, "The same sum: fresh noise $z$ for predicted noise.", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(RIGHT, 502, "The same sum, a part of it fresh noise $z$.", size=kit.SMALL, colour=kit.SECOND)
 
 
 def _formula(drawing: Drawing, y: float, parts: list[tuple[str, str]], size: float = 17) -> None:

@@ -28,7 +28,7 @@ PLACES = {  # name -> (row, column) of 16 x 16; the first one asks
 }
 LEFT, TOP, SIDE = 28, 56, 432  # of the picture
 CELL = SIDE / 16
-KEYS, SCORE, SHARE, VALUES, STRIP = 566, 706, 718, 820, 110  # columns at the right
+KEYS, SCORE, SHARE, VALUES, STRIP = 566, 706, 718, 826, 104  # columns at the right
 ROW, PITCH = 178, 50
 
 
@@ -57,7 +57,7 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "self_attention",
         536,
-        f"The tip of one ear looks at the other ear ({said['other ear']}) and at both eyes ({eyes:.0%}): at what is dark",
+        f"The tip of an ear looks at the other ({said['other ear']}) and at both eyes ({eyes:.0%}): at what is dark",
         f"Left, a fox in the snow (“{PROMPT}”, t = {T}, seed {SEED}; last self-attention layer, head {HEAD + 1} of 4). "
         "From one of its 256 places, the tip of an ear, lines lead to the others, as thick as their shares: "
         + ", ".join(f"{name} {said[name]}" for name in others)
