@@ -28,7 +28,7 @@ SITE = ROOT / "site"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")  # to a file
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
-PLAYER = 'class="step-viewer"'  # of helpers/player.html
+PLAYER = "step-viewer"  # the class of helpers/player.html
 
 
 def block(kind: str, text: str) -> str:
