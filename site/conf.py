@@ -5,10 +5,8 @@ author = "The Stable Diffusion, step by step authors"
 copyright = f"{author}. Text CC BY 4.0, code Apache-2.0"
 html_title = project
 
-extensions = [
-    "myst_parser",
-    "sphinx-mathjax-offline",
-]  # the second brings MathJax, so that no other host is asked for it
+# The second brings MathJax, so that no other host is asked for it.
+extensions = ["myst_parser", "sphinx-mathjax-offline"]
 myst_enable_extensions = ["dollarmath", "amsmath"]
 mathjax3_config = {"options": {"enableMenu": False}}  # else every formula is one more stop of the Tab key
 myst_heading_anchors = 3

@@ -258,6 +258,8 @@ def test_a_viewer_plays_without_a_kernel(open_page):
     viewer = page.locator(".step-viewer").first
     slider, picture = viewer.get_by_role("slider"), viewer.locator("img").first
     first = picture.get_attribute("src")
+    label = viewer.get_by_role("group").get_attribute("aria-label")
+    assert page.get_by_role("img", name=label).count() == 0, "its film stands beside it"
     slider.focus()
     page.keyboard.press("ArrowRight")
     assert slider.input_value() == "1" and picture.get_attribute("src") != first
