@@ -234,21 +234,21 @@ WHO_KNOWS = Quiz(
 )
 PADDING = Quiz(
     name="05.padding",
-    question="You replace the vector of `red` in `a red fox left of a blue car` by that of the empty prompt. Why does "
-    "Pocket still draw a red fox?",
+    question="The vector of `yellow` in `a yellow fox left of a pink owl on grass` was replaced by that of the empty "
+    "prompt. Why does Pocket still draw a yellow fox?",
     options=(
         Option(
-            "The U-Net has learnt that foxes are red",
-            "Pocket's foxes are orange unless a colour is named, and a blue one stays blue in the same experiment.",
+            "The U-Net has learnt that foxes are yellow",
+            "Pocket's foxes are orange unless a colour is named; and the owl stayed pink in the same picture.",
         ),
         Option(
-            "The vectors of `fox` and of all later tokens have read `red` too",
-            "The text encoder has copied the colour into the tokens after it before anything was taken away.",
+            "The vectors of `fox` and of later tokens have read `yellow` too",
+            "The text encoder copied the colour into the tokens after it before anything was taken away.",
             right=True,
         ),
         Option(
-            "One vector of 32 is too little to notice",
-            "It is not the number: `car` alone would be missed if no other vector had read that word.",
+            "One vector of 32 is too little to be noticed by the U-Net, whichever it is",
+            "The number does not decide. What matters is whether other vectors hold the same.",
         ),
     ),
 )
