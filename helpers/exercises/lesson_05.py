@@ -239,7 +239,7 @@ PADDING = Quiz(
     options=(
         Option(
             "The U-Net has learnt that foxes are yellow",
-            "Pocket's foxes are orange unless a colour is named; and the owl stayed pink in the same picture.",
+            "Pocket's foxes are orange unless a prompt names another colour for them.",
         ),
         Option(
             "The vectors of `fox` and of later tokens have read `yellow` too",
