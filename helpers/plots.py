@@ -240,9 +240,6 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     palette = image.quantize(256, dither=Image.Dither.NONE)
     exact = image if first else image.point(lambda value: min(255, ROUNDED * round(value / ROUNDED)))
     png = picture_file(palette if _looks_like(palette, image, first) else exact, optimize=True)
-    if len(png) > PNG_BYTES and not first:  # a better palette, which takes seconds
-        palette = image.quantize(256, dither=Image.Dither.NONE, kmeans=1)
-        png = min(png, picture_file(palette, optimize=True) if _looks_like(palette, image, first) else png, key=len)
     if len(png) <= PNG_BYTES:
         return "image/png", png, width
     if not first:  # stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one

@@ -132,8 +132,8 @@ def test_unets_have_the_sizes_of_their_configurations(name, settings):
     enters = [
         f"{before:,} → " if before != now else "" for before, now in zip(levels[:1] + levels, levels, strict=False)
     ]
-    assert sorted(text for text in written if text.endswith("numbers at each")) == sorted(
-        f"{before}{channels:,} numbers at each" for before, channels in zip(enters, levels, strict=True)
+    assert sorted(text for text in written if text.endswith("numbers each")) == sorted(
+        f"{before}{channels:,} numbers each" for before, channels in zip(enters, levels, strict=True)
     )
     assert written.count("× 2") == len(levels) - 1
     skips = len(levels) * (settings["layers_per_block"] + 1)
@@ -160,7 +160,7 @@ def test_vae_has_the_factors_of_both_models():
 
 def test_pipeline_has_the_sizes_of_both_models():
     written, text = texts("pipeline"), config("text_encoder")
-    assert f"{text['max_position_embeddings']} tokens × {text['hidden_size']} numbers" in written
+    assert f"{text['max_position_embeddings']} × {text['hidden_size']} numbers" in written
     assert f"3 × {config('vae')['sample_size']} × {config('vae')['sample_size']}" in written
     side = config("unet")["sample_size"]
     assert written.count(f"4 × {side} × {side}") == 2

@@ -103,6 +103,7 @@ def test_a_quiz_folds_each_verdict_under_its_answer_and_needs_no_script():
         ["AYes &amp; no", "✕ No. It is not both."],
         ["B&lt;b&gt;No&lt;/b&gt;", "✓ Right. b comes first."],
     ]
+    assert TWO.name not in card and "Open the answer you expect" in card
     assert not re.search(r"<script|<style|\bopen\b[^ ]*>|\son\w+=", card)
     assert re.search(r"Is <code [^>]*>a &lt; b</code> true\?", card)
 
@@ -110,7 +111,7 @@ def test_a_quiz_folds_each_verdict_under_its_answer_and_needs_no_script():
 def test_a_quiz_as_text_keeps_the_answer_to_itself(monkeypatch, capsys):
     monkeypatch.setitem(QUIZZES, TWO.name, TWO)
     exercises.quiz("99.made")  # outside of a notebook it is printed
-    assert capsys.readouterr().out == "99.made: Is `a < b` true?\nA. Yes & no\nB. <b>No</b>\n"
+    assert capsys.readouterr().out == "Is `a < b` true?\nA. Yes & no\nB. <b>No</b>\n"
 
 
 # --- the mechanism, on exercises made here

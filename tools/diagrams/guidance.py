@@ -85,7 +85,7 @@ def draw() -> list[Drawing]:
     lengths = [float(one.norm()) for one in (answers.empty, answers.words)]
     drawing = Drawing(
         "guidance",
-        706,
+        722,
         f"The words turn the answer by {degrees[1]}; guidance walks on, to {degrees[weak]} and {degrees[strong]}",
         f"To scale, two arrows from one point: the noise that the U-Net predicts at t = {T} without words, and with "
         f"“{PROMPT}” (seed {SEED}). They are {lengths[0]:.1f} and {lengths[1]:.1f} long and {degrees[1]} apart. A "
@@ -181,7 +181,7 @@ def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degre
             )
     drawing.text(
         kit.WIDTH - kit.MARGIN,
-        686,
+        708,
         f"standard deviation of the latent; in {REAL} real pictures {answers.real_spread:.2f}",
         size=kit.SMALL,
         colour=kit.SECOND,
@@ -209,12 +209,14 @@ def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
             anchor="middle",
             colour=kit.SECOND if frame == kit.LINE else frame,
         )
-    note = "$ε_∅$, $ε_{text}$: $ε_θ$ without and with words; of these, one channel of 4 in red and blue"
-    drawing.text(28, 691, note, size=kit.SMALL, colour=kit.SECOND)
+    notes = (
+        "$ε_∅$, $ε_{text}$: $ε_θ$ without and with words, the U-Net asked twice;",
+        "one channel of 4, in red and blue",
+    )
+    drawing.lines(28, 691, notes, size=kit.SMALL, colour=kit.SECOND, leading=17)
     middle = y + SMALL_TILE / 2
     _small_unet(drawing, 148, middle)
     drawing.arrow([(128, middle), (142, middle)], kit.XT)
-    drawing.text(168, y + SMALL_TILE + 2, "asked twice", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
 
 
 def _small_unet(drawing: Drawing, x: float, middle: float) -> None:

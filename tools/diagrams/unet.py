@@ -161,8 +161,8 @@ def draw_pocket() -> Drawing:
         drawing.picture(x, 102, 64, 64, example.as_colours(latents), frame=colour)
         drawing.text(x + 32, 89, name, size=21, colour=colour, anchor="middle")
     kept = float(example.pocket().scheduler.alphas_cumprod[step.t])
-    shares = f"In: {kept**0.5:.2f} fox, {(1 - kept) ** 0.5:.2f} noise."
-    said = (shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
+    shares = (f"In: {kept**0.5:.2f} fox,", f"{(1 - kept) ** 0.5:.2f} noise.")
+    said = (*shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
     drawing.lines(28, 257, said, size=kit.SMALL, colour=kit.SECOND)
     said = (
         "Out: the fox is found,",
@@ -416,7 +416,7 @@ def _headings(drawing: Drawing, boxes: list[Box]) -> None:
         x = (row[0].x + row[-1].x) / 2
         places = f"{row[0].block.side} × {row[0].block.side} places"
         counts = dict.fromkeys(box.block.channels for box in boxes if box.level == level)  # in the order of the flow
-        numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers at each"
+        numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers each"
         y = row[0].y
         if level == middle.level:
             x, y = x - 5, y + row[0].height / 2 + 42

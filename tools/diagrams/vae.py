@@ -107,11 +107,11 @@ def _gates(drawing: Drawing, scale: float) -> None:
         drawing.rect(GATE - 32, y - 21, 64, 42, fill=kit.INK, stroke=kit.CARD, line=3, radius=21)
         drawing.text(GATE, y + 7, f"{sign} $s$", size=20, colour=kit.WHITE, anchor="middle", bold=True)
     middle = (UPPER + LOWER) / 2
-    drawing.rect(GATE - 61, middle - 30, 122, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
+    drawing.rect(GATE - 66, middle - 30, 132, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
     drawing.text(GATE, middle - 8, f"$s$ = {scale:.4f}", anchor="middle", bold=True)
     drawing.text(GATE, middle + 12, f"SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     words = ("here noise is", "added and taken", "away again:", "lessons 01 and 02")
-    drawing.lines(TURN - 18, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    drawing.lines(TURN - 14, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
 
 def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tensor) -> None:
@@ -122,10 +122,10 @@ def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tens
     drawing.text(92, UPPER + 102, f"{3 * picture.height * picture.width:,} numbers", **sides)
     drawing.picture(28, LOWER - 64, 128, 128, back, smooth=True)
     drawing.text(92, LOWER + 84, f"PSNR {psnr(picture, back):.1f} dB", **sides)
-    drawing.text(92, LOWER + 102, "against the one above", **sides)
+    drawing.text(92, LOWER + 102, "to the one above", **sides)
     fewer = 3 * picture.height * picture.width // z.numel()
-    size = (f"{' × '.join(map(str, z.shape[1:]))} = {z.numel():,} numbers,", f"{fewer} times fewer")
-    drawing.lines(Z + STACK / 2, 72, size, leading=17, **sides)
+    size = (f"{' × '.join(map(str, z.shape[1:]))} =", f"{z.numel():,} numbers,", f"{fewer} times fewer")
+    drawing.lines(Z + STACK / 2, 55, size, leading=17, **sides)
 
 
 def _latent(drawing: Drawing, x: float, y: float, latent: Tensor, name: str, note: str, colour: str) -> None:
