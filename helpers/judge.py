@@ -61,6 +61,9 @@ class Reading:
     ground: str
 
 
+NOTHING = Reading(layout="", words=(), colours=(), style="", ground="")
+
+
 class Judge(nn.Module):
     """A small convolutional network on 80 x 80 pictures in [-1, 1], with a linear head for each of `HEADS`."""
 
@@ -130,6 +133,14 @@ def read(pictures: Sequence[Image.Image], net: Judge | None = None) -> list[Read
             )
         )
     return readings
+
+
+def read_pocket(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]) -> list[Reading]:
+    """`read` for pictures that Pocket drew; of another model it says so and reads nothing in any of them."""
+    if is_pocket(pipe):
+        return read(pictures)
+    print("Skipped: the judge reads Pocket's pictures only.")
+    return [NOTHING] * len(pictures)
 
 
 @torch.no_grad()
