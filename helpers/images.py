@@ -1,11 +1,15 @@
-"""Anything that is a picture, as an array of pixels, and as a file; and numbers of any kind as an array."""
+"""Anything that is a picture, as an array of pixels, as a file and from one; and numbers of any kind as an array."""
 
 import io
+import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+
+OPENED = ("JPEG", "PNG", "WEBP")  # and nothing else: Pillow would hand some other kinds to programs of the system
+MAX_PIXELS = 50_000_000  # of a file: more than most cameras, far less than would fill the memory
 
 
 def as_picture(x: Any) -> np.ndarray:
@@ -64,3 +68,23 @@ def picture_file(picture: Image.Image, kind: str = "PNG", **options: Any) -> byt
     buffer = io.BytesIO()
     picture.save(buffer, kind, **options)
     return buffer.getvalue()
+
+
+def read_picture(data: bytes, name: str = "The file") -> Image.Image:
+    """The picture in the bytes of a JPEG, PNG or WebP file, turned as its camera says; the first of an animation.
+
+    Returns it in mode RGB. ValueError if it is of another kind, damaged, or of more than 50 million pixels.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns of big and of odd pictures; the check below is stricter
+            image = Image.open(io.BytesIO(data), formats=OPENED)
+            pixels = image.width * image.height
+            if pixels <= MAX_PIXELS:
+                return Image.fromarray(as_picture(ImageOps.exif_transpose(image)))
+    # Everything in here comes from the file, and Pillow answers a damaged one with errors of a dozen kinds.
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{name} has too many pixels: choose a picture of at most 50 million") from error
+    except Exception as error:
+        raise ValueError(f"{name} cannot be read as a picture: choose a JPEG, PNG or WebP file") from error
+    raise ValueError(f"{name} has {image.width} x {image.height} pixels: choose a picture of at most 50 million")

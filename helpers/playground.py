@@ -6,9 +6,7 @@ and, through Voila, for the browser alone. How a prompt could go on is in `gramm
 
 import base64
 import html
-import io
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +21,7 @@ from torch import Tensor
 
 from helpers import inputs
 from helpers.grammar import suggestions
+from helpers.images import read_picture
 from helpers.latents import decode
 from helpers.library_calls import memory_advice, quiet
 from helpers.loading import is_pocket
@@ -45,8 +44,6 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 FRAMES = 7  # of a film strip
 SUGGESTIONS = 8  # buttons under the prompt
 EXAMPLE = "a fox on a blue background"
-UPLOADS = ("JPEG", "PNG", "WEBP")  # and nothing else: Pillow would hand some other kinds to programs of the system
-MAX_PIXELS = 50_000_000  # of an upload: more than most cameras, far less than would fill the memory
 
 
 @dataclass(frozen=True)
@@ -164,26 +161,6 @@ def fit(pipe: "StableDiffusionPipeline", picture: Image.Image) -> Image.Image:
     rows, columns = (size, size) if isinstance(size, int) else size
     sides = (columns * pipe.vae_scale_factor, rows * pipe.vae_scale_factor)
     return ImageOps.fit(Image.fromarray(as_picture(picture)), sides, Image.Resampling.LANCZOS)
-
-
-def read_picture(data: bytes, name: str = "The file") -> Image.Image:
-    """The picture in the bytes of a JPEG, PNG or WebP file, turned as its camera says; the first of an animation.
-
-    Returns it in mode RGB. ValueError if it is of another kind, damaged, or of more than 50 million pixels.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of big and of odd pictures; the check below is stricter
-            image = Image.open(io.BytesIO(data), formats=UPLOADS)
-            pixels = image.width * image.height
-            if pixels <= MAX_PIXELS:
-                return Image.fromarray(as_picture(ImageOps.exif_transpose(image)))
-    # Everything in here comes from the file, and Pillow answers a damaged one with errors of a dozen kinds.
-    except Image.DecompressionBombError as error:
-        raise ValueError(f"{name} has too many pixels: choose a picture of at most 50 million") from error
-    except Exception as error:
-        raise ValueError(f"{name} cannot be read as a picture: choose a JPEG, PNG or WebP file") from error
-    raise ValueError(f"{name} has {image.width} x {image.height} pixels: choose a picture of at most 50 million")
 
 
 # The page

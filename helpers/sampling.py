@@ -178,8 +178,8 @@ def _loop(
 def normal(count: int, seed: int, like: Tensor) -> Tensor:
     """Standard normal noise (count, channels, height, width), one tensor for each latent or picture.
 
-    like: a tensor (B, channels, height, width) whose shape but for B, device and dtype the noise has. It is drawn on the
-    CPU, so that every machine has the same.
+    like: a tensor (B, channels, height, width) whose shape but for B, device and dtype the noise has. It is drawn on
+    the CPU, so that every machine has the same.
     """
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((count, *like.shape[1:]), generator=generator, dtype=like.dtype).to(like.device)

@@ -18,9 +18,10 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from helpers import grammar, inputs
+from helpers.images import MAX_PIXELS, read_picture
 from helpers.latents import encode
 from helpers.loading import HUB_ID, load_pipeline
-from helpers.playground import MAX_PIXELS, SAMPLERS, draw, fit, read_picture
+from helpers.playground import SAMPLERS, draw, fit
 from helpers.plots import as_picture
 from helpers.sampling import denoise
 from tests.pipelines.tiny import SIDE, TOKENS, tiny_pipeline

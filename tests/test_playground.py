@@ -14,10 +14,11 @@ from diffusers import StableDiffusionImg2ImgPipeline
 from PIL import Image
 
 from helpers import playground
+from helpers.images import read_picture
 from helpers.latents import decode
 from helpers.loading import POCKET
 from helpers.pictures import generate
-from helpers.playground import SAMPLERS, Playground, draw, fit, make_sampler, read_picture
+from helpers.playground import SAMPLERS, Playground, draw, fit, make_sampler
 from helpers.sampling import run
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 

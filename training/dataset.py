@@ -1,4 +1,4 @@
-"""What the networks are shown: scenes, their latents, and the batch of each step of the U-Net."""
+"""What the networks are shown: scenes or own pictures, their latents, and the batch of each step of the U-Net."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,11 +17,14 @@ from helpers import grounds, scenes
 from helpers.scenes import Scene, boxes, draw, random_scene
 from training.extra_tasks import targets
 from training.loop import step_rng
+from training.own_pictures import OwnPicture
 from training.run_folder import files_key
 from training.unet import LATENT, UNetConfig
 
 if TYPE_CHECKING:
     from training.train_vae import VaeConfig
+
+Shown = Scene | OwnPicture
 
 # What pictures are made of: the code that draws them, the emoji and the colours. Any change makes other latents.
 CODE = [Path(module.__file__) for module in (grounds, scenes)]
@@ -39,27 +42,32 @@ def training_scenes(config: "UNetConfig | VaeConfig") -> list[Scene]:
     return [random_scene(rng, things=1 + int(rng.random() < config.pairs)) for _ in range(config.scenes)]
 
 
+def pixels_of(scene: Shown) -> np.ndarray:
+    """The picture of a scene, or a picture itself: (128, 128, 3) uint8."""
+    return scene.pixels if isinstance(scene, OwnPicture) else np.asarray(draw(scene))
+
+
 @torch.no_grad()
-def encode_scenes(vae: AutoencoderKL, scenes: list[Scene], batch_size: int = 32) -> Tensor:
+def encode_scenes(vae: AutoencoderKL, scenes: list[Shown], batch_size: int = 32) -> Tensor:
     """Latents (N, 4, 16, 16) of all scenes, scaled to unit variance, as float16 on the CPU."""
     parts = []
     for start in tqdm(range(0, len(scenes), batch_size), desc="encoding scenes", mininterval=10):
-        pixels = to_tensor(np.stack([np.asarray(draw(scene)) for scene in scenes[start : start + batch_size]]))
+        pixels = to_tensor(np.stack([pixels_of(scene) for scene in scenes[start : start + batch_size]]))
         latents = vae.encode(pixels.to(vae.device)).latent_dist.mean * vae.config.scaling_factor
         parts.append(latents.half().cpu().contiguous())
     return torch.cat(parts)
 
 
-def all_boxes(scenes: list[Scene]) -> Tensor:
+def all_boxes(scenes: list[Shown]) -> Tensor:
     """Where the things of all scenes are seen: (N, 2, 4) int16 left, top, right, bottom in pixels, 0 for none."""
     found = torch.zeros(len(scenes), 2, 4, dtype=torch.int16)
     for i, scene in enumerate(scenes):
-        found[i, : len(scene.things)] = torch.tensor(boxes(scene))
+        found[i, : len(scene.things)] = torch.tensor(boxes(scene)).reshape(-1, 4)
     return found
 
 
 def cached_latents(
-    folder: Path, vae: AutoencoderKL, vae_key: str, scenes: list[Scene], accelerator: Accelerator
+    folder: Path, vae: AutoencoderKL, vae_key: str, scenes: list[Shown], accelerator: Accelerator
 ) -> dict[str, Tensor]:
     """`latents` (N, 4, 16, 16) and `boxes` (N, 2, 4) of the scenes, made once by the first process and read by all.
 
@@ -71,7 +79,7 @@ def cached_latents(
     with accelerator.main_process_first():
         if accelerator.is_main_process and _key_of(path) != key:
             if path.exists():
-                print(f"{path} is of other scenes or another autoencoder: encoding anew")
+                print(f"{path} is of other pictures or another autoencoder: encoding anew")
             folder.mkdir(parents=True, exist_ok=True)
             fresh = path.with_name(path.name + ".new")
             latents = encode_scenes(vae.to(accelerator.device), scenes)
@@ -88,7 +96,7 @@ def _key_of(path: Path) -> str | None:
         return (file.metadata() or {}).get("key")
 
 
-def random_caption(scene: Scene, rng: np.random.Generator, config: UNetConfig) -> str:
+def random_caption(scene: Shown, rng: np.random.Generator, config: UNetConfig) -> str:
     """A caption of the scene with phrases left out at random, or none at all."""
     if rng.random() < config.empty:
         return ""
@@ -96,7 +104,7 @@ def random_caption(scene: Scene, rng: np.random.Generator, config: UNetConfig) -
 
 
 def denoising_batch(
-    step: int, scenes: list[Scene], cached: dict[str, Tensor], tokenizer: CLIPTokenizer, config: UNetConfig
+    step: int, scenes: list[Shown], cached: dict[str, Tensor], tokenizer: CLIPTokenizer, config: UNetConfig
 ) -> dict[str, Tensor]:
     """The global batch of one step: clean latents, noise, timesteps, captions, and what the extra tasks need, if any.
 

@@ -42,19 +42,29 @@ def files_key(files: list[Path], more: str = "") -> str:
 
 
 def describe(
-    program: str, config: Any, folder: Path, accelerator: Accelerator, inputs: Mapping[str, Path | None] | None = None
+    program: str,
+    config: Any,
+    folder: Path,
+    accelerator: Accelerator,
+    inputs: Mapping[str, Path | None] | None = None,
+    keys: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """All that a run is made of, ready for JSON.
 
-    config: a dataclass. inputs: folders of weights that the run begins with or uses, by the name of their flag.
+    config: a dataclass. inputs: folders that the run begins with or uses, by the name of their flag. keys: of those
+    that hold no weights, what changes with their content.
     """
     used = {name: place for name, place in (inputs or {}).items() if place}
+    keys = keys or {}
     record = {
         "program": program,
         "folder": folder.as_posix(),
         "mixed_precision": accelerator.mixed_precision,
         "settings": flat(config),
-        "inputs": {name: {"folder": place.as_posix(), "key": folder_key(place)} for name, place in used.items()},
+        "inputs": {
+            name: {"folder": place.as_posix(), "key": keys[name] if name in keys else folder_key(place)}
+            for name, place in used.items()
+        },
     }
     return json.loads(json.dumps(record))  # tuples become lists, as they will be when read
 

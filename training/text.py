@@ -1,8 +1,8 @@
-"""The tokenizer and the text encoder: Stable Diffusion's classes, with a vocabulary made for the scenes."""
+"""The tokenizer and the text encoder: Stable Diffusion's classes, with a vocabulary made for the captions."""
 
 import copy
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from tokenizers import pre_tokenizers, trainers
@@ -38,10 +38,11 @@ def clip_tokenizer(merges: Iterable[tuple[str, str]], length: int) -> CLIPTokeni
     return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=length)
 
 
-def build_tokenizer() -> CLIPTokenizer:
+def build_tokenizer(captions: Sequence[str] = ()) -> CLIPTokenizer:
     """A byte-level BPE tokenizer (Sennrich et al., 2016, arXiv:1508.07909) that knows each word as one token.
 
-    Any other text still has tokens, byte by byte.
+    captions: texts that hold the words, by default those of the grammar. Of very many words, some thousands, the
+    rarest remain in pieces. Any other text still has tokens, byte by byte.
     """
     # Equally frequent pairs are joined in the order of their tokens' numbers. Given beforehand, these are always the
     # same: a resumed run makes its tokenizer anew, and its weights know tokens by number.
@@ -53,7 +54,7 @@ def build_tokenizer() -> CLIPTokenizer:
         special_tokens=[*BYTES, *LAST_BYTES],
     )
     trained = CLIPTokenizer().backend_tokenizer
-    trained.train_from_iterator(vocabulary_captions(), trainer)
+    trained.train_from_iterator(captions or vocabulary_captions(), trainer)
     return clip_tokenizer(map(tuple, json.loads(trained.to_str())["model"]["merges"]), TOKENS)
 
 

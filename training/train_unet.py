@@ -15,13 +15,14 @@ from accelerate.utils import set_seed
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from helpers.inputs import cut_text
 from training.dataset import cached_latents, denoising_batch, training_scenes
 from training.export import save_pipeline
-from training.flags import add_flags, filled
 from training.loop import train
 from training.losses import DenoisingLoss
+from training.own_pictures import pictures_key, read_flags
 from training.run_folder import claim, describe, history
-from training.text import build_text_encoder, build_tokenizer, reading
+from training.text import TOKENS, build_text_encoder, build_tokenizer, reading
 from training.unet import UNetConfig, build_unet
 
 
@@ -30,16 +31,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/unet"), help="checkpoints, log and the pipeline")
     parser.add_argument("--vae", type=Path, default=Path("runs/vae/vae"), help="folder of the trained VAE")
     parser.add_argument("--start-from", type=Path, help="folder of a trained pipeline to begin with")
-    add_flags(parser, UNetConfig())
-    args = parser.parse_args(arguments)
-    config = filled(UNetConfig(), vars(args))
+    args, config, own = read_flags(parser, UNetConfig(), arguments)
 
     set_seed(config.loop.seed)
     accelerator = Accelerator()
-    record = describe("train_unet", config, args.folder, accelerator, {"vae": args.vae, "start_from": args.start_from})
+    inputs = {"vae": args.vae, "start_from": args.start_from, "data": args.data}
+    record = describe("train_unet", config, args.folder, accelerator, inputs, {"data": pictures_key(own)})
     claim(args.folder, record, accelerator)  # before minutes of encoding
     vae = AutoencoderKL.from_pretrained(args.vae).requires_grad_(False).eval()
-    tokenizer = build_tokenizer()
+    tokenizer = build_tokenizer([picture.text for picture in own])
+    cut = [picture.text for picture in own if cut_text(tokenizer, picture.text)]
+    if cut and accelerator.is_main_process:
+        print(
+            f"Of {len(own)} captions {len(cut)} have more than {TOKENS - 2} tokens; the ends are never read: {cut[0]!r}"
+        )
     if args.start_from:
         text_encoder = CLIPTextModel.from_pretrained(args.start_from / "text_encoder", dtype=torch.float32)
         text_encoder = reading(text_encoder, CLIPTokenizer.from_pretrained(args.start_from / "tokenizer"), tokenizer)
@@ -47,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     else:
         text_encoder = build_text_encoder(tokenizer, width=config.text_width, layers=config.text_layers)
         unet = build_unet(config)
-    scenes = training_scenes(config)
+    scenes = own or training_scenes(config)
     cached = cached_latents(args.folder, vae, record["inputs"]["vae"]["key"], scenes, accelerator)
     trainee = train(
         DenoisingLoss(

@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from helpers.grounds import SIZE
-from helpers.scenes import Box, Scene, boxes, draw, random_scene
-from training.dataset import to_tensor, training_scenes
-from training.flags import add_flags, filled
+from helpers.scenes import Box, Scene, boxes, random_scene
+from training.dataset import Shown, pixels_of, to_tensor, training_scenes
 from training.loop import LoopConfig, step_rng, train
+from training.own_pictures import pictures_key, read_flags
 from training.run_folder import describe, history, write_history
 
 CROP = 64
@@ -74,11 +74,11 @@ class VaeLoss(nn.Module):
         return reconstruction + self.config.edge_weight * edges + self.config.kl_weight * posterior.kl().mean()
 
 
-def draw_all(scenes: list[Scene]) -> np.ndarray:
+def draw_all(scenes: list[Shown]) -> np.ndarray:
     """The pictures of scenes: (N, 128, 128, 3) uint8, 49 kB each."""
     pictures = np.empty((len(scenes), SIZE, SIZE, 3), np.uint8)
     for i, scene in enumerate(tqdm(scenes, desc="drawing", mininterval=5)):
-        pictures[i] = draw(scene)
+        pictures[i] = pixels_of(scene)
     return pictures
 
 
@@ -104,12 +104,16 @@ def crop_batch(step: int, pictures: np.ndarray, things: list[list[Box]], config:
     return {"pixels": to_tensor(crops), "noise": torch.from_numpy(noise)}
 
 
-@torch.no_grad()
-def latent_std(vae: AutoencoderKL, config: VaeConfig, count: int = 256) -> float:
-    """Standard deviation of the latents of `count` scenes; its inverse is the scaling factor."""
+def other_scenes(config: VaeConfig, count: int = 256) -> list[Scene]:
+    """Scenes beside the training set."""
     rng = step_rng(config.loop.seed, config.loop.steps)
-    scenes = [random_scene(rng, things=1 + i % 2) for i in range(count)]
-    pixels = to_tensor(np.stack([np.asarray(draw(scene)) for scene in scenes]))
+    return [random_scene(rng, things=1 + i % 2) for i in range(count)]
+
+
+@torch.no_grad()
+def latent_std(vae: AutoencoderKL, scenes: Sequence[Shown]) -> float:
+    """Standard deviation of the latents of some scenes; its inverse is the scaling factor."""
+    pixels = to_tensor(np.stack([pixels_of(scene) for scene in scenes]))
     latents = torch.cat([vae.encode(part.to(vae.device)).latent_dist.mean for part in pixels.split(16)])
     return latents.std().item()
 
@@ -124,19 +128,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, default=Path("runs/vae"), help="checkpoints, log and the finished VAE")
     parser.add_argument("--start-from", type=Path, help="folder of a trained VAE to begin with, instead of at random")
-    add_flags(parser, VaeConfig())
-    args = parser.parse_args(arguments)
-    config = filled(VaeConfig(), vars(args))
+    args, config, own = read_flags(parser, VaeConfig(), arguments)
     if config.decoder_only and not args.start_from:
         parser.error("--decoder-only needs --start-from: an encoder at random is not worth keeping")
 
     set_seed(config.loop.seed)
     accelerator = Accelerator()
-    record = describe("train_vae", config, args.folder, accelerator, {"start_from": args.start_from})
+    inputs = {"start_from": args.start_from, "data": args.data}
+    record = describe("train_vae", config, args.folder, accelerator, inputs, {"data": pictures_key(own)})
     vae = AutoencoderKL.from_pretrained(args.start_from) if args.start_from else build_vae(config.channels)
     if config.decoder_only:
         freeze_encoder(vae)
-    scenes = training_scenes(config)
+    scenes = own or training_scenes(config)
     pictures, things = draw_all(scenes), [boxes(scene) for scene in scenes]
     vae = train(
         VaeLoss(vae, config),
@@ -148,7 +151,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).vae
     if accelerator.is_main_process:
         if not config.decoder_only:  # the latents are what they were
-            vae.register_to_config(scaling_factor=1 / latent_std(vae, config))
+            vae.register_to_config(
+                scaling_factor=1 / latent_std(vae, own[:: 1 + len(own) // 256] or other_scenes(config))
+            )
         vae.save_pretrained(args.folder / "vae")
         write_history(args.folder / "vae", [*history(args.start_from), record])
         print(f"scaling factor {vae.config.scaling_factor:.4f}")
