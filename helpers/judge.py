@@ -10,6 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +19,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from helpers.grounds import SIZE
+from helpers.loading import is_pocket
 from helpers.scenes import COLOURS, GROUNDS, STYLES, WORDS
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 JUDGE = Path(__file__).resolve().parent.parent / "models" / "scene-judge"
 VIEW = 80  # pixels, both sides of what the network looks at
@@ -53,6 +58,9 @@ class Reading:
     colours: tuple[str, ...]
     style: str
     ground: str
+
+
+NOTHING = Reading(layout="", words=(), colours=(), style="", ground="")
 
 
 class Judge(nn.Module):
@@ -124,6 +132,14 @@ def read(pictures: Sequence[Image.Image], net: Judge | None = None) -> list[Read
             )
         )
     return readings
+
+
+def read_pocket(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]) -> list[Reading]:
+    """`read` for pictures that Pocket drew; of another model it says so and reads nothing in any of them."""
+    if is_pocket(pipe):
+        return read(pictures)
+    print("Skipped: the judge reads Pocket's pictures only.")
+    return [NOTHING] * len(pictures)
 
 
 @torch.no_grad()
