@@ -1,4 +1,4 @@
-"""The exercises of lesson 06: the seven parts of Stable Diffusion, a whole Euler loop, and a size that fits."""
+"""The exercises of lesson 06: the seven parts of Stable Diffusion, and a whole Euler loop."""
 
 import functools
 import math
@@ -66,12 +66,6 @@ def euler_loop(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas
     for sigma, sigma_next in pairwise(sigmas):
         x = euler_step(x, predict(x / math.sqrt(sigma**2 + 1), sigma), sigma, sigma_next)
     return x
-
-
-def fit_size(height: float, width: float, own: int, multiple: int) -> tuple[int, int]:
-    """(height, width) of these proportions with about own * own pixels, each side the nearest multiple."""
-    scale = own / math.sqrt(height * width)
-    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -520,54 +514,7 @@ TO_PIXELS = Exercise(
 )
 
 
-# --- and two more
-
-
-def _fitted(height: float, width: float, multiple: int, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
-    return tuple(max(1, whole(side * scale / multiple)) * multiple for side in (height, width))
-
-
-FIT_SIZE = Exercise(
-    name="06.fit_size",
-    solution=fit_size,
-    # No side lies near the middle between two multiples, where rounding would depend on the order of the arithmetic.
-    cases=[(9, 20, 512, 64), (3, 2, 128, 8), (500, 700, 768, 64), (1, 3, 128, 32)],
-    hints=(
-        "How many pixels is the model used to? Keep that number, and change the shape.",
-        "Both sides are multiplied by one number. What does that do to their product?",
-        "The number is `own` over the root of height times width. Then each side goes to its nearest multiple.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / max(height, width), round),
-            "the longer side is the model's own here, which leaves too few pixels. Their number should stay the same.",
-        ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / min(height, width), round),
-            "the shorter side is the model's own here, which makes too many pixels. Their number should stay the same.",
-        ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own**2 / (height * width), round),
-            "this is the ratio of the two areas. A side grows with its square root.",
-        ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(
-                height, width, multiple, own / math.sqrt(height * width), math.floor
-            ),
-            "the sides are rounded down; the nearest multiple is asked for.",
-        ),
-        Mistake(
-            lambda height, width, own, multiple: tuple(
-                round(side * own / math.sqrt(height * width)) for side in (height, width)
-            ),
-            "the proportions are right, but these sides are not multiples of what the model needs.",
-        ),
-        Mistake(
-            lambda height, width, own, multiple: fit_size(height, width, own, multiple)[::-1],
-            "height and width have changed places.",
-        ),
-    ),
-)
+# --- and one more
 
 
 def _predict(x: Tensor, sigma: float) -> Tensor:
@@ -649,7 +596,6 @@ EXERCISES = (
     DDIM_LOOP,
     TO_PIXELS,
     EULER_LOOP,
-    FIT_SIZE,
 )
 
 SWAPPED = Quiz(
