@@ -7,6 +7,7 @@ seven, its colour.
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,3 +147,14 @@ def read_pocket(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]
 def features(pictures: Sequence[Image.Image], net: Judge | None = None) -> Tensor:
     """What the judge sees before it decides: the input of its heads, (B, 224), for the Frechet distance."""
     return (net or load_judge()).features(to_views(pictures))
+
+
+def tally(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]) -> str:
+    """How often the judge reads which words in pictures that `pipe` drew, the commonest first: `3 fox, 1 pizza`.
+
+    Of another model than Pocket it says that it was skipped: the judge knows Pocket's world alone.
+    """
+    if not is_pocket(pipe):
+        return "skipped: the judge knows Pocket's world alone"
+    words = Counter(" and ".join(reading.words) for reading in read(pictures))
+    return ", ".join(f"{count} {word}" for word, count in words.most_common())
