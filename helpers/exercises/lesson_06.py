@@ -110,7 +110,7 @@ TOKEN_IDS = Exercise(
     hints=(
         "The tokenizer can be called like a function; what it gives has a field `input_ids`.",
         "Three of its arguments matter: one fills short texts up, one cuts long ones, one asks for a tensor.",
-        "They are `padding`, `truncation` and `return_tensors`; the first wants to know up to where.",
+        'They are called `padding`, which has to say up to which length, and `truncation`; "pt" stands for PyTorch.',
     ),
     mistakes=(
         Mistake(
