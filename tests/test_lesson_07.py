@@ -123,6 +123,19 @@ def test_other_noise_another_strength_or_the_mean_would_be_noticed(lesson, pipe,
         assert (wrong - right).abs().max() > 10 * CLOSE["atol"]
 
 
+def test_a_strength_below_one_step_leaves_the_picture_as_it_is(lesson, pipe, picture):
+    x0 = encode(pipe, picture)
+    assert torch.equal(lesson["sdedit"](x0, PROMPT, 0.1, lesson["normal"](1, 0)), x0)  # of 5 steps
+
+
+def test_sdedit_takes_another_guidance(lesson, pipe, picture):
+    x0, eps = start(pipe, picture, seed=3)
+    tool = lesson["library"](StableDiffusionImg2ImgPipeline)
+    given = options(STEPS) | {"guidance_scale": 2.0}
+    theirs = tool(PROMPT, image=picture, strength=0.6, generator=seeded(3), **given).images
+    assert_close(lesson["sdedit"](x0, PROMPT, 0.6, eps, s=2.0), theirs, **CLOSE)
+
+
 def test_a_batch_gives_what_each_picture_gives_alone(lesson, pipe, picture):
     x0, eps = encode(pipe, [picture, picture.rotate(90)]), lesson["normal"](2, 0)
     together = lesson["sdedit"](x0, [PROMPT, "a cat"], 0.6, eps)
@@ -191,6 +204,13 @@ def test_a_step_back_is_the_forward_process(lesson):
     many = torch.randn(200_000, generator=seeded(2))
     again = lesson["renoise"](many, 301, 901, torch.randn(200_000, generator=seeded(3)))
     assert abs(float(again.var()) - 1) < 0.02
+
+
+def test_the_jump_at_a_seam_is_that_of_the_two_columns_beside_it(lesson):
+    pixels = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    pixels[:, SIDE // 2 :] = 130
+    assert lesson["jump"](Image.fromarray(pixels)) == 30
+    assert lesson["jump"](Image.fromarray(np.roll(pixels, 1, axis=1))) == 0
 
 
 # Inversion
