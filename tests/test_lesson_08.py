@@ -226,6 +226,19 @@ def test_a_path_drawn_as_the_network_sees_it_begins_as_standard_noise(lesson):
     assert_close(curve[-1], path[-1].flatten())
 
 
+def test_a_straight_path_leaves_no_line_and_a_bent_one_does_where_it_bends(lesson, monkeypatch):
+    sigmas = [4.0, 2.0, 1.0, 0.0]
+    x, direction, aside = normal(3, *SHAPE[1:]).split(1)
+    straight = [x + sigma * direction for sigma in sigmas]
+    bent = [straight[0], straight[1] + aside, *straight[2:]]
+    monkeypatch.setitem(lesson, "reference", straight)
+    monkeypatch.setitem(lesson, "high", sigmas[0])
+    assert_close(lesson["off_line"](straight, sigmas), torch.zeros(4, aside.numel()), rtol=0, atol=1e-6)
+    off = lesson["off_line"](bent, sigmas)
+    assert_close(off[1], aside.flatten() / x.norm())
+    assert off[[0, 2, 3]].abs().max() < 1e-6
+
+
 # --- the statistics
 
 
@@ -265,7 +278,7 @@ def test_the_scenes_of_the_lesson_are_those_of_the_script(lesson):
     scenes = measured_scenes(SamplersConfig(), count=6)
     assert [lesson["scene_of"](i) for i in range(6)] == scenes
     assert [len(scene.words) for scene in scenes] == [1, 2] * 3
-    assert not any(scene.held_out() for scene in scenes)
+    assert not any(scene.held_out for scene in scenes)
     assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
 
 
