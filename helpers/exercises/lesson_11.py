@@ -20,13 +20,13 @@ from helpers.exercises.patients import PATIENTS, Cause
 
 # What one would see if it were this cause; the answer to whoever names it where it is not.
 SIGNS = {
-    Cause.WRONG_PADDING: "the first noise would differ and all sizes stay as they are, with the prompt still followed",
+    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt would stay as they are",
     Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
     Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
     Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
     Cause.INPUT_NOT_SCALED: "what the U-Net is shown would begin as large as the sampler's latents",
     Cause.INDEX_AS_TIMESTEP: "the first noise would be far off and too large, and the first estimate huge",
-    Cause.ROWS_SWAPPED: "the picture would be a clear one of something that the prompt does not say",
+    Cause.ROWS_SWAPPED: "the sizes would stay within bounds, and the picture would show what the prompt does not say",
     Cause.WRONG_PREDICTION: "the first estimate would be too small, and the noise smaller and smaller towards the end",
     Cause.STEPPED_TWICE: "the sampler would be at its last step when the loop is half through",
     Cause.SKIPS_CUT: "the first noise would be far too small: without skips the answer has next to none of its grain",
