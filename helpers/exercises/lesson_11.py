@@ -20,7 +20,7 @@ from helpers.exercises.patients import PATIENTS, Cause
 
 # What one would see if it were this cause; the answer to whoever names it where it is not.
 SIGNS = {
-    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt would stay as they are",
+    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt stay as they are",
     Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
     Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
     Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
