@@ -10,9 +10,10 @@ NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
 LESSONS := $(wildcard notebooks/[0-9][0-9]_*.ipynb)
 
 BIN := .venv/bin
-# Three stamps, by what is installed: what the lessons need, the playground's page too, everything.
+# Four stamps, by what is installed: what the lessons need, the playground's page too, or the site, or everything.
 LESSONS_INSTALLED := .venv/.installed-lessons
 PLAYGROUND_INSTALLED := .venv/.installed-playground
+SITE_INSTALLED := .venv/.installed-site
 INSTALLED := .venv/.installed
 FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
 # Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
@@ -31,7 +32,7 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 # A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
 export DIFFUSERS_DISABLE_REMOTE_CODE := 1
 
-.PHONY: help lab playground dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+.PHONY: help lab playground site dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -44,6 +45,11 @@ lab: $(LESSONS_INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-brow
 # Its settings are in notebooks/voila.json: who may see the page, and a style sheet from here instead of the network.
 playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
 	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
+
+# Never over an older one, whose pages would stay.
+site: $(SITE_INSTALLED) ## make a static site of the lessons as they are committed, in runs/site
+	rm -rf runs/site
+	$(BIN)/python -m tools.build_site runs/site
 
 dev: $(INSTALLED) ## install everything, for changing the course: tests and training too
 
@@ -103,7 +109,7 @@ pins-lowest: VERSIONS = $(shell sed -n 's/^    "\([a-z-]*\)>=\([0-9.]*\)",$$/\1=
 pins pins-lowest:
 	@set -e; new=$$(mktemp -d); trap 'rm -rf "$$new"' EXIT; \
 	$(PYTHON) -m venv "$$new/venv"; \
-	"$$new/venv/bin/pip" install --quiet $(VERSIONS) -e ".[playground,training,test]"; \
+	"$$new/venv/bin/pip" install --quiet $(VERSIONS) -e ".[playground,site,training,test]"; \
 	{ grep '^#' requirements.txt; "$$new/venv/bin/pip" freeze --exclude-editable \
 		| grep -viE '^(nvidia-|cuda-|triton)' | sed 's/+[A-Za-z0-9.]*$$//' | LC_ALL=C sort -f; } > "$$new/pins"; \
 	cp "$$new/pins" requirements.txt; git --no-pager diff --stat requirements.txt
@@ -111,8 +117,9 @@ pins pins-lowest:
 # Nothing is done again until the pins or the project's own file change. Python compiles a module when it is first imported;
 # compiling all of torch and its company here would take longer than fetching them.
 $(PLAYGROUND_INSTALLED): EXTRAS = [playground]
-$(INSTALLED): EXTRAS = [playground,training,test]
-$(LESSONS_INSTALLED) $(PLAYGROUND_INSTALLED) $(INSTALLED): requirements.txt pyproject.toml
+$(SITE_INSTALLED): EXTRAS = [site]
+$(INSTALLED): EXTRAS = [playground,site,training,test]
+$(LESSONS_INSTALLED) $(PLAYGROUND_INSTALLED) $(SITE_INSTALLED) $(INSTALLED): requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "This course needs Python 3.11 or newer, and $(PYTHON) is: $$($(PYTHON) --version 2>&1)." \
 		"Name another one, for example: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }

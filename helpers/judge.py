@@ -7,9 +7,11 @@ seven, its colour.
 
 import functools
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,7 +20,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from helpers.grounds import SIZE
+from helpers.loading import is_pocket
 from helpers.scenes import COLOURS, GROUNDS, STYLES, WORDS
+
+if TYPE_CHECKING:
+    from diffusers import StableDiffusionPipeline
 
 JUDGE = Path(__file__).resolve().parent.parent / "models" / "scene-judge"
 VIEW = 80  # pixels, both sides of what the network looks at
@@ -53,6 +59,9 @@ class Reading:
     colours: tuple[str, ...]
     style: str
     ground: str
+
+
+NOTHING = Reading(layout="", words=(), colours=(), style="", ground="")
 
 
 class Judge(nn.Module):
@@ -126,7 +135,26 @@ def read(pictures: Sequence[Image.Image], net: Judge | None = None) -> list[Read
     return readings
 
 
+def read_pocket(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]) -> list[Reading]:
+    """`read` for pictures that Pocket drew; of another model it says so and reads nothing in any of them."""
+    if is_pocket(pipe):
+        return read(pictures)
+    print("Skipped: the judge reads Pocket's pictures only.")
+    return [NOTHING] * len(pictures)
+
+
 @torch.no_grad()
 def features(pictures: Sequence[Image.Image], net: Judge | None = None) -> Tensor:
     """What the judge sees before it decides: the input of its heads, (B, 224), for the Frechet distance."""
     return (net or load_judge()).features(to_views(pictures))
+
+
+def tally(pipe: "StableDiffusionPipeline", pictures: Sequence[Image.Image]) -> str:
+    """How often the judge reads which words in pictures that `pipe` drew, the commonest first: `3 fox, 1 pizza`.
+
+    Of another model than Pocket it says that it was skipped: the judge knows Pocket's world alone.
+    """
+    if not is_pocket(pipe):
+        return "skipped: the judge knows Pocket's world alone"
+    words = Counter(" and ".join(reading.words) for reading in read(pictures))
+    return ", ".join(f"{count} {word}" for word, count in words.most_common())

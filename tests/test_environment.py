@@ -84,7 +84,8 @@ def test_helpers_without_the_course_say_how_to_install_it(tmp_path):
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
 @pytest.mark.parametrize(
-    ("target", "extras"), [("lab", ""), ("playground", "[playground]"), ("test", "[playground,training,test]")]
+    ("target", "extras"),
+    [("lab", ""), ("playground", "[playground]"), ("site", "[site]"), ("test", "[playground,site,training,test]")],
 )
 def test_a_target_installs_what_it_needs_and_no_more(target, extras):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}

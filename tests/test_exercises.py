@@ -11,7 +11,7 @@ from helpers import exercises
 from helpers.exercises import EXERCISES, QUIZZES, Exercise, Mistake, Option, Quiz, difference, verdict
 from tests.lessons import LESSONS, checks, code_cells, imports, solutions
 
-HINTED = ("00", "02")  # lessons whose exercises all have hints
+HINTED = ("00", "02", "03")  # lessons whose exercises all have hints
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -62,13 +62,13 @@ def asked(monkeypatch):
 
 def test_hints_come_one_by_one_and_then_the_solution_is_named(capsys, asked):
     for _ in range(5):
-        exercises.hint("02.estimate_x0")
+        exercises.hint("02.noise_of")
     exercises.hint("02.sample")
     *given, first_of_the_other = capsys.readouterr().out.splitlines()
-    hints = EXERCISES["02.estimate_x0"].hints
+    hints = EXERCISES["02.noise_of"].hints
     assert given == [
-        *[f"02.estimate_x0: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
-        *["02.estimate_x0: there are no more hints. The solution is folded below the check."] * 2,
+        *[f"02.noise_of: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
+        *["02.noise_of: there are no more hints. The solution is folded below the check."] * 2,
     ]
     assert first_of_the_other.startswith("02.sample: hint 1 of 3: ")
 

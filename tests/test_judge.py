@@ -7,8 +7,10 @@ from PIL import Image
 
 from evaluation.evaluate import judged
 from helpers import judge
-from helpers.judge import Judge, features, load_judge, read, things_of, to_views
+from helpers.judge import Judge, features, load_judge, read, tally, things_of, to_views
+from helpers.loading import load_pipeline
 from helpers.scenes import GROUNDS, STYLES, WORDS, Scene, Thing, draw, random_scene, vary
+from tests.pipelines.tiny import tiny_pipeline
 
 
 def test_the_judge_reads_real_pictures():
@@ -91,3 +93,11 @@ def test_the_features_are_what_the_heads_read(any_judge):
     with torch.no_grad():
         for name, logits in any_judge(to_views(pictures)).items():
             torch.testing.assert_close(any_judge.heads[name](found), logits)
+
+
+def test_a_tally_counts_the_commonest_first_and_leaves_other_models_out():
+    pipe, pair = load_pipeline("pocket", device="cpu"), Scene((Thing("fox"), Thing("car")), "left of")
+    rng = np.random.default_rng(0)
+    scenes = [pair, *[vary(Scene((Thing(word),)), rng) for word in ("rocket", "ghost", "rocket", "rocket", "ghost")]]
+    assert tally(pipe, [draw(vary(scene, rng)) for scene in scenes]) == "3 rocket, 2 ghost, 1 fox and car"
+    assert tally(tiny_pipeline(), [Image.new("RGB", (64, 64))]).startswith("skipped")

@@ -1,9 +1,9 @@
-"""Lesson 06: its loop draws what the pipeline draws, its article cells choose rightly, its table tells the truth.
+"""Lesson 06: its parts draw what the pipeline draws, its article cells choose rightly, its table tells the truth.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,74 +11,147 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
+from helpers import costs, exercises, plots, stations
+from helpers.exercises import EXERCISES
 from helpers.inputs import prompt_notes
+from helpers.judge import NOTHING, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
 from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "06_stable_diffusion_pipeline.ipynb"
+PARTS = ("token_ids", "text_vectors", "start_noise", "timesteps", "guided_noise", "ddim_loop", "to_pixels")
 SAMPLERS = {
     "ddim": lambda config: DDIMScheduler.from_config(config),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
     "euler": lambda config: EulerDiscreteScheduler.from_config(config),
 }
 STEPS = 4
-PROMPT = "a mushroom on a blue background, flat style"
-
-
-@pytest.fixture(scope="module")
-def lesson() -> dict:
-    """The imports, functions and classes of the lesson, as in the notebook, without anything else being run."""
-    return definitions(LESSON, own=SIDE, STEPS=1, BATCH=2, pipe=None)  # what defaults of functions refer to
+PROMPT = "a mushroom on grass"
 
 
 @pytest.fixture(scope="module")
 def pipe():
     pipe = tiny_pipeline()
     pipe.set_progress_bar_config(disable=True)
+    settings = constants(LESSON, "settings")["settings"]
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **settings)
     return pipe
+
+
+@pytest.fixture(scope="module")
+def lesson(pipe) -> dict:
+    """The imports and functions of the lesson, with the course's own seven parts and a small model."""
+    side = pipe.unet.config.sample_size
+    part = SimpleNamespace(**{name: EXERCISES[f"06.{name}"].solution for name in PARTS})
+    shape = (pipe.unet.config.in_channels, side, side)
+    return definitions(LESSON, pipe=pipe, part=part, shape=shape, alpha_bar=pipe.scheduler.alphas_cumprod)
 
 
 def seeded(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-def difference(a: Image.Image, b: Image.Image) -> int:
-    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max())
+def apart(a, b) -> int:
+    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max())
 
 
 # --- by hand equals the library
 
 
+def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
+    seeds = [3, 1]
+    pictures = lesson["draw"](lesson["part"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+    generators = [seeded(seed) for seed in seeds]
+    theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
+    assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
+    assert pictures[0].std() > 1, "a picture of one colour proves little"
+    assert apart(*pictures) > 1
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_the_picture_by_hand_is_that_of_the_pipeline(lesson, pipe, monkeypatch, name):
+def test_with_any_sampler_the_loop_draws_the_pipelines_picture(lesson, pipe, monkeypatch, name):
     own = pipe.scheduler
     monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](own.config))
     expected = pipe(PROMPT, num_inference_steps=STEPS, guidance_scale=4.0, generator=seeded(3)).images[0]
-    latents = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](own.config), steps=STEPS, guidance=4.0, seed=3)
-    picture = lesson["paint"](pipe, latents)[0]
-    assert picture.size == expected.size
-    assert difference(picture, expected) <= 1
-    assert np.asarray(picture).std() > 1, "a picture of one colour proves little"
+    with torch.no_grad():
+        picture = lesson["sample"](SAMPLERS[name](own.config), PROMPT, [3], steps=STEPS)[0]
+    assert apart(picture, expected) <= 1
+    assert picture.std() > 1
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_loop_that_forgets_a_scale_would_be_noticed(lesson, pipe, monkeypatch, name):
-    """The comparison above is worth something: Euler not scaled, DDIM with another seed, PNDM with other steps."""
-    wrong = {"ddim": {"seed": 1}, "pndm": {"steps": STEPS + 1}, "euler": {}}[name]
-    sampler = SAMPLERS[name](pipe.scheduler.config)
-    if name == "euler":
-        sampler = lesson["NotScaled"].from_config(pipe.scheduler.config)
-    arguments = {"steps": STEPS, "seed": 0} | wrong
-    right = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](pipe.scheduler.config), steps=STEPS, seed=0)
-    latents = lesson["by_hand"](pipe, PROMPT, sampler, **arguments)
-    assert difference(*(lesson["paint"](pipe, x)[0] for x in (right, latents))) > 1
+def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
+    given = {name: lesson[name] for name in ("pipe", "part", "changed", "uniform", "torch")}
+    given |= {name: lesson[name] for name in ("not_clamped", "not_rounded", "from_words", "to_the_end", "unpadded")}
+    faults = constants(LESSON, "loud", "quiet", **given)
+    lesson["length"] = len(pipe.tokenizer(PROMPT).input_ids)
+    right = lesson["draw"](lesson["part"], PROMPT, steps=STEPS)
+    with torch.no_grad():
+        wrong = {
+            name: lesson["draw"](parts, PROMPT, steps=STEPS)
+            for kind in ("loud", "quiet")
+            for name, parts in faults[kind].items()
+        }
+    assert len(wrong) == 10
+    assert {name for name, pictures in wrong.items() if np.array_equal(pictures, right)} == set()
 
 
-@pytest.mark.parametrize("values", [(0, 255), (255, 0)])
-def test_the_ruler_does_not_wrap_around(lesson, values):
-    assert lesson["difference"](*(Image.new("L", (2, 2), value) for value in values)) == 255
+def test_the_euler_loop_without_a_scheduler_draws_what_diffusers_draws(lesson, pipe):
+    part, alpha_bar = lesson["part"], lesson["alpha_bar"]
+    times = part.timesteps(STEPS)
+    given = {name: lesson[name] for name in ("alpha_bar", "part", "pipe")} | {"times": times}
+    space = constants(LESSON, "levels", "t_at", **given)
+    vectors = part.text_vectors(pipe.text_encoder, *(part.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)))
+    latents = EXERCISES["06.euler_loop"].solution(
+        lambda shown, sigma: part.guided_noise(pipe.unet, shown, space["t_at"][sigma], vectors, 4.0),
+        part.start_noise([0], lesson["shape"]),
+        [*space["levels"], 0.0],
+    )
+    with torch.no_grad():
+        theirs = lesson["sample"](EulerDiscreteScheduler.from_config(pipe.scheduler.config), PROMPT, steps=STEPS)
+    assert apart(part.to_pixels(pipe.vae, latents), theirs) <= 2
+    assert alpha_bar[times[0]] < 0.5  # the run begins with more noise than picture
+
+
+def test_until_an_answer_is_right_the_course_goes_on_with_its_own():
+    own = EXERCISES["06.timesteps"].solution
+    assert exercises.or_reference("06.timesteps", lambda steps: None) is own
+    assert exercises.or_reference("06.timesteps", lambda steps: own(steps)[::-1]) is own
+
+    def right(steps):
+        return [1 + 1000 // steps * i for i in range(steps)][::-1]
+
+    assert exercises.or_reference("06.timesteps", right) is right
+    with pytest.raises(ValueError, match="Unknown exercise"):
+        exercises.or_reference("06.nothing", right)
+
+
+def test_of_another_models_pictures_nothing_is_read(pipe, capsys):
+    assert read_pocket(pipe, [Image.new("RGB", (SIDE, SIDE))] * 2) == [NOTHING] * 2
+    assert capsys.readouterr().out == "Skipped: the judge reads Pocket's pictures only.\n"
+
+
+@pytest.mark.parametrize("length", [8, 77])
+def test_the_stations_are_drawn_without_texts_that_touch(length):
+    texts = [
+        [("start", 1), *[("end", 2)] * (length - 1)],
+        [("start", 1), ("mushroom", 77), *[("end", 2)] * (length - 2)],
+    ]
+    latent, picture = torch.randn(4, 8, 8, generator=seeded(0)), Image.new("RGB", (16, 16), "red")
+    figure = stations.seven_stations(
+        texts,
+        torch.randn(2, length, 12, generator=seeded(1)),
+        latent,
+        [(t, latent, picture) for t in (951, 751, 551, 351, 151, 1)],
+        list(range(951, 0, -50)),
+        latent,
+        picture,
+    )
+    assert plots.faults(figure) == []
+    shown = {text.get_text() for text in figure.texts}
+    assert {"Tokens", "mushroom", f"end × {length - 1}", f"end × {length - 2}", "t = 951", "t = 1"} <= shown
+    plots.plt.close(figure)
 
 
 # --- the article's pictures
@@ -158,8 +231,8 @@ def test_the_prompts_in_pockets_place_are_of_its_world():
 # --- the table of options
 
 
-def test_peak_bytes_counts_what_is_alive_at_once(lesson):
-    with lesson["PeakBytes"]() as counter:
+def test_peak_bytes_counts_what_is_alive_at_once():
+    with costs.PeakBytes() as counter:
         a = torch.zeros(1000)  # 4 kB
         b = a.view(10, 100)[2:]  # a view holds nothing of its own
         a += 1  # in place
@@ -170,55 +243,50 @@ def test_peak_bytes_counts_what_is_alive_at_once(lesson):
     assert counter.now == 4
 
 
-def run_table(lesson, pipe, *, slowness: dict) -> list[tuple[str, str]]:
-    """The table of the lesson on a CPU, with a small pipeline."""
-    namespace = lesson | {"pipe": pipe, "prompt": "a", "name": "tiny", "own": SIDE, "slowness": slowness}
-    for text in ("def measure(", "table = []", 'plain = row("plain")', "compile_too = on_cuda"):
-        source = cell_with(LESSON, text).replace("STEPS, BATCH = 3, 4", "STEPS, BATCH = 1, 2")
-        exec(source, namespace)
-    return namespace["table"]
-
-
-def test_the_table_measures_what_applies_and_says_what_does_not(lesson, pipe):
+def test_the_table_measures_each_option_and_leaves_the_pipeline_as_it_was(pipe):
     before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
     strides = {name: p.stride() for name, p in pipe.unet.named_parameters()}
     picture = generate(pipe, "a", steps=1)[0]
-    table = dict(run_table(lesson, pipe, slowness={torch.float32: 1.0, torch.float16: 40.0}))
+    table = {cost.label: cost for cost in costs.compare(pipe, "a", steps=1, pictures=2)}
 
-    assert table["CPU offload"] == "needs CUDA"
-    assert table["float16"] == "not drawn: it was 40 times slower above"
-    assert table["bfloat16"] == "does not work on this cpu"
-    assert "compil" in table["compile"]
-    measured = ["plain", "attention slicing", "channels last", "VAE slicing", "plain, twice the side"]
-    for label in [*measured, "VAE tiling, twice the side"]:
-        assert table[label].endswith("of 255"), label
-        assert float(table[label].split()[0]) > 0
-        assert float(table[label].split()[2]) > 0
-    assert table["plain"].endswith(" 0 of 255")
+    assert list(table) == [
+        "plain",
+        "float16",
+        "bfloat16",
+        "attention slicing",
+        "channels last",
+        "VAE slicing",
+        "plain, twice the side",
+        "VAE tiling, twice the side",
+    ]
+    drawn = [cost for cost in table.values() if not cost.missing]
+    assert {"plain", "attention slicing", "VAE slicing"} <= {cost.label for cost in drawn}
+    assert all(cost.seconds > 0 and cost.megabytes > 0 and 0 <= cost.apart <= 255 for cost in drawn)
+    assert table["plain"].apart == 0
+    assert max(table[label].apart for label in ("attention slicing", "channels last", "VAE slicing")) <= 1
+    assert str(table["plain"]).endswith(" 0 of 255")
 
     assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
     assert {name: p.stride() for name, p in pipe.unet.named_parameters()} == strides
     assert not pipe.vae.use_slicing
     assert not pipe.vae.use_tiling
-    assert difference(generate(pipe, "a", steps=1)[0], picture) == 0
+    assert apart(generate(pipe, "a", steps=1)[0], picture) == 0
 
 
-def test_the_table_says_when_there_is_no_compiler(lesson, pipe):
-    no_compiler = type("NoCompiler", (), {"which": staticmethod(lambda name: None)})
-    made = {"shutil": no_compiler, "pipe": pipe, "on_cuda": False, "table": [], "name": "tiny"}
-    namespace = lesson | made | {"STEPS": 1, "BATCH": 2}
-    exec(cell_with(LESSON, "compile_too = on_cuda"), namespace)
-    assert ("compile", "no compiler found") in namespace["table"]
+def test_a_dtype_that_takes_too_long_is_not_drawn_with(pipe, monkeypatch):
+    monkeypatch.setattr(costs, "TOO_SLOW", 0)
+    said = [cost.missing for cost in costs.compare(pipe, "a", steps=1, pictures=1) if "float16" in cost.label]
+    assert all("times as long" in text or "does not work" in text for text in said)
+    assert len(said) == 2
 
 
-def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(lesson, pipe):
+def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(pipe):
     switched = []
-    namespace = copy.copy(lesson)
 
     def fails():
         raise RuntimeError("not on this machine\nand more")
 
-    exec(cell_with(LESSON, "table = []"), namespace)
-    assert namespace["row"]("odd", fails, lambda: switched.append("off")) is None
-    assert namespace["table"] == [("odd", "failed: not on this machine")]
+    cost = costs._with("odd", fails, lambda: switched.append("off"), pipe, [], {})
+    assert cost == costs.Cost("odd", "failed: not on this machine")
+    assert str(cost).split(maxsplit=1) == ["odd", "failed: not on this machine"]
     assert switched == ["off"]

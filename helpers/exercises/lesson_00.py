@@ -1,7 +1,7 @@
 """The exercises of lesson 00: sizes, counts and sentences that the first picture already lets you work out."""
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-from helpers.scenes import Scene, Thing, with_article
+from helpers.scenes import Thing, with_article
 
 # Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
 FACTOR, COLOURS, CHANNELS = 8, 3, 4
@@ -17,22 +17,19 @@ def compression(height: int, width: int) -> float:
     return (COLOURS * height * width) / (CHANNELS * (height // FACTOR) * (width // FACTOR))
 
 
-def unet_evaluations(steps: int, pictures: int, guidance: float) -> int:
+def unet_calls(steps: int, pictures: int, guidance: float) -> int:
     """How often the U-Net looks at a latent: twice a step with classifier-free guidance, which is off up to 1."""
     return steps * pictures * (2 if guidance > 1 else 1)
 
 
-def compose(word: str, other: str, relation: str, background: str, style: str) -> str:
-    """The prompt for two objects, in the grammar that Pocket learnt."""
-    return Scene((Thing(word), Thing(other)), relation, ground=background, style=style).caption()
+def caption(word: str, colour: str | None, place: str, style: str) -> str:
+    """The prompt for one thing, in the grammar that Pocket learnt."""
+    return f"{Thing(word, colour).phrase} {place}, {style} style"
 
 
-def _compose(
-    word: str, other: str, relation: str, background: str, style: str, *, article=with_article, article_2=None
-) -> str:
-    """The same sentence with the articles left to the caller: the usual mistakes are about those."""
-    article_2 = article_2 or article
-    return f"{article(word)} {relation} {article(other)} on {article_2(background)} background, {style} style"
+def _sentence(article: str, word: str, colour: str | None, place: str, style: str) -> str:
+    """The same sentence with the article left to the caller: the usual mistakes are about that."""
+    return f"{' '.join(filter(None, (article, colour, word)))} {place}, {style} style"
 
 
 LATENT_SHAPE = Exercise(
@@ -117,7 +114,7 @@ COMPRESSION = Exercise(
 
 UNET_CALLS = Exercise(
     name="00.unet_calls",
-    solution=unet_evaluations,
+    solution=unet_calls,
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
     cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0)),
     hints=(
@@ -151,41 +148,43 @@ UNET_CALLS = Exercise(
 
 CAPTION = Exercise(
     name="00.caption",
-    solution=compose,
+    solution=caption,
+    # A colour and a word of which one begins with a vowel, both ways round; and both kinds of word without a colour.
     cases=(
-        ("fox", "pizza", "left of", "white", "glossy"),
-        ("owl", "house", "above", "orange", "noto"),
-        ("star", "umbrella", "right of", "blue", "flat"),
+        ("fox", "orange", "in the snow", "flat"),
+        ("owl", "blue", "at night", "noto"),
+        ("rocket", None, "in space", "glossy"),
+        ("elephant", None, "on a white background", "twemoji"),
     ),
     hints=(
         "Write one prompt of the lesson by hand and mark which of its words are arguments.",
-        "The order is: first object, relation, second object, `on`, background, then a comma and the style.",
-        "Three articles depend on the word after them: those of both objects and that of the colour.",
+        "First put the colour, if there is one, and the word together. Then article, place, comma and style.",
+        "The article depends on the first letter of what follows it, which is the colour's where there is one.",
     ),
     mistakes=(
         Mistake(
-            lambda *words: compose(*words).replace(",", ""),
-            "there is a comma before the style: `..., glossy style`.",
+            lambda *words: caption(*words).replace(",", ""),
+            "there is a comma before the style: `..., flat style`.",
         ),
         Mistake(
-            lambda *words: _compose(*words, article=lambda word: f"a {word}"),
-            "`a` becomes `an` before a vowel: `an owl`, `an orange background`.",
+            lambda word, colour, *rest: _sentence("a", word, colour, *rest),
+            "`a` becomes `an` before a vowel: `an owl`, `an orange fox`.",
         ),
         Mistake(
-            lambda *words: _compose(*words, article_2=lambda word: f"a {word}"),
-            "the objects are right, but the colour needs its `an` too: `an orange background`.",
+            lambda word, colour, *rest: _sentence(with_article(word).split()[0], word, colour, *rest),
+            "the article stands before the colour, so it depends on the colour: `an orange fox`, `a blue owl`.",
         ),
         Mistake(
-            lambda word, other, *rest: compose(other, word, *rest),
-            "the two objects have changed places: the first word stands before the relation.",
+            lambda word, colour, place, style: f"{with_article(str(colour))} {word} {place}, {style} style",
+            "without a colour your sentence says None. Leave the colour out of it then.",
         ),
         Mistake(
-            lambda *words: _compose(*words, article=lambda word: word, article_2=with_article),
-            "the objects need their articles: `a fox`, `an owl`.",
+            lambda word, colour, *rest: _sentence(caption(word, colour, *rest).split()[0], colour or "", word, *rest),
+            "the colour stands before the thing: `a blue fox`, not `a fox blue`.",
         ),
         Mistake(
-            lambda *words: compose(*words).removesuffix(" style"),
-            "the sentence ends with the word `style`: `..., glossy style`.",
+            lambda *words: caption(*words).removesuffix(" style"),
+            "the sentence ends with the word `style`: `..., flat style`.",
         ),
     ),
 )
@@ -223,4 +222,50 @@ EVERY_STEP = Quiz(
     ),
 )
 
-QUIZZES = (EVERY_STEP,)
+SAME_NOISE = Quiz(
+    name="00.same_noise",
+    question="You keep the seed and change one word of the prompt. What is exactly the same in both runs?",
+    options=(
+        Option(
+            "The latent before the first step",
+            "The seed fixes the noise at the start, without the prompt. From the first step on the runs differ.",
+            right=True,
+        ),
+        Option(
+            "The U-Net's answer at the first step",
+            "It looks at the same latent, but it is given other vectors, so it already answers a little differently.",
+        ),
+        Option(
+            "The vectors of the words that stay the same",
+            "A vector depends on the words before its own, too. Those after the changed word change with it.",
+        ),
+        Option(
+            "All of the picture but the thing that the word names",
+            "Much of it may look alike, as in the columns above, but every pixel is computed anew and may change.",
+        ),
+    ),
+)
+
+UNKNOWN_WORD = Quiz(
+    name="00.unknown_word",
+    question="Pocket was never trained on the word `dragon`. What happens to it inside the pipeline?",
+    options=(
+        Option(
+            "It is left out, as if you had not written it",
+            "A tokenizer leaves nothing out. `a dragon` and `a` have different tokens, and so different vectors.",
+        ),
+        Option(
+            "The nearest word that it knows takes its place",
+            "Nothing in the pipeline looks for near words. The printed line compares letters, and it is there for you "
+            "only.",
+        ),
+        Option(
+            "It is cut into pieces, and the U-Net is steered by their vectors",
+            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but "
+            "towards nothing that training had a name for.",
+            right=True,
+        ),
+    ),
+)
+
+QUIZZES = (EVERY_STEP, SAME_NOISE, UNKNOWN_WORD)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 04: from the decoder's answer to bytes, from the encoder's to latents, and what they cost."""
+"""The exercises of lesson 04: pictures as bytes, the best guess under two losses, bits, and a timestep that lies."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from helpers import schedules
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
 def to_bytes(x: Tensor) -> Tensor:
@@ -15,13 +15,12 @@ def to_bytes(x: Tensor) -> Tensor:
     return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)  # (B, H, W, 3)
 
 
-def draw_latents(moments: Tensor, eps: Tensor, s: float) -> Tensor:
-    """Latents for the U-Net, drawn from the encoder's answer: s (mu + sigma eps), Kingma and Welling (2013), eq. 10.
+def best_guess(pictures: Tensor, loss: str) -> Tensor:
+    """The one picture with the smallest mean loss against N equally likely ones (N, 3, H, W): (3, H, W).
 
-    moments: (B, 2C, h, w), mu in the first half of the channels and log sigma² in the second. eps: (B, C, h, w).
+    loss: "squared", whose best guess is the mean, or "absolute", whose best guess is the median.
     """
-    mean, logvar = moments.chunk(2, dim=1)
-    return s * (mean + (0.5 * logvar).exp() * eps)
+    return pictures.mean(dim=0) if loss == "squared" else pictures.median(dim=0).values
 
 
 def bits_per_number(mean: Tensor, logvar: Tensor) -> Tensor:
@@ -44,17 +43,21 @@ def _painted() -> list[tuple[Tensor]]:
     return [(x,), (x[:1, :, :2, :3] / 4,)]
 
 
-def _moments(batch: int, channels: int) -> Tensor:
-    return torch.randn((batch, 2 * channels, 4, 6), generator=torch.Generator().manual_seed(3))
+def _nearest(pictures: Tensor, loss: str) -> Tensor:
+    """The one of the pictures that has the smallest loss against all of them."""
+    error = pictures[:, None] - pictures
+    error = error.square() if loss == "squared" else error.abs()
+    return pictures[error.flatten(1).sum(dim=1).argmin()]
 
 
-def _draw_cases() -> list[tuple[Tensor, Tensor, float]]:
-    eps = torch.randn((2, 4, 4, 6), generator=torch.Generator().manual_seed(4))
-    return [(_moments(2, 4), eps, 0.5), (_moments(2, 4)[:1], eps[:1], 0.18215)]
+def _guess_cases() -> list[tuple[Tensor, str]]:
+    pictures = torch.randn((5, 3, 4, 6), generator=torch.Generator().manual_seed(3)) ** 3  # mean and median far apart
+    return [(pictures, "squared"), (pictures, "absolute"), (pictures[:3, :, :2], "absolute")]
 
 
 def _kl_cases() -> list[tuple[Tensor, Tensor]]:
-    return [_moments(3, 4).chunk(2, dim=1), (torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))]
+    moments = torch.randn((3, 8, 4, 6), generator=torch.Generator().manual_seed(3))
+    return [moments.chunk(2, dim=1), (torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))]
 
 
 def _unclamped(x: Tensor) -> Tensor:
@@ -66,6 +69,11 @@ TO_BYTES = Exercise(
     name="04.to_bytes",
     solution=to_bytes,
     cases=_painted,
+    hints=(
+        "Do the way in backwards: it divided by 127.5, took 1 away, and put the colours first.",
+        "Before you round, bring what lies beyond -1 and 1 to the nearest end.",
+        "`permute` puts the dimensions in another order; `.to(torch.uint8)` comes last of the numbers' changes.",
+    ),
     mistakes=(
         Mistake(
             _unclamped,
@@ -94,38 +102,35 @@ TO_BYTES = Exercise(
     ),
 )
 
-DRAW_LATENTS = Exercise(
-    name="04.draw_latents",
-    solution=draw_latents,
-    cases=_draw_cases,
+BEST_GUESS = Exercise(
+    name="04.best_guess",
+    solution=best_guess,
+    cases=_guess_cases,
+    hints=(
+        "Each number of a picture can be chosen by itself. So take one pixel: which number lies best among others?",
+        "For squares, set the derivative of the sum of (g - p)² to zero and solve for g.",
+        "For absolute differences the derivative counts how many numbers lie below g and how many above.",
+    ),
     mistakes=(
         Mistake(
-            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1].exp() * eps),
-            "exp(logvar) is the variance. Noise is multiplied by the standard deviation, its root.",
+            lambda pictures, loss: pictures.mean(dim=0),
+            "right for squares. The absolute difference is smallest where as many numbers lie below as above.",
         ),
         Mistake(
-            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1] * eps),
-            "the second half holds a logarithm, of the variance; it has to go through exp.",
+            lambda pictures, loss: pictures.median(dim=0).values,
+            "right for absolute differences. Squares are smallest where the differences add up to zero.",
         ),
         Mistake(
-            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0] + (0.5 * moments.chunk(2, dim=1)[1]).exp() * eps,
-            "the factor scales the whole latent, its noise too.",
+            lambda pictures, loss: best_guess(pictures, "squared" if loss == "absolute" else "absolute"),
+            "the two have changed places: try both on the numbers 0, 0 and 9.",
         ),
         Mistake(
-            lambda moments, eps, s: draw_latents(moments, eps, 1.0),
-            "the draw is right; the factor is missing that brings it to a standard deviation near 1.",
+            lambda pictures, loss: best_guess(pictures.flatten(1).T, loss).reshape(-1),
+            "this is one number for each picture. Take them over the pictures, dimension 0, for every pixel.",
         ),
         Mistake(
-            lambda moments, eps, s: draw_latents(moments, eps, 1 / s),
-            "towards the U-Net one multiplies by the factor; division is for the way to the decoder.",
-        ),
-        Mistake(
-            lambda moments, eps, s: draw_latents(moments.flip(1).unflatten(1, (2, -1)).flip(2).flatten(1, 2), eps, s),
-            "the halves have changed places: the means come first.",
-        ),
-        Mistake(
-            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0],
-            "this is the mean alone: the noise eps, times sigma, is still to be added.",
+            lambda pictures, loss: _nearest(pictures, loss),
+            "this is the best of the pictures that are there. A guess may be a picture that is none of them.",
         ),
     ),
 )
@@ -134,6 +139,11 @@ BITS_PER_NUMBER = Exercise(
     name="04.bits_per_number",
     solution=bits_per_number,
     cases=_kl_cases,
+    hints=(
+        "The formula of KL stands in the lesson, as a sum. Write the term of one number first.",
+        "The encoder gives the logarithm of the variance, so the variance itself is its exponential.",
+        "Average over all dimensions but the first, then divide by the logarithm of 2.",
+    ),
     mistakes=(
         Mistake(
             lambda mean, logvar: bits_per_number(mean, logvar) * math.log(2),
@@ -172,6 +182,11 @@ SEEMS_LIKE = Exercise(
         (700, schedules.alpha_bar(schedules.betas()), 0.18215),
         (500, schedules.alpha_bar(schedules.betas("cosine")), 2.0),
     ],
+    hints=(
+        "Write down the signal-to-noise ratio of every timestep: alpha_bar over what is left to 1.",
+        "Without the factor the latent is 1/s times as large. By how much does that change its variance?",
+        "Now look for the timestep whose logarithm of the ratio differs least from the one you found.",
+    ),
     mistakes=(
         Mistake(
             lambda t, alpha_bar, s: seems_like(t, alpha_bar, math.sqrt(s)),
@@ -196,4 +211,69 @@ SEEMS_LIKE = Exercise(
     ),
 )
 
-EXERCISES = (TO_BYTES, DRAW_LATENTS, BITS_PER_NUMBER, SEEMS_LIKE)
+EXERCISES = (TO_BYTES, BEST_GUESS, BITS_PER_NUMBER, SEEMS_LIKE)
+
+BLUR = Quiz(
+    name="04.blur",
+    question="A decoder trained on errors of pixels alone paints hair as a smooth patch; Stable Diffusion's paints "
+    "strands that were not there. Why?",
+    options=(
+        Option(
+            "Its latents keep more numbers for each pixel.",
+            "That decides how much is lost, not what is put in its place. Two decoders of one latent still differ.",
+        ),
+        Option(
+            "Its loss has a discriminator, which punishes blur and not invention.",
+            "Errors of pixels are smallest for the average of all that fits. A discriminator asks whether a patch "
+            "could be real, and an average could not.",
+            right=True,
+        ),
+        Option(
+            "It decodes a random draw of z, and so finds strands by chance.",
+            "Sigma is far too small for that: ten times as much noise is still hard to see in the picture.",
+        ),
+    ),
+)
+
+TYPED = Quiz(
+    name="04.typed",
+    question="Your code says `x0 / 0.18215`; somebody loads a model whose config says 0.13. How do its pictures look?",
+    options=(
+        Option(
+            "An error is raised, because the shapes no longer fit.",
+            "A factor changes no shape. That is why this mistake lives so long: everything runs.",
+        ),
+        Option(
+            "As before: the decoder was trained to take latents of any size.",
+            "The decoder has seen latents of one size only, and it takes their size for contrast and colour.",
+        ),
+        Option(
+            "Paler: z comes out too small by 0.13 / 0.18215, about 0.7.",
+            "The right z is x0 / 0.13. Divided by the larger number it is 0.7 times as large: the forgotten factor, "
+            "only less so.",
+            right=True,
+        ),
+    ),
+)
+
+WHOLE = Quiz(
+    name="04.whole",
+    question="What would you change so that the U-Net keeps more of the two halves?",
+    options=(
+        Option(
+            "Noise them to an earlier t.",
+            "Less noise leaves more of the halves, the seam too. It is the one dial, and lesson 07 calls it strength.",
+            right=True,
+        ),
+        Option(
+            "Decode the halves first and join them as pictures.",
+            "Joined pictures and joined latents differ little but at the seam, and noise covers the seam.",
+        ),
+        Option(
+            "Take more and smaller steps from the same t.",
+            "Smaller steps follow the same path more exactly. What is lost was lost when the noise was added.",
+        ),
+    ),
+)
+
+QUIZZES = (BLUR, TYPED, WHOLE)

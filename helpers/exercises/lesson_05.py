@@ -1,26 +1,20 @@
-"""The exercises of lesson 05: the next merge of a tokenizer, where a map lies, all heads at once, several prompts."""
+"""The exercises of lesson 05: CLIP's loss, all heads of an attention at once, several prompts."""
 
 from collections.abc import Sequence
-from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from helpers import attention
-from helpers.exercises import Exercise, Mistake
-
-Ranks = dict[tuple[str, str], int]
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def next_pair(symbols: list[str], ranks: Ranks) -> tuple[str, str] | None:
-    """The two neighbours that byte pair encoding joins next (Sennrich et al., 2016): the lowest rank, None if none."""
-    known = [pair for pair in pairwise(symbols) if pair in ranks]
-    return min(known, key=ranks.get, default=None)
+def clip_loss(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
+    """CLIP's contrastive loss of N pairs: Radford et al. (2021), arXiv:2103.00020, figure 3.
 
-
-def share_in_half(heat: Tensor, side: str) -> float:
-    """Share of a map's sum in one half of the picture: `side` is left, right, top or bottom; heat (rows, columns)."""
-    return attention.mass_share(heat, side)
+    pictures, texts: (N, width), of any length. Returns a tensor with one number.
+    """
+    return _both(_scores(pictures, texts, scale))
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
@@ -42,111 +36,64 @@ def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[flo
     return noise_uncond + sum(pulls)
 
 
-def _merges(*pairs: str) -> Ranks:
-    return {tuple(pair.split()): rank for rank, pair in enumerate(pairs)}
+def _pairs() -> list[tuple[Tensor, Tensor, float]]:
+    generator = torch.Generator().manual_seed(5)
+    pictures, texts = 2 * torch.randn((2, 6, 8), generator=generator)
+    return [(pictures, texts, 1.0), (pictures, 3 * texts, 10.0), (texts[:3], texts[:3] + 0.3 * pictures[:3], 5.0)]
 
 
-_RANKS = _merges("e r", "o w</w>", "l o", "er s</w>", "l ow</w>", "w er", "a t", "h at</w>", "t h")
+def _scores(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
+    return scale * functional.normalize(pictures, dim=1) @ functional.normalize(texts, dim=1).T
 
 
-def _only_where_known(symbols: list[str], ranks: Ranks) -> tuple[str, str]:
-    return min((pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get)  # nothing known: ValueError
+def _rows(scores: Tensor) -> Tensor:
+    return functional.cross_entropy(scores, torch.arange(len(scores)))
 
 
-NEXT_PAIR = Exercise(
-    name="05.next_pair",
-    solution=next_pair,
-    cases=[
-        (["l", "o", "w", "er", "s</w>"], _RANKS),
-        (["l", "o", "w</w>"], _RANKS),
-        (["t", "h", "a", "t"], _RANKS),
-        (["f", "o", "x</w>"], _RANKS),
-        (["e", "l", "o", "r", "s</w>"], _RANKS),
-        (["t", "a", "l", "o", "w</w>"], _RANKS),
-        (["fox</w>"], _RANKS),
-    ],
+CLIP_LOSS = Exercise(
+    name="05.clip_loss",
+    solution=clip_loss,
+    cases=_pairs,
+    hints=(
+        "Three parts: vectors of length 1, the N x N table of their products, two cross entropies.",
+        "A cross entropy of a row is logsumexp of the row minus the right score, the one on the diagonal.",
+        "`scores.logsumexp(dim=1) - scores.diagonal()` is the half for pictures. The other half goes along dim 0.",
+    ),
     mistakes=(
         Mistake(
-            lambda symbols, ranks: next((pair for pair in pairwise(symbols) if pair in ranks), None),
-            "this is the leftmost pair. The one with the lowest rank, the earliest merge learnt, comes first.",
+            lambda pictures, texts, scale: _both(scale * pictures @ texts.T),
+            "the products are not cosines yet: bring every vector to length 1 first.",
         ),
         Mistake(
-            lambda symbols, ranks: max(
-                (pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get, default=None
-            ),
-            "this is the highest rank, the latest merge learnt. Merges are applied in the order they were learnt.",
+            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale)),
+            "this asks every picture for its text. Every text is asked for its picture too: the columns.",
         ),
         Mistake(
-            _only_where_known,
-            "right where there is a pair; a word with nothing left to join needs None, and min has a `default`.",
+            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale).T),
+            "this asks every text for its picture. Every picture is asked for its text too: the rows.",
         ),
         Mistake(
-            lambda symbols, ranks: min(pairwise(symbols), key=lambda pair: ranks.get(pair, 0), default=None),
-            "pairs that are no merge at all must not win: leave them out before you look for the lowest.",
+            lambda pictures, texts, scale: 2 * clip_loss(pictures, texts, scale),
+            "the two halves are added; the loss is their mean.",
         ),
         Mistake(
-            lambda symbols, ranks: min(
-                (pair for pair in combinations(symbols, 2) if pair in ranks), key=ranks.get, default=None
-            ),
-            "only neighbours can be joined: zip the symbols with themselves, moved by one.",
+            lambda pictures, texts, scale: len(pictures) * clip_loss(pictures, texts, scale),
+            "this is a sum over the pairs; the loss is their mean.",
         ),
         Mistake(
-            lambda symbols, ranks: min((ranks[pair] for pair in pairwise(symbols) if pair in ranks), default=None),
-            "this is the rank; asked for is the pair that has it.",
+            lambda pictures, texts, scale: clip_loss(pictures, texts, 1.0),
+            "the scale is missing: the cosines are multiplied by it.",
+        ),
+        Mistake(
+            lambda pictures, texts, scale: -clip_loss(pictures, texts, scale),
+            "the sign is turned around: a good match has a low loss.",
         ),
     ),
 )
 
 
-def _heat() -> Tensor:
-    return torch.rand((4, 6), generator=torch.Generator().manual_seed(4)) ** 3  # far from even
-
-
-_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-_TURNED = {"left": "top", "right": "bottom", "top": "left", "bottom": "right"}
-
-
-def _half(heat: Tensor, side: str) -> Tensor:
-    rows, columns = heat.shape
-    return {
-        "left": heat[:, : columns // 2],
-        "right": heat[:, columns // 2 :],
-        "top": heat[: rows // 2],
-        "bottom": heat[rows // 2 :],
-    }[side]
-
-
-SHARE_IN_HALF = Exercise(
-    name="05.share_in_half",
-    solution=share_in_half,
-    cases=lambda: [(_heat(), side) for side in _OPPOSITE],
-    mistakes=(
-        Mistake(
-            lambda heat, side: share_in_half(heat, _TURNED[side]),
-            "rows and columns have changed places: heat[row, column], so left and right are told by the column.",
-        ),
-        Mistake(
-            lambda heat, side: share_in_half(heat, _OPPOSITE[side]),
-            "this is the other half. Rows count from the top, columns from the left.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).sum()),
-            "this is the sum of the half. A share is that sum divided by the sum of the whole map.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).mean() / heat.mean()),
-            "mean by mean is 1 for an even map, where half of it lies in each half: divide sums.",
-        ),
-        Mistake(
-            lambda heat, side: float(_half(heat, side).sum() / _half(heat, _OPPOSITE[side]).sum()),
-            "this compares the two halves. A share has the whole map below the line.",
-        ),
-        Mistake(
-            lambda heat, side: 0.5,
-            "half of the places, yes; of the mass there is as much as the map holds there.",
-        ),
-    ),
-)
+def _both(scores: Tensor) -> Tensor:
+    return (_rows(scores) + _rows(scores.T)) / 2
 
 
 def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
@@ -175,6 +122,11 @@ ATTEND = Exercise(
     name="05.attend",
     solution=attend,
     cases=_qkv,
+    hints=(
+        "Give the heads a dimension of their own: (B, N, heads * d) becomes (B, N, heads, d), then (B, heads, N, d).",
+        "With heads beside the batch, `q @ k.transpose(-1, -2)` gives all tables of scores at once.",
+        "At the end bring the heads back beside their channels, and join the two dimensions into one.",
+    ),
     mistakes=(
         Mistake(
             lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
@@ -217,6 +169,11 @@ COMPOSE = Exercise(
     name="05.compose",
     solution=compose,
     cases=_noises,
+    hints=(
+        "For one prompt it must be the guidance formula of this lesson.",
+        "A pull is a prompt's prediction minus the prediction without a prompt, times its scale.",
+        "The prediction without a prompt is counted once, however many prompts pull.",
+    ),
     mistakes=(
         Mistake(
             lambda uncond, noises, scales: (
@@ -255,4 +212,65 @@ COMPOSE = Exercise(
     ),
 )
 
-EXERCISES = (NEXT_PAIR, SHARE_IN_HALF, ATTEND, COMPOSE)
+WHO_KNOWS = Quiz(
+    name="05.who_knows",
+    question="`a red fox left of a blue car`: which single vector could tell the U-Net that the left thing is red "
+    "and the right one blue?",
+    options=(
+        Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
+        Option(
+            "That of `left`, which says where things stand",
+            "It has read `a red fox` and itself. What stands right of the fox comes only after it.",
+        ),
+        Option(
+            "Any from `car` on, the padding too",
+            "These have read the whole sentence. Whether they keep all of it is another question: see below.",
+            right=True,
+        ),
+        Option(
+            "None: only together do they say it", "The vectors exchange in every layer, so a late one can hold it all."
+        ),
+    ),
+)
+PADDING = Quiz(
+    name="05.padding",
+    question="The vector of `yellow` in `a yellow fox left of a pink owl on grass` was replaced by that of the empty "
+    "prompt. Why does Pocket still draw a yellow fox?",
+    options=(
+        Option(
+            "The U-Net has learnt that foxes are yellow",
+            "Pocket's foxes are orange unless a prompt names another colour for them.",
+        ),
+        Option(
+            "The vectors of `fox` and of later tokens have read `yellow` too",
+            "The text encoder copied the colour into the tokens after it before anything was taken away.",
+            right=True,
+        ),
+        Option(
+            "One vector of 32 is too little to be noticed by the U-Net, whichever it is",
+            "The number does not decide. What matters is whether other vectors hold the same.",
+        ),
+    ),
+)
+SCALE = Quiz(
+    name="05.scale",
+    question="At s = 1 the pictures are pale and blurred. What does guidance above 1 change at a single step?",
+    options=(
+        Option(
+            "It removes more noise than the network predicts",
+            "The guided answer is about as long as the plain one while s is small; it points elsewhere.",
+        ),
+        Option(
+            "It asks the network with a stronger prompt",
+            "The vectors are the same at every scale, and so are both answers of the network.",
+        ),
+        Option(
+            "It moves the answer along the difference that the words make",
+            "Away from the answer without words, past the answer with them, by a multiple of their difference.",
+            right=True,
+        ),
+    ),
+)
+
+EXERCISES = (CLIP_LOSS, ATTEND, COMPOSE)
+QUIZZES = (WHO_KNOWS, PADDING, SCALE)

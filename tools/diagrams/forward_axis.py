@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from helpers.scenes import Scene
+from helpers.scenes import Scene, Thing
 from helpers.scenes import draw as draw_scene
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
 
-SCENE = Scene(("fox",), "flat", "blue", None, (96,), ((64, 64),))
+SCENE = Scene((Thing("fox"),), ground="blue")
 SEED = 0
 TILE = 128
 LEFT, RIGHT, TOP, FOOT = 92, 900, 312, 492  # of the curves

@@ -50,7 +50,7 @@ def measure() -> Answers:
     x0 = {s: sampling.predict_x0(step.latents, noise, T, alpha_bar) for s, noise in guided.items()}
     ends = {s: sampling.run(pipe, PROMPT, guidance=s, **options).latents for s in SCALES}
     rng = np.random.default_rng(SEED)
-    real = [scenes.draw(scenes.random_scene(rng, objects=1 + number % 2)) for number in range(REAL)]
+    real = [scenes.draw(scenes.random_scene(rng, things=1 + number % 2)) for number in range(REAL)]
     return Answers(
         x_t=step.latents[0],
         empty=empty[0],

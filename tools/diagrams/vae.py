@@ -8,12 +8,12 @@ from torch import Tensor
 
 from helpers.latents import channel_pictures, decode
 from helpers.measures import psnr
-from helpers.scenes import Scene
+from helpers.scenes import GROUNDS, Scene, Thing
 from helpers.scenes import draw as draw_scene
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing
 
-SCENE = Scene(("owl",), "glossy", "yellow", None, (96,), ((64, 64),))
+SCENE = Scene((Thing("owl"),), ground="sunset", style="glossy")
 SEED = 0
 SD15_SCALE = 0.18215  # Rombach et al. (2022), and the library's default
 LIMIT = 4.0  # what the strongest blue and red stand for in mu, z, x0 and the noise alike
@@ -40,7 +40,7 @@ def draw() -> list[Drawing]:
         560,
         f"The VAE keeps a picture in {fewer} times fewer numbers; times s on the way in and divided by s on the way "
         "out are a pair",
-        f"Upper way, left to right: an {SCENE.words[0]} on {SCENE.background}, {pixels.numel():,} numbers. The encoder "
+        f"Upper way, left to right: an {SCENE.words[0]} {GROUNDS[SCENE.ground]}, {pixels.numel():,} numbers. The encoder "
         f"gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, darker where "
         f"it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, {normal.mean.std():.2f}. "
         f"z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise of diffusion. Times s = "

@@ -1,0 +1,96 @@
+"""Reach into a U-Net while it works: see what passes, cut skip connections, leave a path out. Nothing stays behind.
+
+PyTorch calls a hook before or after a part of a network runs, and what the hook returns takes the place of what went
+in or came out. Every function here hangs hooks on parts, and takes them away again, after an exception too.
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+SKIPS = "res_hidden_states_tuple"  # how diffusers hands the skips to a block of the expanding path
+
+
+@contextlib.contextmanager
+def cut(unet: nn.Module, *numbers: int, put: Callable[[Tensor], Tensor] = torch.zeros_like) -> Iterator[None]:
+    """Skip connections replaced while the block lasts, for every call of a diffusers U-Net.
+
+    numbers: which ones, in the order in which the contracting path makes them; 0 is the output of `conv_in`. put: what
+    takes the place of a skip (B, channels, h, w), made from it; by default zeros.
+
+    Raises ValueError for a number that this U-Net does not have.
+    """
+    counts = [len(block.resnets) for block in unet.up_blocks]
+    if lost := [number for number in numbers if not 0 <= number < sum(counts)]:
+        raise ValueError(f"There is no skip {lost[0]!r}: choose whole numbers from 0 to {sum(counts) - 1}")
+    with contextlib.ExitStack() as hooks:
+        first = sum(counts)
+        for block, count in zip(unet.up_blocks, counts, strict=True):
+            first -= count  # the block below takes the last ones that were made
+
+            def replace(block: nn.Module, args: tuple, named: dict, first: int = first) -> tuple[tuple, dict]:
+                skips = enumerate(named[SKIPS], first)
+                return args, named | {SKIPS: tuple(put(skip) if i in numbers else skip for i, skip in skips)}
+
+            hooks.enter_context(block.register_forward_pre_hook(replace, with_kwargs=True))
+        yield
+
+
+@contextlib.contextmanager
+def nothing_from_below(unet: nn.Module, level: int = 0) -> Iterator[None]:
+    """What a level of the expanding path gets from the level below it, replaced by zeros while the block lasts.
+
+    level: 0 is the one of full resolution. Its skips stay. Raises ValueError for a level that is not there.
+    """
+    if not 0 <= level < len(unet.up_blocks):
+        raise ValueError(f"There is no level {level!r}: choose a whole number from 0 to {len(unet.up_blocks) - 1}")
+
+    def silence(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return args, named | {"hidden_states": torch.zeros_like(named["hidden_states"])}
+
+    with unet.up_blocks[-1 - level].register_forward_pre_hook(silence, with_kwargs=True):
+        yield
+
+
+@contextlib.contextmanager
+def silent(*layers: nn.Module) -> Iterator[None]:
+    """Layers that answer with zeros while the block lasts, such as attention, whose answer is added to what goes in."""
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(lambda layer, args, output: torch.zeros_like(output)))
+        yield
+
+
+def passing(unet: nn.Module, layers: list[nn.Module], *inputs: Tensor | int) -> list[tuple[Tensor, Tensor]]:
+    """One call of the U-Net on `inputs`: for each of the layers, what went into it first and what came out."""
+    seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
+    with torch.no_grad(), contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(
+                layer.register_forward_hook(lambda layer, args, output: seen.update({layer: (args[0], output)}))
+            )
+        unet(*inputs)
+    return [seen[layer] for layer in layers]
+
+
+def skip_shapes(unet: nn.Module, *inputs: Tensor | int) -> list[tuple[int, int, int]]:
+    """(channels, rows, columns) of every skip connection in one call on `inputs`, in the order they are made."""
+    made = [unet.conv_in]
+    for block in unet.down_blocks:
+        made += [*(block.attentions if hasattr(block, "attentions") else block.resnets), *(block.downsamplers or [])]
+    outputs = [output for _, output in passing(unet, made, *inputs)]
+    return [tuple((output[0] if isinstance(output, tuple) else output).shape[1:]) for output in outputs]
+
+
+def self_attention(unet: nn.Module) -> dict[str, nn.Module]:
+    """The self-attention layers of a diffusers U-Net by name, in the order in which they run."""
+    parts = {"down": unet.down_blocks, "mid": [unet.mid_block], "up": unet.up_blocks}
+    found = {}
+    for name, blocks in parts.items():
+        for number, block in enumerate(blocks):
+            place = name if name == "mid" else f"{name} {number}"
+            for index, transformer in enumerate(getattr(block, "attentions", [])):
+                found[f"{place}, {index}"] = transformer.transformer_blocks[0].attn1
+    return found
