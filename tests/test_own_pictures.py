@@ -15,6 +15,7 @@ from helpers.loading import load_pipeline
 from helpers.pictures import generate
 from training import own_pictures, prepare, train_unet, train_vae
 from training.dataset import cached_latents, denoising_batch
+from training.flags import filled
 from training.own_pictures import METADATA, OwnPicture, load, pictures_key, read_flags
 from training.text import build_tokenizer
 from training.train_vae import build_vae
@@ -155,7 +156,7 @@ def test_every_word_of_the_captions_is_one_token_and_batches_hold_whole_captions
     tokenizer = build_tokenizer([picture.text for picture in pictures])
     assert tokenizer.tokenize(pictures[7].text) == ["zwÃ¶lf</w>", "quaggas</w>", ",</w>", "number</w>", "7</w>"]
     assert len(tokenizer.tokenize("a pizza")) > 2  # of the grammar nothing is known
-    config = own_pictures.filled(UNetConfig(), own_pictures.NONE)
+    config = filled(UNetConfig(), own_pictures.NONE)
     cached = {"latents": torch.zeros(len(pictures), 4, 16, 16)}
     batch = denoising_batch(0, pictures, cached, tokenizer, config)
     assert batch.keys() == {"latents", "noise", "timesteps", "input_ids"}

@@ -81,9 +81,8 @@ def outputs(cell: nbformat.NotebookNode, folder: Path, name: str) -> Iterator[st
         elif kind:
             path = folder / f"{name}-{number}.{PICTURES[kind]}"
             shown = picture(data[kind], output.metadata.get(kind, {}), path)
-            is_film = PLAYER in after.get("data", {}).get(
-                "text/html", ""
-            )  # it stands there for readers without scripts
+            # The film before a player is for readers without scripts.
+            is_film = PLAYER in after.get("data", {}).get("text/html", "")
             yield raw(f"<noscript>{shown}</noscript>" if is_film else shown)
         elif "text/plain" in data or output.output_type == "stream":
             text = TERMINAL_COLOUR.sub("", data.get("text/plain", output.get("text")))

@@ -151,9 +151,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ).vae
     if accelerator.is_main_process:
         if not config.decoder_only:  # the latents are what they were
-            vae.register_to_config(
-                scaling_factor=1 / latent_std(vae, own[:: 1 + len(own) // 256] or other_scenes(config))
-            )
+            measured = own[:: 1 + len(own) // 256] or other_scenes(config)
+            vae.register_to_config(scaling_factor=1 / latent_std(vae, measured))
         vae.save_pretrained(args.folder / "vae")
         write_history(args.folder / "vae", [*history(args.start_from), record])
         print(f"scaling factor {vae.config.scaling_factor:.4f}")
