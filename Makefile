@@ -21,7 +21,7 @@ AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout $(LESSON_SECONDS)
 # Two lessons that take seconds; `make test QUICK=notebooks/x.ipynb` runs another one. The others come with test-all.
 QUICK ?= notebooks/00_first_picture.ipynb notebooks/01_forward_noising.ipynb
-LONG := $(wildcard notebooks/10_*.ipynb notebooks/09_*.ipynb)
+LONG := $(wildcard notebooks/11_*.ipynb notebooks/10_*.ipynb)
 OTHERS := $(filter-out $(QUICK) $(LONG),$(wildcard notebooks/*.ipynb))
 # One thread for each worker: two that reckon with two cores each wait for one another. Whole files go to a worker
 # (loadscope), so that a lesson has one kernel, in the order in which they are named: what takes minutes first and short

@@ -1,4 +1,4 @@
-"""Measure how well and how fast each sampler draws with Pocket Diffusion, once, for lesson 08.
+"""Measure how well and how fast each sampler draws with Pocket Diffusion, once, for lesson 09.
 
     python -m evaluation.measure_samplers
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.browser
 
 LESSONS = [path.stem for path in lessons.LESSONS]
 # An exercise and one column of pictures; the viewer of a whole run; one that a training renews.
-STEPPED = ("00_first_picture", "06_stable_diffusion_pipeline", "09_train_from_scratch")
+STEPPED = ("00_first_picture", "07_stable_diffusion_pipeline", "10_train_from_scratch")
 RESTARTED = ("01_forward_noising", "04_vae_latent_decoding")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known

@@ -1,4 +1,4 @@
-"""The small world of lesson 09: what its network is trained on, and what is new to it."""
+"""The small world of lesson 10: what its network is trained on, and what is new to it."""
 
 from collections import Counter
 

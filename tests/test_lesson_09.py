@@ -1,312 +1,382 @@
-"""Lesson 09: its loss, average and flow are the library's, its training repeats, and the shipped states are its own.
+"""Lesson 09: its solvers are the library's samplers and have the order they claim; what was measured can be trusted.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import sys
-from dataclasses import replace
-from functools import partial
+import csv
+import math
+from itertools import pairwise
 
+import diffusers
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from accelerate.utils import set_seed
-from diffusers import FlowMatchEulerDiscreteScheduler, UNet2DModel
-from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from helpers.checksums import verify_checksums
-from helpers.exercises.lesson_09 import averaged_weights, drop_labels, ends, min_snr_weight
-from tests.lessons import NOTEBOOKS, cell_with, definitions
+from evaluation import measure_samplers
+from evaluation.measure_samplers import (
+    COLUMNS,
+    SAMPLERS,
+    SHARED,
+    SamplersConfig,
+    build_sampler,
+    jackknife_error,
+    measure,
+    measured_scenes,
+    plan,
+    read_rows,
+    setup_key,
+    write_rows,
+)
+from helpers.exercises.lesson_09 import ancestral_step, midpoint_step, trailing, two_step
+from helpers.judge import read
+from helpers.latents import decode
+from helpers.loading import POCKET, load_pipeline
+from helpers.measures import frechet_distance
+from helpers.sampling import run
+from helpers.scenes import draw
+from tests.lessons import NOTEBOOKS, constants, definitions
 from tests.pipelines.tiny import tiny_pipeline
-from training import train_denoiser
-from training.loop import train
+from training.train_judge import in_reading_order, layout_of
 
-LESSON = NOTEBOOKS / "09_train_from_scratch.ipynb"
+LESSON = NOTEBOOKS / "09_samplers.ipynb"
+SHAPE = (2, 4, 4, 4)
+FEW = SamplersConfig(
+    pictures=4, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=2
+)
 
 
 def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def set_in_the_lesson():
-    """What the lesson sets in its cell of constants."""
-    found = {}
-    exec(cell_with(LESSON, "THINGS ="), found)
-    return {name: value for name, value in found.items() if name.isupper()}
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = tiny_pipeline()
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 @pytest.fixture(scope="module")
-def pipe():
-    return tiny_pipeline()
-
-
-@pytest.fixture
 def lesson(pipe):
-    """The lesson's functions, with random latents in the place of the encoded pictures."""
-    made = set_in_the_lesson() | {
-        "pipe": pipe,
-        "device": pipe.device,
-        "alpha_bar": pipe.scheduler.alphas_cumprod,
-        "BATCH": 3,
-        "MOMENTS": 2,
-        "latents": normal(16, 4, 16, 16, seed=9),
-        "labels": torch.arange(16) % 8,
-        "fresh_latents": normal(4, 4, 16, 16, seed=8),
-        "fresh_labels": torch.arange(4),
-        "LEVELS": [50, 600],
-    }
-    return definitions(LESSON, **made)
+    """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
+    alpha_bar = pipe.scheduler.alphas_cumprod.double()
+    table = ((1 - alpha_bar) / alpha_bar).sqrt().numpy()
+    words, empty = pipe.encode_prompt("a cat", pipe.device, 1, do_classifier_free_guidance=True)
+    toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
+    made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
+    with torch.no_grad():
+        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS"), **made, **toy)
 
 
-# --- the loss, the batches, the loop
+# --- by hand equals the library
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
+@torch.no_grad()
+def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
+    solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
+    sigmas = lesson["stairs"](steps)
+    factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
+    ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
+    theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
+    assert len(ours) == steps + 1
+    assert lesson["distance"](ours[-1], theirs) < 1e-4
 
 
 @torch.no_grad()
-def test_the_loss_is_the_librarys(lesson):
-    network, scheduler = lesson["build_network"](), lesson["pipe"].scheduler
-    x0, y, t, eps = lesson["batch"](3)
-    by_hand = lesson["errors"](network, x0, y, t, eps)
-    expected = F.mse_loss(network(scheduler.add_noise(x0, eps, t), t, class_labels=y).sample, eps, reduction="none")
-    assert_close(by_hand, expected.mean(dim=(1, 2, 3)))
-    plain = train_denoiser.PlainLoss(network)
-    plain.scheduler = scheduler
-    assert_close(plain(x0, eps, t, y), by_hand.mean())
+def test_another_solver_would_be_noticed(lesson, pipe):
+    sigmas = lesson["stairs"](5)
+    ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
+    theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
+    assert lesson["distance"](ours, theirs) > 1e-2
 
 
-def test_a_batch_depends_on_its_step_and_covers_all_timesteps(lesson):
-    first, again, other = (lesson["batch"](step) for step in (5, 5, 6))
-    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert not torch.equal(first[3], other[3])
-    t = torch.cat([lesson["batch"](step)[2] for step in range(300)])
-    assert int(t.min()) < 20
-    assert int(t.max()) > 980
-    x0, y, _, _ = first
-    for latent, label in zip(x0, y, strict=True):
-        place = next(i for i, known in enumerate(lesson["latents"]) if torch.equal(known, latent))
-        assert int(label) == place % 8
+def fixed_answers(scheduler, steps, *, seed=0):
+    """A run with a stand-in for the U-Net that is told what the latents are before they are scaled for it."""
+    scheduler.set_timesteps(steps)
+    x = normal(*SHAPE) * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
+    for t in scheduler.timesteps:
+        shown = scheduler.scale_model_input(x, t)
+        x = scheduler.step(answer(shown, float(t)), t, x, **options).prev_sample
+    return x
 
 
-def test_the_simple_guess_is_wrong_by_alpha_bar(lesson):
-    t = torch.tensor([50, 300, 900])
-    x0, eps = normal(3, 4, 128, 128, seed=1), normal(3, 4, 128, 128, seed=2)
-    a = lesson["alpha_bar"][t]
-    guess = (1 - a).sqrt().reshape(-1, 1, 1, 1) * lesson["noised"](x0, t, eps)
-    # Of 65,536 numbers the mean of squares is off by about 0.6 %.
-    assert_close((eps - guess).square().mean(dim=(1, 2, 3)), a, rtol=0.03, atol=0)
+def answer(x, t):
+    return math.sqrt(t / 1000) * x + 0.1 * torch.sin(3 * x)
 
 
-def test_training_lowers_the_loss_warms_up_and_repeats(lesson, monkeypatch):
-    rates, seen = [], []
-    step = torch.optim.AdamW.step
-
-    def spy(self, *args, **kwargs):
-        rates.append(self.param_groups[0]["lr"])
-        return step(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
-
-    def same_batch(network, step):
-        return lesson["errors"](network, *lesson["batch"](0)).mean()
-
-    runs = [lesson["train"](6, same_batch, lambda step, losses, averaged: seen.append(step)) for _ in range(2)]
-    assert seen == [3, 6, 3, 6]
-    assert_close(rates[:6], [lesson["RATE"] * (i + 1) / lesson["WARMUP"] for i in range(6)])
-    (network, averaged, losses), (again, _, losses_again) = runs
-    assert losses == losses_again
-    assert losses[-1] < losses[0]
-    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), again.parameters(), strict=True))
-    assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), averaged.parameters(), strict=True))
+def shown(x, sigma):
+    return x / math.sqrt(sigma**2 + 1)
 
 
-@pytest.mark.parametrize("decay", [0.3, 0.99])
-def test_the_average_is_the_librarys_and_the_exercises(lesson, decay):
-    weights = [torch.nn.Parameter(normal(3))]
-    mean, library = [weights[0].detach().clone()], EMAModel(weights, decay=decay)
-    library.step(weights)
-    for step in range(1, 30):
-        weights[0].data += normal(3, seed=step)
-        library.step(weights)
-        expected = averaged_weights(mean[0], weights[0].detach(), step, decay)
-        lesson["update_average"](mean, weights, step, decay)
-        assert_close(mean[0], expected)
-        assert_close(mean[0], library.shadow_params[0])
+@pytest.mark.parametrize("kind", ["Euler", "Heun", "DPM++ 2M", "UniPC", "PNDM", "DDIM", "DDPM", "Euler a"])
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 20])
+def test_trailing_gives_the_timesteps_of_every_sampler(pipe, kind, steps):
+    one = build_sampler(kind, pipe)
+    one.set_timesteps(steps)
+    assert list(dict.fromkeys(int(t) for t in one.timesteps)) == trailing(steps, 1000)
 
 
-# --- its network and world are those of the longer run
+@pytest.mark.parametrize("steps", [2, 6, 20])
+def test_the_ancestral_step_is_the_librarys_for_the_same_dice(pipe, steps):
+    scheduler = build_sampler("Euler a", pipe)
+    expected = fixed_answers(scheduler, steps, seed=4)
+    scheduler.set_timesteps(steps)
+    dice = torch.Generator().manual_seed(4)
+    sigmas = scheduler.sigmas.tolist()
+    x = normal(*SHAPE) * sigmas[0]
+    for t, (sigma, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True):
+        x = ancestral_step(x, answer(shown(x, sigma), t), sigma, after, torch.randn(SHAPE, generator=dice))
+    assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_longer_run_has_the_lessons_network_and_world(lesson):
-    assert dict(lesson["build_network"]().config) == dict(train_denoiser.build_denoiser().config)
-    names = ("THINGS", "STYLE", "GROUNDS", "PLACINGS")
-    assert [lesson[name] for name in names] == [getattr(train_denoiser, name) for name in names]
-    assert lesson["small_world"](0) == train_denoiser.small_world(0)
-    assert not set(lesson["small_world"](1, 4)) <= set(lesson["small_world"](0))
-    assert set_in_the_lesson()["BATCH"] == train_denoiser.LOOP.batch_size
+def test_the_two_step_rule_is_pndms_where_the_steps_are_equal():
+    eps, before = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    x = normal(*SHAPE)
+    assert_close(two_step(x, eps, before, 3.0, 2.0, 1.0), x - (3 * eps - before) / 2)
 
 
-def test_the_shipped_states_are_whole_and_better_the_longer_they_were_trained(lesson):
-    folder = train_denoiser.CHECKPOINTS
-    verify_checksums(folder)
-    names = [f"step-{moment:05}.safetensors" for moment in train_denoiser.MOMENTS]
-    assert sorted(path.name for path in folder.glob("*.safetensors")) == names
-    config = UNet2DModel.load_config(folder)
-    mine = dict(train_denoiser.build_denoiser().config)
-    assert {name: config[name] for name in mine if name in config and not name.startswith("_")} == {
-        name: list(value) if isinstance(value, tuple) else value for name, value in mine.items() if name in config
+def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
+    """From one start: the library takes Euler's from sigma times the noise, not from sqrt(sigma^2 + 1) times it.
+
+    With a number of steps that divides 1000: otherwise DDIM rounds the timesteps between its steps in its own way.
+    """
+    side = pipe.unet.config.sample_size
+    noise = normal(1, pipe.unet.config.in_channels, side, side)
+    high = float(build_sampler("Euler", pipe).sigmas.max())
+    drawn = {}
+    for name in ("DDIM", "Euler", "DDPM", "Euler a", "UniPC"):
+        start = noise * math.sqrt(high**2 + 1) / high if name.startswith("Euler") else noise
+        options = {"steps": 4, "guidance": 4.0, "seed": 1, "latents": start}
+        drawn[name] = run(pipe, "a cat", sampler=build_sampler(name, pipe), **options).latents
+
+    def apart(a, b):
+        return float((drawn[a] - drawn[b]).norm() / drawn[b].norm())
+
+    assert apart("DDIM", "Euler") < 1e-4
+    assert apart("DDPM", "Euler a") < 1e-4
+    assert apart("DDIM", "DDPM") > 0.1
+    assert apart("DDIM", "UniPC") > 1e-3
+
+
+# --- the order that is claimed
+
+
+def toy_orders(lesson, solve):
+    x = 5 * torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope, ladder = lesson["toy_slope"], lesson["ladder"]
+    truth = lesson["heun"](slope, x, ladder(2001, 0.05, 5)[:-1])[-1]
+    errors = [float((solve(slope, x, ladder(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
+    return math.log2(errors[0] / errors[1])
+
+
+def by_midpoint(slope, x, sigmas):
+    path = [x]
+    for sigma, after in pairwise(sigmas):
+        path.append(midpoint_step(slope, path[-1], sigma, after))
+    return path
+
+
+def by_trend(slope, x, sigmas):
+    path, before = [x], None
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
+        eps = slope(path[-1], sigma)
+        if before is None:
+            path.append(path[-1] + (after - sigma) * eps)
+        else:
+            path.append(two_step(path[-1], eps, before, sigmas[i - 1], sigma, after))
+        before = eps
+    return path
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm_solver", 2)])
+def test_the_solvers_have_their_order(lesson, name, order):
+    assert toy_orders(lesson, lesson[name]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("solve", [by_midpoint, by_trend])
+def test_the_exercises_are_of_order_two(lesson, solve):
+    assert toy_orders(lesson, solve) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 5.0])
+def test_the_toy_slope_is_minus_sigma_times_the_score(lesson, sigma):
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64).requires_grad_()
+    (score,) = torch.autograd.grad(lesson["log_density"](x, sigma).sum(), x)
+    assert_close(lesson["toy_slope"](x.detach(), sigma), -sigma * score, rtol=0, atol=1e-8)
+
+
+def test_the_ladder_is_karras(pipe, lesson):
+    one = build_sampler("Euler", pipe)
+    one = type(one).from_config(one.config, use_karras_sigmas=True)
+    one.set_timesteps(8)
+    sigmas = one.sigmas.tolist()
+    np.testing.assert_allclose(lesson["ladder"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
+
+
+def test_a_path_drawn_as_the_network_sees_it_begins_as_standard_noise(lesson):
+    sigmas = lesson["stairs"](4)
+    path = lesson["euler"](lambda x, sigma: 0 * x, math.sqrt(sigmas[0] ** 2 + 1) * lesson["normal"](1, 0), sigmas)
+    curve = lesson["seen"](path, sigmas)
+    assert_close(curve[0], lesson["normal"](1, 0).flatten())
+    assert_close(curve[-1], path[-1].flatten())
+
+
+def test_a_straight_path_leaves_no_line_and_a_bent_one_does_where_it_bends(lesson, monkeypatch):
+    sigmas = [4.0, 2.0, 1.0, 0.0]
+    x, direction, aside = normal(3, *SHAPE[1:]).split(1)
+    straight = [x + sigma * direction for sigma in sigmas]
+    bent = [straight[0], straight[1] + aside, *straight[2:]]
+    monkeypatch.setitem(lesson, "reference", straight)
+    monkeypatch.setitem(lesson, "high", sigmas[0])
+    assert_close(lesson["off_line"](straight, sigmas), torch.zeros(4, aside.numel()), rtol=0, atol=1e-6)
+    off = lesson["off_line"](bent, sigmas)
+    assert_close(off[1], aside.flatten() / x.norm())
+    assert off[[0, 2, 3]].abs().max() < 1e-6
+
+
+# --- the statistics
+
+
+@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
+def test_wilson(lesson, hits, n, least, most):
+    assert lesson["wilson"](hits, n) == pytest.approx((least, most), abs=1e-3)
+
+
+def test_the_sign_test_counts_coins(lesson):
+    assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
+    assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))
+    assert lesson["sign_test"]("1000", "0111") == (1, 3, pytest.approx(2 * 5 / 16))
+
+
+def test_the_jackknife_error_is_the_spread_of_repeated_measurements():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(4000, 4, generator=generator)
+    sets = [torch.randn(200, 4, generator=generator) * 1.3 + 0.5 for _ in range(40)]
+    spread = np.std([frechet_distance(x, reference) for x in sets], ddof=1)
+    errors = [jackknife_error(x, reference, 10) for x in sets]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)  # 40 sets tell a spread to about 11 %
+
+
+# --- the lesson and the script speak of the same things
+
+
+def test_the_table_of_the_lesson_is_that_of_the_script(pipe, lesson):
+    assert lesson["SAMPLERS"] == SAMPLERS
+    for name in SAMPLERS:
+        ours, theirs = lesson["sampler"](name), build_sampler(name, pipe)
+        assert type(ours) is type(theirs) is getattr(diffusers, SAMPLERS[name][0])
+        assert dict(ours.config) == dict(theirs.config)
+        assert ours.config.timestep_spacing == SHARED["timestep_spacing"]
+
+
+def test_the_scenes_of_the_lesson_are_those_of_the_script(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=6)
+    assert [lesson["scene_of"](i) for i in range(6)] == scenes
+    assert [len(scene.words) for scene in scenes] == [1, 2] * 3
+    assert not any(scene.held_out for scene in scenes)
+    assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
+
+
+def test_the_lesson_judges_as_the_script_does(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=12)
+    readings = read([draw(scene) for scene in scenes])
+    for reading in readings:
+        for scene in scenes:
+            expected = reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
+            assert lesson["is_right"](reading, scene) == expected
+    assert sum(map(lesson["is_right"], readings, scenes)) >= 10
+
+
+# --- measuring
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    pipe = load_pipeline("pocket", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_path, monkeypatch):
+    file = tmp_path / "runs" / "samplers.csv"
+    rows = measure(pocket, POCKET, FEW, file, batch_size=2)
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(FEW)
+    written = read_rows(file)
+    assert [tuple(row) for row in written] == [COLUMNS] * len(plan(FEW))
+    calls = {(row["sampler"], row["steps"]): row["calls"] for row in written}
+    assert calls == {
+        ("real", "0"): "0",
+        ("rebuilt", "0"): "0",
+        ("DDIM", "1"): "1",
+        ("DDIM", "2"): "2",
+        ("Heun", "2"): "3",
     }
-    x0, y = train_denoiser.encoded(train_denoiser.small_world(1)[:32])
-    eps, t = normal(*x0.shape), torch.full_like(y, 600)
-    lesson |= {"alpha_bar": train_denoiser.build_scheduler().alphas_cumprod}
-    found = []
-    for name in names:
-        network = train_denoiser.build_denoiser()
-        network.load_state_dict({key: value.float() for key, value in load_file(folder / name).items()})
-        with torch.no_grad():
-            found.append(lesson["errors"](network, x0, y, t, eps).mean().item())
-    # At t = 600 the simple guess has alpha_bar = 0.19; every state but the first is far below it.
-    assert found[0] > found[1] > found[2] > found[3]
-    assert found[-1] < 0.03
+    for row in written:
+        assert len(row["right"]) == int(row["pictures"]) == FEW.pictures
+        assert row["right"].count("1") == int(row["words"])
+        assert float(row["frechet"]) > 0
+        assert (float(row["seconds"]) > 0) == (row["sampler"] not in ("real", "rebuilt"))
+
+    drawn = []
+    real_row = measure_samplers.measure_row
+
+    def counted(pipe, name, steps, *rest):
+        drawn.append((name, steps))
+        return real_row(pipe, name, steps, *rest)
+
+    monkeypatch.setattr(measure_samplers, "measure_row", counted)
+    other = {**written[2], "setup": "another"}
+    write_rows(file, [*written[:2], other, written[4]])
+    again = measure(pocket, POCKET, FEW, file)  # in one batch instead of two
+    assert drawn == [("DDIM", 1), ("DDIM", 2)]  # the row of another setup counts as missing
+    assert [row["right"] for row in again] == [row["right"] for row in rows]
+    assert float(again[2]["frechet"]) == pytest.approx(float(rows[2]["frechet"]), rel=1e-2)
 
 
-def test_the_longer_run_keeps_the_averaged_weights_of_each_moment(tmp_path, monkeypatch):
-    monkeypatch.setattr(train_denoiser, "PLACINGS", 1)  # 16 pictures are quickly encoded
-    folders = ["--folder", str(tmp_path / "run"), "--output", str(tmp_path / "kept")]
-    monkeypatch.setattr(sys, "argv", ["train_denoiser", "--moments", "1", "3", *folders])
-    train_denoiser.main()
-    verify_checksums(tmp_path / "kept")
-    assert sorted(path.name for path in (tmp_path / "kept").glob("*.safetensors")) == [
-        "step-00001.safetensors",
-        "step-00003.safetensors",
-    ]
-
-    # The same three steps without a stop between them.
-    latents, labels = train_denoiser.encoded(train_denoiser.small_world(seed=0))
-    loop = replace(train_denoiser.LOOP, steps=3)
-    set_seed(loop.seed)
-    trainee = train_denoiser.PlainLoss(train_denoiser.build_denoiser())
-    make_batch = partial(train_denoiser.labelled_batch, latents=latents, labels=labels, loop=loop)
-    whole = train(trainee, make_batch, loop, tmp_path / "whole").network.state_dict()
-    kept = load_file(tmp_path / "kept" / "step-00003.safetensors")
-    for name, value in kept.items():
-        assert value.dtype == torch.float16
-        assert_close(value.float(), whole[name].half().float(), rtol=1e-2, atol=1e-4)  # one rounding in half precision
+def test_a_row_draws_what_the_pipeline_draws(pocket):
+    """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
+    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
+    assert (len(pictures), calls) == (FEW.pictures, 2)
+    assert seconds > 0
+    own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
+    try:
+        latents = pocket(
+            [scene.caption() for scene in measured_scenes(FEW)],
+            num_inference_steps=2,
+            guidance_scale=FEW.guidance,
+            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(FEW.pictures)],
+            output_type="latent",
+        ).images
+    finally:
+        pocket.scheduler = own
+    for ours, theirs in zip(pictures, decode(pocket, latents), strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)).max() <= 2
 
 
-# --- weights
+def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
+    (tmp_path / "unet").mkdir()
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.write_bytes(b"one")
+    key = setup_key(tmp_path, FEW)
+    assert len(key) == 12
+    assert setup_key(tmp_path, FEW) == key
+    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",)})
+    assert setup_key(tmp_path, more_rows) == key
+    assert setup_key(tmp_path, SamplersConfig(**{**vars(FEW), "guidance": 5.0})) != key
+    weights.write_bytes(b"two")
+    assert setup_key(tmp_path, FEW) != key
 
 
-@pytest.mark.parametrize("gamma", [1.0, 5.0])
-def test_the_weight_is_the_papers(lesson, gamma):
-    snr = lesson["alpha_bar"] / (1 - lesson["alpha_bar"])
-    weight = min_snr_weight(lesson["alpha_bar"], gamma)
-    assert_close(weight[snr <= gamma], torch.ones(int((snr <= gamma).sum())))
-    assert_close(weight[snr > gamma], gamma / snr[snr > gamma])
-    assert bool((weight.diff() >= -1e-6).all())
-    # The error in x0 is the error in eps over the SNR: weighing the one by min(SNR, gamma) is weighing the other by w.
-    t = torch.tensor([100, 500])
-    x0, eps, wrong = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1), normal(2, 4, 8, 8, seed=2)
-    a = lesson["alpha_bar"][t].reshape(-1, 1, 1, 1)
-    implied = (lesson["noised"](x0, t, eps) - (1 - a).sqrt() * wrong) / a.sqrt()
-    by_x0 = (implied - x0).square().mean(dim=(1, 2, 3)) * snr[t].clamp(max=gamma)
-    assert_close(by_x0, (wrong - eps).square().mean(dim=(1, 2, 3)) * weight[t], rtol=1e-3, atol=1e-5)
-
-
-def test_a_flat_weight_is_the_plain_loss_and_any_weight_has_mean_one(lesson):
-    network = lesson["build_network"]()
-    plain = lesson["plain_loss"](network, 4)
-    for constant in (1.0, 7.0):
-        weight = torch.full((1000,), constant)
-        assert_close(lesson["weighted"](weight)(network, 4), plain)
-    only = torch.zeros(1000)
-    t = lesson["batch"](4)[2]
-    only[t[0]] = 1.0
-    one = lesson["errors"](network, *lesson["batch"](4))[t == t[0]].sum() / len(t)
-    assert_close(lesson["weighted"](only)(network, 4), 1000 * one)
-
-
-# --- copies, labels
-
-
-def test_the_nearest_training_picture_of_one_is_itself(lesson):
-    apart, which = lesson["nearest"](lesson["latents"][[3, 11]])
-    assert which.tolist() == [3, 11]
-    # cdist takes differences of large squares.
-    assert_close(apart, torch.zeros(2), rtol=0, atol=1e-2)
-    moved, _ = lesson["nearest"](lesson["latents"][:1] + 0.05)
-    assert_close(moved, torch.tensor([0.05]), rtol=0.02, atol=0)
-
-
-def test_labels_reach_the_network(lesson):
-    network, x = lesson["build_network"](), normal(1, 4, 16, 16)
-    with torch.no_grad():
-        fox, owl = (network(x, 500, torch.tensor([label])).sample for label in (0, 3))
-    assert not torch.allclose(fox, owl)
-
-
-def test_as_many_labels_are_dropped_as_asked():
-    labels, dice = torch.arange(8).repeat(1000), torch.rand(8000, generator=torch.Generator().manual_seed(0))
-    dropped = drop_labels(labels, dice, 0.1, 8)
-    assert 0.08 < (dropped == 8).float().mean() < 0.12
-    assert torch.equal(dropped[dropped != 8], labels[dropped != 8])
-
-
-# --- the flow
-
-
-class Straight(torch.nn.Module):
-    """A network that is right: it knows the end of the line."""
-
-    def __init__(self, x0):
-        super().__init__()
-        self.x0 = x0
-
-    def forward(self, x, t, y):
-        s = torch.as_tensor(t, dtype=x.dtype).reshape(-1, 1, 1, 1) / 1000
-        return type("Output", (), {"sample": (x - self.x0) / s})
-
-
-def test_a_right_velocity_has_no_loss_and_one_call_is_enough(lesson):
-    lesson["latents"] = normal(1, 4, 16, 16, seed=3)
-    lesson["labels"] = torch.zeros(1, dtype=torch.long)
-    network = Straight(lesson["latents"])
-    # At the smallest s the division magnifies rounding.
-    assert float(lesson["flow_loss"](network, 0)) < 1e-5
-    for calls in (1, 5):
-        x = lesson["sample_flow"](network, calls=calls)
-        assert_close(x, lesson["latents"].expand_as(x), rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("calls", [1, 7])
-def test_the_flow_by_hand_is_the_librarys(lesson, calls):
-    network = lesson["build_network"]()
-    by_library = lesson["sample_flow_by_library"](network, calls=calls)
-    assert_close(lesson["sample_flow"](network, calls=calls), by_library, rtol=1e-3, atol=1e-3)
-    scheduler = FlowMatchEulerDiscreteScheduler()
-    x0, eps = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
-    scheduler.set_timesteps(4)
-    x_s = scheduler.scale_noise(x0, scheduler.timesteps[1:2], eps)
-    s = float(scheduler.sigmas[1])
-    assert_close(x_s, (1 - s) * x0 + s * eps)
-    for got, expected in zip(ends(x_s, eps - x0, s), (x0, eps), strict=True):
-        assert_close(got, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_rows_of_samples_begin_alike_and_have_all_labels(lesson):
-    asked = []
-
-    class Recorder(torch.nn.Module):
-        def forward(self, x, t, y):
-            asked.append((int(t), y.tolist()))
-            return type("Output", (), {"sample": torch.zeros_like(x)})
-
-    lesson["sample"](Recorder(), rows=2, calls=4)
-    assert asked == [(t, [*range(8), *range(8)]) for t in (999, 749, 499, 249)]
-    assert torch.equal(lesson["start_noise"](2), lesson["start_noise"](2))
-
-
-def test_the_network_has_the_size_that_the_folder_of_its_states_tells(lesson):
-    assert f"{lesson['count'](lesson['build_network']()) / 1e6:.2f} million" in (
-        train_denoiser.CHECKPOINTS / "README.md"
-    ).read_text(encoding="utf-8")
+def test_the_file_that_is_shipped_is_whole_and_of_the_model_that_is_shipped():
+    rows = read_rows(POCKET / measure_samplers.FILE)
+    config = SamplersConfig(pictures=int(rows[0]["pictures"]))
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(config)
+    assert {row["setup"] for row in rows} == {setup_key(POCKET, config)}
+    assert config.pictures >= 50
+    with open(POCKET / measure_samplers.FILE, encoding="utf-8", newline="") as lines:
+        assert tuple(next(csv.reader(lines))) == COLUMNS

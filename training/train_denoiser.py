@@ -1,4 +1,4 @@
-"""The small denoiser of lesson 09, trained longer than a lesson can wait, with its weights kept on the way.
+"""The small denoiser of lesson 10, trained longer than a lesson can wait, with its weights kept on the way.
 
     accelerate launch -m training.train_denoiser
 

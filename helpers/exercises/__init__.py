@@ -6,7 +6,7 @@ prints one line: not answered yet, right, or not right yet with a hint for that 
 anything the learner's function does, so *Run All* goes through an unfinished lesson.
 
 An exercise is data: inputs, the solution, and the usual mistakes as functions, each with its hint. The exercises of
-lesson 08 stand in `lesson_08.py` beside this file as a tuple named `EXERCISES`; they are found by that name, and the
+lesson 09 stand in `lesson_09.py` beside this file as a tuple named `EXERCISES`; they are found by that name, and the
 tests hold every one of them to the same rules. A lesson's module must import fast: build models inside `cases`.
 
     exercises.hint("00.latent_shape")    # the next hint

@@ -262,7 +262,7 @@ WHOLE = Quiz(
     options=(
         Option(
             "Noise them to an earlier t.",
-            "Less noise leaves more of the halves, the seam too. It is the one dial, and lesson 07 calls it strength.",
+            "Less noise leaves more of the halves, the seam too. It is the one dial, and lesson 08 calls it strength.",
             right=True,
         ),
         Option(

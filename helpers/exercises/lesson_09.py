@@ -1,183 +1,209 @@
-"""The exercises of lesson 09: the Min-SNR weight, averaged weights, the ends of a flow's line, missing labels."""
+"""The exercises of lesson 09: where the steps stand, two more ways to be second order, and a step with dice."""
+
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
 
-
-def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
-    """The weight of the error in eps: Hang et al. (2023), arXiv:2303.09556, section 3.4."""
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / snr
+Slope = Callable[[Tensor, float], Tensor]
 
 
-def averaged_weights(mean: Tensor, now: Tensor, step: int, decay: float) -> Tensor:
-    """One update of an exponential moving average whose decay starts small, as in diffusers' EMAModel."""
-    d = min(decay, (1 + step) / (10 + step))
-    return d * mean + (1 - d) * now
+def trailing(steps: int, total: int) -> list[int]:
+    """Timesteps with equal gaps that begin at the last one: "trailing" in Lin et al. (2023), arXiv:2305.08891."""
+    return [round(total - i * total / steps) - 1 for i in range(steps)]
 
 
-def ends(x_s: Tensor, v: Tensor, s: float) -> tuple[Tensor, Tensor]:
-    """x0 and eps from a point of the line x_s = (1 - s) x0 + s eps and its velocity v = eps - x0."""
-    return x_s - s * v, x_s + (1 - s) * v
+def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """One step along the slope in the middle of the way, which Euler's method finds with half a step."""
+    middle = (sigma + sigma_next) / 2
+    half = x + (middle - sigma) * slope(x, sigma)
+    return x + (sigma_next - sigma) * slope(half, middle)
 
 
-def drop_labels(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """Labels with a share replaced by the empty one: Ho and Salimans (2022), arXiv:2207.12598, Algorithm 1."""
-    return torch.where(dice < share, nothing, labels)
+def two_step(
+    x: Tensor, eps: Tensor, eps_before: Tensor, sigma_before: float, sigma: float, sigma_next: float
+) -> Tensor:
+    """Adams and Bashforth's method of two steps, of any two lengths; with equal ones PNDM's third step."""
+    length, length_before = sigma_next - sigma, sigma - sigma_before
+    return x + length * (eps + (eps - eps_before) * length / (2 * length_before))
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+def ancestral_step(x: Tensor, eps: Tensor, sigma: float, sigma_next: float, z: Tensor) -> Tensor:
+    """Euler's step to below the next noise level, and fresh noise z back up to it: "Euler a"."""
+    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
+    down = math.sqrt(sigma_next**2 - up**2)
+    return x + (down - sigma) * eps + up * z
 
 
-_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
-
-MIN_SNR_WEIGHT = Exercise(
-    name="09.min_snr_weight",
-    solution=min_snr_weight,
-    cases=[(_LEVELS, 5.0), (_LEVELS, 1.0), (_LEVELS[:2], 20.0)],
+TRAILING = Exercise(
+    name="09.trailing",
+    solution=trailing,
+    cases=[(steps, 1000) for steps in (1, 4, 5, 7, 20)] + [(3, 100)],
     mistakes=(
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "this is the weight of the error in x0. For the error in eps it is divided by the SNR.",
+            lambda steps, total: [i * (total // steps) for i in reversed(range(steps))],
+            "this is the spacing 'leading', counted from the clean end. Begin at the last timestep of all.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(min=gamma) / (alpha_bar / (1 - alpha_bar)),
-            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
+            lambda steps, total: [round(total - i * total / steps) for i in range(steps)],
+            "timesteps count from 0, so the last one is total - 1: all of these are one too high.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)) / (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "upside down: the smaller of the two stands above, the SNR below.",
+            lambda steps, total: trailing(steps, total)[::-1],
+            "the right numbers, counted up. A run goes from noise to picture, from the highest down.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (
-                (alpha_bar / (1 - alpha_bar)).sqrt().clamp(max=gamma) / (alpha_bar / (1 - alpha_bar)).sqrt()
+            lambda steps, total: [round(i * (total - 1) / max(1, steps - 1)) for i in reversed(range(steps))],
+            "this asks the network about t = 0, where nothing is left to do. The last step ends there; it begins a "
+            "whole gap above.",
+        ),
+        Mistake(
+            lambda steps, total: [int(total - i * total / steps) - 1 for i in range(steps)],
+            "int cuts the fraction off, which loses a timestep here and there: round instead.",
+        ),
+    ),
+)
+
+
+def _numbers(count: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn((2, 3), generator=generator) for _ in range(count)]
+
+
+def _curved(x: Tensor, sigma: float) -> Tensor:
+    return torch.sin(x) / (1 + sigma)
+
+
+def _heun(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    first = slope(x, sigma)
+    second = slope(x + (sigma_next - sigma) * first, sigma_next)
+    return x + (sigma_next - sigma) * (first + second) / 2
+
+
+def _from_the_middle(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    half = x + (sigma_next - sigma) / 2 * slope(x, sigma)
+    return half + (sigma_next - sigma) * slope(half, (sigma + sigma_next) / 2)
+
+
+MIDPOINT_STEP = Exercise(
+    name="09.midpoint_step",
+    solution=midpoint_step,
+    cases=lambda: [(_curved, _numbers(1)[0], *ends) for ends in ((4.0, 1.5), (1.0, 0.2), (0.5, 0.0))],
+    mistakes=(
+        Mistake(
+            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, sigma),
+            "this is Euler's step, along the slope at the start. Go half of it, and look again.",
+        ),
+        Mistake(
+            _heun,
+            "this is Heun's step, the mean of the slopes at both ends. The midpoint method uses one slope, in between.",
+        ),
+        Mistake(
+            lambda slope, x, sigma, sigma_next: (
+                x + (sigma_next - sigma) * slope(x + (sigma_next - sigma) / 2 * slope(x, sigma), sigma)
             ),
-            "this takes a root: the SNR is a ratio of variances, alpha_bar / (1 - alpha_bar).",
+            "in the middle the noise level is another one too: tell the slope where it is asked.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: alpha_bar.clamp(max=gamma) / alpha_bar,
-            "alpha_bar is not yet the signal-to-noise ratio; divide it by 1 - alpha_bar.",
+            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, (sigma + sigma_next) / 2),
+            "the noise level is that of the middle, but x has not moved: take half an Euler step first.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: ((1 - alpha_bar) / alpha_bar).clamp(max=gamma) / ((1 - alpha_bar) / alpha_bar),
-            "this is noise over signal. The SNR is signal over noise.",
+            _from_the_middle,
+            "the slope is right, but the whole step starts from x; the half step was only to look.",
         ),
     ),
 )
 
 
-def _states() -> list[tuple]:
-    mean, now = _normal(4, seed=0), _normal(4, seed=1)
-    return [(mean, now, 0, 0.99), (mean, now, 50, 0.99), (mean, now, 5000, 0.99), (mean, now, 5000, 0.5)]
+def _two_step_cases() -> list[tuple]:
+    x, eps, eps_before = _numbers(3, seed=1)
+    return [(x, eps, eps_before, *sigmas) for sigmas in ((6.0, 4.0, 2.0), (9.0, 4.0, 1.0), (2.0, 0.9, 0.0))]
 
 
-AVERAGED_WEIGHTS = Exercise(
-    name="09.averaged_weights",
-    solution=averaged_weights,
-    cases=_states,
+TWO_STEP = Exercise(
+    name="09.two_step",
+    solution=two_step,
+    cases=_two_step_cases,
     mistakes=(
         Mistake(
-            lambda mean, now, step, decay: decay * mean + (1 - decay) * now,
-            "the decay is full from the first step on, so the random start stays in the mean for long.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: averaged_weights(now, mean, step, decay),
-            "the two are swapped: d belongs to the mean, and 1 - d to the weights of now.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: (
-                max(decay, (1 + step) / (10 + step)) * mean + (1 - max(decay, (1 + step) / (10 + step))) * now
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x + (sigma_next - sigma) * (3 * eps - eps_before) / 2
             ),
-            "this takes the larger of the two decays. The smaller one lets the beginning be forgotten.",
+            "right where both steps are equally long, as PNDM takes them. Here they are not: the change per unit of "
+            "sigma counts.",
         ),
         Mistake(
-            lambda mean, now, step, decay: averaged_weights(mean, now, step, 1.0),
-            "`decay` is not used: it is the largest that d becomes.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: x + (sigma_next - sigma) * eps,
+            "this is Euler's step. The answer of the call before tells how the slope changes.",
         ),
         Mistake(
-            lambda mean, now, step, decay: (step * mean + now) / (step + 1),
-            "this is the plain mean of all states. It would never forget the first ones.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: two_step(
+                x, eps, 2 * eps - eps_before, sigma_before, sigma, sigma_next
+            ),
+            "the change has the wrong sign: carry on from before to now, not back.",
+        ),
+        Mistake(
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x + (sigma_next - sigma) * (eps + (eps - eps_before) * (sigma_next - sigma) / (sigma - sigma_before))
+            ),
+            "this is the slope expected at the end. The mean along the step is the slope in its middle, half as far.",
+        ),
+        Mistake(
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x
+                + (sigma_next - sigma)
+                * (eps + (eps - eps_before) * (sigma - sigma_before) / (2 * (sigma_next - sigma)))
+            ),
+            "the ratio of the lengths is upside down: a longer step before means a smaller change per unit.",
         ),
     ),
 )
 
 
-def _points() -> list[tuple]:
-    x0, eps = _normal(2, 4, seed=2), _normal(2, 4, seed=3)
-    return [((1 - s) * x0 + s * eps, eps - x0, s) for s in (1.0, 0.75, 0.25, 0.0)]
+def _split(sigma: float, sigma_next: float) -> tuple[float, float]:
+    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
+    return math.sqrt(sigma_next**2 - up**2), up
 
 
-ENDS = Exercise(
-    name="09.ends",
-    solution=ends,
-    cases=_points,
+def _ancestral_cases() -> list[tuple]:
+    x, eps, z = _numbers(3, seed=2)
+    return [(x, eps, *sigmas, z) for sigmas in ((14.6, 3.0), (2.0, 1.5), (0.4, 0.0))]
+
+
+ANCESTRAL_STEP = Exercise(
+    name="09.ancestral_step",
+    solution=ancestral_step,
+    cases=_ancestral_cases,
     mistakes=(
         Mistake(
-            lambda x_s, v, s: ends(x_s, v, s)[::-1],
-            "both are right, in the other order: first x0, then eps.",
+            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps + _split(sigma, sigma_next)[1] * z,
+            "the step already ends at the next noise level, and the fresh noise comes on top: step to sigma_down.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s + s * v, x_s - (1 - s) * v),
-            "the signs are turned round: v points from the picture to the noise.",
+            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps,
+            "this is Euler's step, with no dice at all.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s - (1 - s) * v, x_s + s * v),
-            "s is counted from the picture: x0 is s away, and eps 1 - s.",
+            lambda x, eps, sigma, sigma_next, z: (
+                x + (_split(sigma, sigma_next)[0] - sigma) * eps + _split(sigma, sigma_next)[1] ** 2 * z
+            ),
+            "the formula gives the square of sigma_up, a variance; noise is multiplied by its root.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s - v, x_s + v),
-            "a whole v leads from one end to the other, and x_s lies somewhere between. How far is it to each?",
+            lambda x, eps, sigma, sigma_next, z: (
+                x + (sigma_next - _split(sigma, sigma_next)[1] - sigma) * eps + _split(sigma, sigma_next)[1] * z
+            ),
+            "noise levels add by their squares: sigma_down is the root of a difference of squares.",
         ),
         Mistake(
-            lambda x_s, v, s: x_s - s * v,
-            "this is x0. Give both ends, as a pair.",
+            lambda x, eps, sigma, sigma_next, z: x + (_split(sigma, sigma_next)[0] - sigma) * eps + sigma_next * z,
+            "too much fresh noise: with what was left, sigma_up must make up sigma_next, not be it.",
         ),
     ),
 )
 
-
-def _batches() -> list[tuple]:
-    labels = torch.arange(8)
-    dice = torch.rand(8, generator=torch.Generator().manual_seed(4))
-    return [(labels, dice, 0.5, 8), (labels, dice, 0.0, 8), (labels, dice, 1.0, 8), (labels.flip(0), dice, 0.3, 9)]
-
-
-def _dropped_by_place(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """The first of the batch, always."""
-    answer = labels.clone()
-    answer[: round(share * len(labels))] = nothing
-    return answer
-
-
-DROP_LABELS = Exercise(
-    name="09.drop_labels",
-    solution=drop_labels,
-    cases=_batches,
-    mistakes=(
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice > share, nothing, labels),
-            "the share that is kept and the one that is replaced are swapped: replace where the dice are below it.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice < share, 0, labels),
-            "0 is the first thing's label. The empty one is `nothing`.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice[0] < share, nothing, labels),
-            "one throw decides for the whole batch. Each picture has its own.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: labels[dice >= share],
-            "the pictures are still there, so each needs a label: replace it, do not leave it out.",
-        ),
-        Mistake(
-            _dropped_by_place,
-            "these are always the first of a batch. Use the dice, picture by picture.",
-        ),
-    ),
-)
-
-EXERCISES = (MIN_SNR_WEIGHT, AVERAGED_WEIGHTS, ENDS, DROP_LABELS)
+EXERCISES = (TRAILING, MIDPOINT_STEP, TWO_STEP, ANCESTRAL_STEP)

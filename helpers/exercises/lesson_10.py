@@ -1,218 +1,183 @@
-"""The exercises of lesson 10: a layer with an adapter, its size, the loss with a prior, several adapters in one."""
-
-from collections.abc import Callable
+"""The exercises of lesson 10: the Min-SNR weight, averaged weights, the ends of a flow's line, missing labels."""
 
 import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
 
-Adapter = tuple[Tensor, Tensor, float, float]  # a (r, in), b (out, r), alpha, scale
+
+def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
+    """The weight of the error in eps: Hang et al. (2023), arXiv:2303.09556, section 3.4."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr.clamp(max=gamma) / snr
 
 
-def adapted(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float, scale: float) -> Tensor:
-    """A linear layer with LoRA: Hu et al. (2021), arXiv:2106.09685, equation 3, with the scaling of section 4.1."""
-    return x @ weight.T + scale * alpha / len(a) * (x @ a.T @ b.T)
+def averaged_weights(mean: Tensor, now: Tensor, step: int, decay: float) -> Tensor:
+    """One update of an exponential moving average whose decay starts small, as in diffusers' EMAModel."""
+    d = min(decay, (1 + step) / (10 + step))
+    return d * mean + (1 - d) * now
 
 
-def lora_size(shapes: list[tuple[int, int]], rank: int) -> int:
-    """How many numbers the adapters of layers with matrices of these shapes (out, in) hold."""
-    return sum(rank * (rows + columns) for rows, columns in shapes)
+def ends(x_s: Tensor, v: Tensor, s: float) -> tuple[Tensor, Tensor]:
+    """x0 and eps from a point of the line x_s = (1 - s) x0 + s eps and its velocity v = eps - x0."""
+    return x_s - s * v, x_s + (1 - s) * v
 
 
-def prior_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
-    """The loss with prior preservation of a batch whose second half is rehearsed: Ruiz et al. (2022), section 3.3."""
-    new, old = (predicted - eps).square().chunk(2)
-    return new.mean() + weight * old.mean()
-
-
-def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    """One adapter (a, b) whose product is the sum of all, with every factor in it."""
-    a = torch.cat([a for a, _, _, _ in adapters])
-    b = torch.cat([scale * alpha / len(a) * b for a, b, alpha, scale in adapters], dim=1)
-    return a, b
+def drop_labels(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
+    """Labels with a share replaced by the empty one: Ho and Salimans (2022), arXiv:2207.12598, Algorithm 1."""
+    return torch.where(dice < share, nothing, labels)
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _layers() -> list[tuple]:
-    x, weight = _normal(3, 5, seed=0), _normal(4, 5, seed=1)
-    return [
-        (x, weight, _normal(rank, 5, seed=2), _normal(4, rank, seed=3), alpha, scale)
-        for rank, alpha, scale in ((2, 3.0, 0.5), (1, 1.0, 1.0), (3, 6.0, 0.0))
-    ]
+_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
 
-
-ADAPTED = Exercise(
-    name="10.adapted",
-    solution=adapted,
-    cases=_layers,
+MIN_SNR_WEIGHT = Exercise(
+    name="10.min_snr_weight",
+    solution=min_snr_weight,
+    cases=[(_LEVELS, 5.0), (_LEVELS, 1.0), (_LEVELS[:2], 20.0)],
     mistakes=(
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * (x @ a.T @ b.T),
-            "the factor alpha / r is missing; r is the number of rows of `a`.",
+            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
+            "this is the weight of the error in x0. For the error in eps it is divided by the SNR.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha * (x @ a.T @ b.T),
-            "alpha is divided by the rank, so that a higher rank does not make the change stronger by itself.",
+            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(min=gamma) / (alpha_bar / (1 - alpha_bar)),
+            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + alpha / len(a) * (x @ a.T @ b.T),
-            "the scale is not used: with 0 the adapter must be off.",
+            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)) / (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
+            "upside down: the smaller of the two stands above, the SNR below.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * alpha / len(a) * (x @ a.T @ b.T),
-            "this is what the adapter adds. The frozen layer's own output belongs to it.",
+            lambda alpha_bar, gamma: (
+                (alpha_bar / (1 - alpha_bar)).sqrt().clamp(max=gamma) / (alpha_bar / (1 - alpha_bar)).sqrt()
+            ),
+            "this takes a root: the SNR is a ratio of variances, alpha_bar / (1 - alpha_bar).",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * (x @ weight.T + alpha / len(a) * (x @ a.T @ b.T)),
-            "the scale turns the adapter alone; the frozen layer stays at full strength.",
+            lambda alpha_bar, gamma: alpha_bar.clamp(max=gamma) / alpha_bar,
+            "alpha_bar is not yet the signal-to-noise ratio; divide it by 1 - alpha_bar.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha / len(a) * (x @ a @ b),
-            "the shapes do not meet: `a` is (r, in) and `b` (out, r), as the weights of linear layers, so transpose.",
-        ),
-    ),
-)
-
-_SHAPES = [(320, 320), (320, 768), (1280, 1280)]
-
-LORA_SIZE = Exercise(
-    name="10.lora_size",
-    solution=lora_size,
-    cases=[(_SHAPES, 4), (_SHAPES[:1], 1), ([(64, 128)], 16)],
-    mistakes=(
-        Mistake(
-            lambda shapes, rank: sum(rows * columns for rows, columns in shapes),
-            "this counts the frozen matrices. The adapter of each holds two thin ones.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * rows * columns for rows, columns in shapes),
-            "A has the shape (r, in) and B (out, r): their sizes add up, they are not multiplied.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rows + columns for rows, columns in shapes),
-            "this is right for rank 1. Each further rank needs as many again.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * columns for _, columns in shapes),
-            "this counts A alone; B has r columns of `out` numbers.",
+            lambda alpha_bar, gamma: ((1 - alpha_bar) / alpha_bar).clamp(max=gamma) / ((1 - alpha_bar) / alpha_bar),
+            "this is noise over signal. The SNR is signal over noise.",
         ),
     ),
 )
 
 
-def _losses() -> list[tuple]:
-    predicted, eps = _normal(6, 2, 3, 3, seed=4), _normal(6, 2, 3, 3, seed=5)
-    predicted[:3] *= 2  # so that the two halves differ
-    return [(predicted, eps, 0.5), (predicted, eps, 0.0), (predicted, eps, 1.0)]
+def _states() -> list[tuple]:
+    mean, now = _normal(4, seed=0), _normal(4, seed=1)
+    return [(mean, now, 0, 0.99), (mean, now, 50, 0.99), (mean, now, 5000, 0.99), (mean, now, 5000, 0.5)]
 
 
-def _summed_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
-    new, old = (predicted - eps).square().chunk(2)
-    return new.sum() + weight * old.sum()
-
-
-PRIOR_LOSS = Exercise(
-    name="10.prior_loss",
-    solution=prior_loss,
-    cases=_losses,
+AVERAGED_WEIGHTS = Exercise(
+    name="10.averaged_weights",
+    solution=averaged_weights,
+    cases=_states,
     mistakes=(
         Mistake(
-            lambda predicted, eps, weight: (predicted - eps).square().mean(),
-            "this is the mean over all pictures alike. Split the batch, and weigh the second half.",
+            lambda mean, now, step, decay: decay * mean + (1 - decay) * now,
+            "the decay is full from the first step on, so the random start stays in the mean for long.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted.flip(0), eps.flip(0), weight),
-            "the halves are swapped: the first is new and the second is rehearsed, and lambda belongs to that.",
+            lambda mean, now, step, decay: averaged_weights(now, mean, step, decay),
+            "the two are swapped: d belongs to the mean, and 1 - d to the weights of now.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / 2,
-            "half of it: the two means are added, not averaged.",
+            lambda mean, now, step, decay: (
+                max(decay, (1 + step) / (10 + step)) * mean + (1 - max(decay, (1 + step) / (10 + step))) * now
+            ),
+            "this takes the larger of the two decays. The smaller one lets the beginning be forgotten.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / (1 + weight),
-            "lambda is a factor of the second part alone; the sum is not divided again.",
+            lambda mean, now, step, decay: averaged_weights(mean, now, step, 1.0),
+            "`decay` is not used: it is the largest that d becomes.",
         ),
         Mistake(
-            _summed_loss,
-            "sums instead of means: take the mean over everything in each half.",
+            lambda mean, now, step, decay: (step * mean + now) / (step + 1),
+            "this is the plain mean of all states. It would never forget the first ones.",
         ),
     ),
 )
 
 
-def _adapters() -> list[tuple]:
-    first = (_normal(2, 5, seed=6), _normal(4, 2, seed=7), 3.0, 0.5)
-    second = (_normal(3, 5, seed=8), _normal(4, 3, seed=9), 6.0, 1.0)
-    third = (_normal(1, 5, seed=10), _normal(4, 1, seed=11), 1.0, -1.0)
-    return [([first, second],), ([first, second, third],), ([third],)]
+def _points() -> list[tuple]:
+    x0, eps = _normal(2, 4, seed=2), _normal(2, 4, seed=3)
+    return [((1 - s) * x0 + s * eps, eps - x0, s) for s in (1.0, 0.75, 0.25, 0.0)]
 
 
-def _ranks_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    """One rank for all, that of the result."""
-    a = torch.cat([a for a, _, _, _ in adapters])
-    return a, torch.cat([scale * alpha / len(a) * b for _, b, alpha, scale in adapters], dim=1)
-
-
-Factor = Callable[[int, float, float], float]  # of rank, alpha and scale
-
-
-def _one(rank: int, alpha: float, scale: float) -> float:
-    return 1.0
-
-
-def _whole(rank: int, alpha: float, scale: float) -> float:
-    return scale * alpha / rank
-
-
-def _merged(adapters: list[Adapter], in_b: Factor, in_a: Factor = _one) -> tuple[Tensor, Tensor]:
-    """The matrices of all adapters side by side, each times a factor; `merge` has all of it in b."""
-    a = torch.cat([in_a(len(a), alpha, scale) * a for a, _, alpha, scale in adapters])
-    b = torch.cat([in_b(len(a), alpha, scale) * b for a, b, alpha, scale in adapters], dim=1)
-    return a, b
-
-
-def _all_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    return sum(a for a, *_ in adapters), sum(scale * alpha / len(a) * b for a, b, alpha, scale in adapters)
-
-
-MERGE = Exercise(
-    name="10.merge",
-    solution=merge,
-    cases=_adapters,
+ENDS = Exercise(
+    name="10.ends",
+    solution=ends,
+    cases=_points,
     mistakes=(
         Mistake(
-            lambda adapters: _merged(adapters, _one),
-            "the matrices stand side by side, as they should. But each has its own alpha / r and scale to go in.",
+            lambda x_s, v, s: ends(x_s, v, s)[::-1],
+            "both are right, in the other order: first x0, then eps.",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, lambda rank, alpha, scale: alpha / rank),
-            "alpha / r is in it; the scales are missing.",
+            lambda x_s, v, s: (x_s + s * v, x_s - (1 - s) * v),
+            "the signs are turned round: v points from the picture to the noise.",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, lambda rank, alpha, scale: scale),
-            "the scales are in it; alpha / r of each adapter is missing.",
+            lambda x_s, v, s: (x_s - (1 - s) * v, x_s + s * v),
+            "s is counted from the picture: x0 is s away, and eps 1 - s.",
         ),
         Mistake(
-            _ranks_summed,
-            "alpha is divided by the adapter's own rank, not by that of the result.",
+            lambda x_s, v, s: (x_s - v, x_s + v),
+            "a whole v leads from one end to the other, and x_s lies somewhere between. How far is it to each?",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, in_b=_whole, in_a=_whole),
-            "the factor is in both matrices, so it counts squared: put it into one of them, b.",
-        ),
-        Mistake(
-            lambda adapters: _merged(adapters, in_b=_one, in_a=_whole),
-            "the product is right. The check compares the two matrices, and expects the factors in b.",
-        ),
-        Mistake(
-            _all_summed,
-            "the sum of the As times the sum of the Bs has mixed terms, and needs equal ranks. Put them side by side.",
+            lambda x_s, v, s: x_s - s * v,
+            "this is x0. Give both ends, as a pair.",
         ),
     ),
 )
 
-EXERCISES = (ADAPTED, LORA_SIZE, PRIOR_LOSS, MERGE)
+
+def _batches() -> list[tuple]:
+    labels = torch.arange(8)
+    dice = torch.rand(8, generator=torch.Generator().manual_seed(4))
+    return [(labels, dice, 0.5, 8), (labels, dice, 0.0, 8), (labels, dice, 1.0, 8), (labels.flip(0), dice, 0.3, 9)]
+
+
+def _dropped_by_place(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
+    """The first of the batch, always."""
+    answer = labels.clone()
+    answer[: round(share * len(labels))] = nothing
+    return answer
+
+
+DROP_LABELS = Exercise(
+    name="10.drop_labels",
+    solution=drop_labels,
+    cases=_batches,
+    mistakes=(
+        Mistake(
+            lambda labels, dice, share, nothing: torch.where(dice > share, nothing, labels),
+            "the share that is kept and the one that is replaced are swapped: replace where the dice are below it.",
+        ),
+        Mistake(
+            lambda labels, dice, share, nothing: torch.where(dice < share, 0, labels),
+            "0 is the first thing's label. The empty one is `nothing`.",
+        ),
+        Mistake(
+            lambda labels, dice, share, nothing: torch.where(dice[0] < share, nothing, labels),
+            "one throw decides for the whole batch. Each picture has its own.",
+        ),
+        Mistake(
+            lambda labels, dice, share, nothing: labels[dice >= share],
+            "the pictures are still there, so each needs a label: replace it, do not leave it out.",
+        ),
+        Mistake(
+            _dropped_by_place,
+            "these are always the first of a batch. Use the dice, picture by picture.",
+        ),
+    ),
+)
+
+EXERCISES = (MIN_SNR_WEIGHT, AVERAGED_WEIGHTS, ENDS, DROP_LABELS)

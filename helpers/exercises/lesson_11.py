@@ -1,550 +1,218 @@
-"""The exercises of lesson 11: for each broken pipeline what is wrong with it, and each broken part mended.
+"""The exercises of lesson 11: a layer with an adapter, its size, the loss with a prior, several adapters in one."""
 
-A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
-has to name the right one.
-"""
-
-import copy
-import math
-from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.exercises import Exercise, Mistake, patients
-from helpers.exercises.patients import PATIENTS, Cause
+from helpers.exercises import Exercise, Mistake
 
-# --- diagnoses
-
-# What one would see if it were this cause; the answer to whoever names it where it is not.
-SIGNS = {
-    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt stay as they are",
-    Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
-    Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
-    Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
-    Cause.INPUT_NOT_SCALED: "what the U-Net is shown would begin as large as the sampler's latents",
-    Cause.INDEX_AS_TIMESTEP: "the first noise would be far off and too large, and the first estimate huge",
-    Cause.ROWS_SWAPPED: "the sizes would stay within bounds, and the picture would show what the prompt does not say",
-    Cause.WRONG_PREDICTION: "the first estimate would be too small, and the noise smaller and smaller towards the end",
-    Cause.STEPPED_TWICE: "the sampler would be at its last step when the loop is half through",
-    Cause.SKIPS_CUT: "the first noise would be far too small: without skips the answer has next to none of its grain",
-    Cause.NOT_UNSCALED: "the whole run would be right, and the decoded values in a narrower range than they should be",
-    Cause.HALF_OVERFLOW: "the decoded values would be nan",
-    Cause.NOT_CLAMPED: "most pixels would be right, and only the brightest and the darkest far off",
-    Cause.RANGE_MISTAKEN: "whatever is darker than a middle grey would be black",
-    Cause.CHANNELS_SWAPPED: "every outline would be right, with latents and decoded range as they should be",
-    Cause.OTHER_SEED: "the first latents would be others of the same size, and the picture another good one",
-}
+Adapter = tuple[Tensor, Tensor, float, float]  # a (r, in), b (out, r), alpha, scale
 
 
-def _diagnosis(number: int) -> Exercise:
-    right, look = PATIENTS[number].cause, PATIENTS[number].look
-
-    def solution() -> Cause:
-        return right
-
-    solution.__name__ = f"diagnosis_{number}"
-    return Exercise(
-        name=f"11.diagnosis_{number}",
-        solution=solution,
-        cases=[()],
-        mistakes=tuple(
-            Mistake(lambda cause=cause: cause, f"with {cause.name}, {SIGNS[cause]}. Look at {look}.")
-            for cause in Cause
-            if cause is not right
-        ),
-    )
+def adapted(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float, scale: float) -> Tensor:
+    """A linear layer with LoRA: Hu et al. (2021), arXiv:2106.09685, equation 3, with the scaling of section 4.1."""
+    return x @ weight.T + scale * alpha / len(a) * (x @ a.T @ b.T)
 
 
-DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
+def lora_size(shapes: list[tuple[int, int]], rank: int) -> int:
+    """How many numbers the adapters of layers with matrices of these shapes (out, in) hold."""
+    return sum(rank * (rows + columns) for rows, columns in shapes)
 
 
-# --- padding
-
-_ROWS = [[50, 51], [50, 7, 8, 51], [50, 1, 2, 3, 4, 5, 6, 51]]
-
-
-def _kept(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    return [[*ids[: length - 1], ids[-1]] if len(ids) > length else list(ids) for ids in rows]
+def prior_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
+    """The loss with prior preservation of a batch whose second half is rehearsed: Ruiz et al. (2022), section 3.3."""
+    new, old = (predicted - eps).square().chunk(2)
+    return new.mean() + weight * old.mean()
 
 
-PAD = Exercise(
-    name="11.pad",
-    solution=patients.pad,
-    cases=[(_ROWS, 6, 51), (_ROWS[:2], 5, 9)],
-    mistakes=(
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, length, 0),
-            "0 is the id of an ordinary token. Fill up with `filler`.",
-        ),
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, min(length, max(map(len, rows))), filler),
-            "this fills up to the longest of the rows. The text encoder wants `length`, always.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [[filler] * (length - len(ids)) + ids for ids in _kept(rows, length)],
-            "the filling comes behind the text: the start token has to stay at place 0.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [(list(ids) + [filler] * length)[:length] for ids in rows],
-            "a row that is cut must still finish with its end token, its last id.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [list(ids) + [filler] * (length - len(ids)) for ids in rows],
-            "rows longer than `length` have to be cut.",
-        ),
-    ),
-)
+def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
+    """One adapter (a, b) whose product is the sum of all, with every factor in it."""
+    a = torch.cat([a for a, _, _, _ in adapters])
+    b = torch.cat([scale * alpha / len(a) * b for a, b, alpha, scale in adapters], dim=1)
+    return a, b
 
 
-# --- betas
-
-_SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-_PLAIN = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, "num_train_timesteps": 500}
+def _normal(*shape: int, seed: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def _linspace(config: dict[str, Any], change: Callable[[float], float] = float) -> Tensor:
-    return torch.linspace(change(config["beta_start"]), change(config["beta_end"]), config["num_train_timesteps"])
-
-
-BETAS = Exercise(
-    name="11.betas",
-    solution=patients.betas,
-    cases=[(_SCALED,), (_PLAIN,)],
-    atol=1e-7,
-    mistakes=(
-        Mistake(_linspace, "this is linear for both. Ask the config: `scaled_linear` is linear in the root of beta."),
-        Mistake(
-            lambda config: _linspace(config, math.sqrt) ** 2,
-            "right for `scaled_linear`; a config that says `linear` wants the betas themselves in a straight line.",
-        ),
-        Mistake(
-            lambda config: _linspace(config, math.sqrt) if config["beta_schedule"] != "linear" else _linspace(config),
-            "these are the roots of the betas: square them again.",
-        ),
-        Mistake(
-            lambda config: _linspace(config) ** (2 if config["beta_schedule"] != "linear" else 1),
-            "squares of a straight line from start to end are too small: take the roots of start and end first.",
-        ),
-        Mistake(
-            lambda config: 1 - patients.betas(config),
-            "these are the alphas, 1 - beta.",
-        ),
-    ),
-)
-
-
-# --- noise
-
-
-def _from_seeds(seeds: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
-    return [torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-
-
-NOISES = Exercise(
-    name="11.noises",
-    solution=patients.noises,
-    cases=[(0, 3, (1, 4, 2, 2)), (7, 4, (1, 2, 3))],
-    mistakes=(
-        Mistake(
-            lambda seed, count, shape: _from_seeds([seed] * count, shape),
-            "all of them are the same. Seed once, before the draws, and let the generator run on.",
-        ),
-        Mistake(
-            lambda seed, count, shape: _from_seeds(range(seed, seed + count), shape),
-            "these differ, but the library draws all of a run from one generator, so its pictures are others.",
-        ),
-        Mistake(
-            lambda seed, count, shape: [torch.randn(tuple(shape)) for _ in range(count)],
-            "nothing here is seeded: give `generator=` to every draw, or the next run is another one.",
-        ),
-        Mistake(
-            lambda seed, count, shape: torch.stack(patients.noises(seed, count, shape)),
-            "the numbers are right. Asked for is a list of tensors.",
-        ),
-        Mistake(
-            lambda seed, count, shape: _from_seeds([seed], shape),
-            "this is one draw. The start needs one, and every step another: `count` of them.",
-        ),
-    ),
-)
-
-
-# --- the sampler's scales
-
-
-def _samplers() -> list[Any]:
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler
-
-    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    samplers = [
-        EulerDiscreteScheduler(**settings, timestep_spacing="leading", steps_offset=1),
-        DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+def _layers() -> list[tuple]:
+    x, weight = _normal(3, 5, seed=0), _normal(4, 5, seed=1)
+    return [
+        (x, weight, _normal(rank, 5, seed=2), _normal(4, rank, seed=3), alpha, scale)
+        for rank, alpha, scale in ((2, 3.0, 0.5), (1, 1.0, 1.0), (3, 6.0, 0.0))
     ]
-    for sampler in samplers:
-        sampler.set_timesteps(5)
-    return samplers
 
 
-def _latents(seed: int = 0) -> Tensor:
-    return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
-
-
-START = Exercise(
-    name="11.start",
-    solution=patients.start,
-    cases=lambda: [(_latents(), sampler) for sampler in _samplers()],
+ADAPTED = Exercise(
+    name="11.adapted",
+    solution=adapted,
+    cases=_layers,
     mistakes=(
         Mistake(
-            lambda noise, scheduler: noise,
-            "right for DDIM, which starts from standard normal noise. Every scheduler says how large it wants it.",
+            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * (x @ a.T @ b.T),
+            "the factor alpha / r is missing; r is the number of rows of `a`.",
         ),
         Mistake(
-            lambda noise, scheduler: noise / scheduler.init_noise_sigma,
-            "this makes the noise smaller. Euler starts from larger noise.",
+            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha * (x @ a.T @ b.T),
+            "alpha is divided by the rank, so that a higher rank does not make the change stronger by itself.",
         ),
         Mistake(
-            lambda noise, scheduler: noise * scheduler.sigmas[0],
-            "nearly right for Euler, and DDIM has no `sigmas`. `init_noise_sigma` is there in every scheduler.",
+            lambda x, weight, a, b, alpha, scale: x @ weight.T + alpha / len(a) * (x @ a.T @ b.T),
+            "the scale is not used: with 0 the adapter must be off.",
         ),
         Mistake(
-            lambda noise, scheduler: noise + scheduler.init_noise_sigma,
-            "this moves the noise. Its size has to change: multiply.",
+            lambda x, weight, a, b, alpha, scale: scale * alpha / len(a) * (x @ a.T @ b.T),
+            "this is what the adapter adds. The frozen layer's own output belongs to it.",
+        ),
+        Mistake(
+            lambda x, weight, a, b, alpha, scale: scale * (x @ weight.T + alpha / len(a) * (x @ a.T @ b.T)),
+            "the scale turns the adapter alone; the frozen layer stays at full strength.",
+        ),
+        Mistake(
+            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha / len(a) * (x @ a @ b),
+            "the shapes do not meet: `a` is (r, in) and `b` (out, r), as the weights of linear layers, so transpose.",
+        ),
+    ),
+)
+
+_SHAPES = [(320, 320), (320, 768), (1280, 1280)]
+
+LORA_SIZE = Exercise(
+    name="11.lora_size",
+    solution=lora_size,
+    cases=[(_SHAPES, 4), (_SHAPES[:1], 1), ([(64, 128)], 16)],
+    mistakes=(
+        Mistake(
+            lambda shapes, rank: sum(rows * columns for rows, columns in shapes),
+            "this counts the frozen matrices. The adapter of each holds two thin ones.",
+        ),
+        Mistake(
+            lambda shapes, rank: sum(rank * rows * columns for rows, columns in shapes),
+            "A has the shape (r, in) and B (out, r): their sizes add up, they are not multiplied.",
+        ),
+        Mistake(
+            lambda shapes, rank: sum(rows + columns for rows, columns in shapes),
+            "this is right for rank 1. Each further rank needs as many again.",
+        ),
+        Mistake(
+            lambda shapes, rank: sum(rank * columns for _, columns in shapes),
+            "this counts A alone; B has r columns of `out` numbers.",
         ),
     ),
 )
 
 
-def _moments() -> list[tuple[Tensor, Tensor, Any]]:
-    euler, ddim = _samplers()
-    moments = [(10, 0, euler), (1, 3, euler), (1, 0, ddim)]
-    return [(size * _latents(), scheduler.timesteps[index], scheduler) for size, index, scheduler in moments]
+def _losses() -> list[tuple]:
+    predicted, eps = _normal(6, 2, 3, 3, seed=4), _normal(6, 2, 3, 3, seed=5)
+    predicted[:3] *= 2  # so that the two halves differ
+    return [(predicted, eps, 0.5), (predicted, eps, 0.0), (predicted, eps, 1.0)]
 
 
-def _sigma(scheduler: Any, t: Tensor) -> Tensor:
-    return scheduler.sigmas[int((scheduler.timesteps == t).nonzero()[0])]
+def _summed_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
+    new, old = (predicted - eps).square().chunk(2)
+    return new.sum() + weight * old.sum()
 
 
-SHOWN = Exercise(
-    name="11.shown",
-    solution=patients.shown,
-    cases=_moments,
+PRIOR_LOSS = Exercise(
+    name="11.prior_loss",
+    solution=prior_loss,
+    cases=_losses,
     mistakes=(
         Mistake(
-            lambda x, t, scheduler: x,
-            "the U-Net would be shown the sampler's own latents. Every scheduler can scale them for it.",
+            lambda predicted, eps, weight: (predicted - eps).square().mean(),
+            "this is the mean over all pictures alike. Split the batch, and weigh the second half.",
         ),
         Mistake(
-            lambda x, t, scheduler: x / scheduler.init_noise_sigma,
-            "right at the first step only. How large the latents are changes with t.",
+            lambda predicted, eps, weight: prior_loss(predicted.flip(0), eps.flip(0), weight),
+            "the halves are swapped: the first is new and the second is rehearsed, and lambda belongs to that.",
         ),
         Mistake(
-            lambda x, t, scheduler: x / x.std(),
-            "a standard deviation of exactly 1 is not it: at low noise the picture's own spread counts too.",
+            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / 2,
+            "half of it: the two means are added, not averaged.",
         ),
         Mistake(
-            lambda x, t, scheduler: x / _sigma(scheduler, t),
-            "dividing by sigma leaves out the picture's own variance of 1, and DDIM has no sigmas at all.",
+            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / (1 + weight),
+            "lambda is a factor of the second part alone; the sum is not divided again.",
         ),
         Mistake(
-            lambda x, t, scheduler: scheduler.scale_model_input(x, t) * scheduler.init_noise_sigma,
-            "the scheduler's scaling is the whole answer. No further factor.",
+            _summed_loss,
+            "sums instead of means: take the mean over everything in each half.",
         ),
     ),
 )
 
 
-# --- the time
+def _adapters() -> list[tuple]:
+    first = (_normal(2, 5, seed=6), _normal(4, 2, seed=7), 3.0, 0.5)
+    second = (_normal(3, 5, seed=8), _normal(4, 3, seed=9), 6.0, 1.0)
+    third = (_normal(1, 5, seed=10), _normal(4, 1, seed=11), 1.0, -1.0)
+    return [([first, second],), ([first, second, third],), ([third],)]
 
 
-CLOCK = Exercise(
-    name="11.clock",
-    solution=patients.clock,
-    cases=[(torch.tensor([951, 901, 51, 1]), index) for index in (0, 1, 3)],
+def _ranks_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
+    """One rank for all, that of the result."""
+    a = torch.cat([a for a, _, _, _ in adapters])
+    return a, torch.cat([scale * alpha / len(a) * b for _, b, alpha, scale in adapters], dim=1)
+
+
+Factor = Callable[[int, float, float], float]  # of rank, alpha and scale
+
+
+def _one(rank: int, alpha: float, scale: float) -> float:
+    return 1.0
+
+
+def _whole(rank: int, alpha: float, scale: float) -> float:
+    return scale * alpha / rank
+
+
+def _merged(adapters: list[Adapter], in_b: Factor, in_a: Factor = _one) -> tuple[Tensor, Tensor]:
+    """The matrices of all adapters side by side, each times a factor; `merge` has all of it in b."""
+    a = torch.cat([in_a(len(a), alpha, scale) * a for a, _, alpha, scale in adapters])
+    b = torch.cat([in_b(len(a), alpha, scale) * b for a, b, alpha, scale in adapters], dim=1)
+    return a, b
+
+
+def _all_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
+    return sum(a for a, *_ in adapters), sum(scale * alpha / len(a) * b for a, b, alpha, scale in adapters)
+
+
+MERGE = Exercise(
+    name="11.merge",
+    solution=merge,
+    cases=_adapters,
     mistakes=(
         Mistake(
-            lambda timesteps, index: torch.as_tensor(index),
-            "this is the number of the step. The U-Net was trained on timesteps, from 999 (noise) to 0.",
+            lambda adapters: _merged(adapters, _one),
+            "the matrices stand side by side, as they should. But each has its own alpha / r and scale to go in.",
         ),
         Mistake(
-            lambda timesteps, index: timesteps[len(timesteps) - 1 - index],
-            "this is the list from behind. The run begins with high noise, as the list does.",
+            lambda adapters: _merged(adapters, lambda rank, alpha, scale: alpha / rank),
+            "alpha / r is in it; the scales are missing.",
         ),
         Mistake(
-            lambda timesteps, index: timesteps[(index + 1) % len(timesteps)],
-            "this is where the step leads. The U-Net has to know the time of the latents it is shown.",
+            lambda adapters: _merged(adapters, lambda rank, alpha, scale: scale),
+            "the scales are in it; alpha / r of each adapter is missing.",
         ),
         Mistake(
-            lambda timesteps, index: timesteps[index].float() / 1000,
-            "the U-Net counts in timesteps of 0 to 999, not from 0 to 1.",
+            _ranks_summed,
+            "alpha is divided by the adapter's own rank, not by that of the result.",
+        ),
+        Mistake(
+            lambda adapters: _merged(adapters, in_b=_whole, in_a=_whole),
+            "the factor is in both matrices, so it counts squared: put it into one of them, b.",
+        ),
+        Mistake(
+            lambda adapters: _merged(adapters, in_b=_one, in_a=_whole),
+            "the product is right. The check compares the two matrices, and expects the factors in b.",
+        ),
+        Mistake(
+            _all_summed,
+            "the sum of the As times the sum of the Bs has mixed terms, and needs equal ranks. Put them side by side.",
         ),
     ),
 )
 
-
-# --- guidance
-
-
-def _network(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-    """A stand-in for the U-Net, as strict about the number of rows."""
-    if len(x) != len(words):
-        raise ValueError(f"x has {len(x)} rows and the text vectors have {len(words)}")
-    return x * words.mean(dim=(1, 2))[:, None, None, None] + t / 1000
-
-
-def _texts() -> list[tuple[Any, ...]]:
-    uncond, text = torch.randn((2, 1, 5, 6), generator=torch.Generator().manual_seed(10))
-    return [(_network, _latents(), torch.tensor(t), uncond, text) for t in (901, 51)]
-
-
-PREDICT = Exercise(
-    name="11.predict",
-    solution=patients.predict,
-    cases=_texts,
-    mistakes=(
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(
-                network(torch.cat([x, x]), t, torch.cat([text, uncond])).chunk(2)
-            ),
-            "the two have changed places. Whoever calls this takes the first for the answer without the prompt.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(torch.cat([x, x]), t, torch.cat([text, text])).chunk(2)),
-            "both answers are those with the prompt, and their difference is 0: guidance would do nothing.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(x, t, torch.cat([uncond, text])).chunk(2)),
-            "two rows of text need two rows of latents: put x on itself.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: network(torch.cat([x, x]), t, torch.cat([uncond, text])),
-            "this is one tensor with both answers. Split it into two.",
-        ),
-    ),
-)
-# --- what the answer means
-
-
-def _answers() -> list[tuple[Tensor, Tensor, float, str]]:
-    return [(_latents(1), _latents(2), a, kind) for kind in ("epsilon", "v_prediction") for a in (0.9, 0.1)]
-
-
-AS_NOISE = Exercise(
-    name="11.as_noise",
-    solution=patients.as_noise,
-    cases=_answers,
-    mistakes=(
-        Mistake(
-            lambda answer, x, a, kind: patients.as_noise(answer, x, a, "v_prediction"),
-            "right for a network that answers with v. With `epsilon` the answer is the noise already.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer,
-            "right for `epsilon`. With `v_prediction` the noise has to be solved for.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * x - math.sqrt(1 - a) * answer,
-            "for v this is the clean latent x0. The noise is the other combination.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(1 - a) * answer + math.sqrt(a) * x,
-            "the two roots have changed places.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * answer - math.sqrt(1 - a) * x,
-            "a sign is wrong: put v and x_t into your formula, and x0 has to cancel.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else a * answer + (1 - a) * x,
-            "a is alpha_bar; the formula has the roots of it and of 1 - a.",
-        ),
-    ),
-)
-
-
-# --- one step
-
-
-def _ready() -> list[tuple[Any, Tensor, Tensor, Tensor]]:
-    found = []
-    for sampler, size in zip(_samplers(), (10, 1), strict=True):
-        t, x = sampler.timesteps[1], size * _latents(3)
-        sampler.scale_model_input(x, t)  # as the loop has done before, or Euler warns
-        found.append((sampler, _latents(4), t, x))
-    return found
-
-
-def _prev_first(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    after = scheduler.step(eps, t, x).prev_sample
-    return after, scheduler.step(eps, t, x).pred_original_sample
-
-
-def _twice(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    x0 = scheduler.step(eps, t, x).pred_original_sample
-    return scheduler.step(eps, t, x).prev_sample, x0
-
-
-STEP = Exercise(
-    name="11.step",
-    solution=patients.step,
-    cases=_ready,
-    mistakes=(
-        Mistake(
-            _twice,
-            "two calls are two steps: Euler counts them. One call gives an object that holds both tensors.",
-        ),
-        Mistake(
-            _prev_first,
-            "the latents are right, and the estimate comes from the step after: still two calls where one will do.",
-        ),
-        Mistake(
-            lambda scheduler, eps, t, x: patients.step(scheduler, eps, t, x)[::-1],
-            "both are right, in the wrong order: first the next latents, then the estimate.",
-        ),
-        Mistake(
-            lambda scheduler, eps, t, x: scheduler.step(eps, t, x).prev_sample,
-            "the next latents are right. Return the estimate with them.",
-        ),
-        Mistake(
-            lambda scheduler, eps, t, x: scheduler.step(x, t, eps),
-            "noise and latents have changed places, and this is the object itself: take its two tensors.",
-        ),
-    ),
-)
-
-
-# --- float16
-
-
-class _Loud:
-    """A stand-in for a VAE that overflows in float16: no nn.Module, so that each call gets a fresh one to change."""
-
-    def __init__(self) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(10)
-            loud, last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
-        with torch.no_grad():
-            loud.weight *= 3e5
-        self.layers = nn.Sequential(loud, nn.GroupNorm(2, 8), last).requires_grad_(False).half()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.layers[0].weight.dtype
-
-    def parameters(self):
-        return self.layers.parameters()
-
-    def to(self, *arguments: Any, **options: Any) -> "_Loud":
-        self.layers.to(*arguments, **options)
-        return self
-
-    def float(self) -> "_Loud":
-        return self.to(torch.float32)
-
-    def half(self) -> "_Loud":
-        return self.to(torch.float16)
-
-    def decode(self, z: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=self.layers(z))
-
-
-def decode(vae: Any, z: Tensor) -> Tensor:
-    """The VAE's picture computed in float32, whatever the weights came in. The VAE given is left as it is."""
-    return copy.deepcopy(vae).to(torch.float32).decode(z.float()).sample
-
-
-DECODE = Exercise(
-    name="11.decode",
-    solution=decode,
-    cases=lambda: [(_Loud(), _latents(seed).half()) for seed in (0, 1)],
-    rtol=1e-3,
-    atol=1e-3,
-    mistakes=(
-        Mistake(
-            lambda vae, z: vae.decode(z).sample,
-            "this is nan, in float16: inside the VAE numbers pass 65504. They have to be computed in float32.",
-        ),
-        Mistake(
-            lambda vae, z: vae.decode(z).sample.nan_to_num(),
-            "the nan are gone, and so is the picture. Keep them from arising.",
-        ),
-        Mistake(
-            lambda vae, z: vae.decode(z).sample.float(),
-            "the answer is converted, but it was computed in float16 and is nan by then.",
-        ),
-        Mistake(
-            lambda vae, z: vae.decode(z.float()).sample,
-            "the latents are float32 and the weights are not: the VAE has to change too, with `vae.to(...)`.",
-        ),
-        Mistake(
-            lambda vae, z: decode(vae, z).half(),
-            "computed rightly, and then cut down to float16 again. Give it back in float32.",
-        ),
-    ),
-)
-
-
-# --- pixels
-
-
-def _decoded() -> list[tuple[Tensor]]:
-    y = torch.randn((2, 3, 4, 5), generator=torch.Generator().manual_seed(10))
-    return [(0.3 * y,), (y,)]
-
-
-def _bytes(values: Tensor) -> Tensor:
-    return values.round().to(torch.int64).remainder(256).to(torch.uint8)
-
-
-TO_PIXELS = Exercise(
-    name="11.to_pixels",
-    solution=patients.to_pixels,
-    cases=_decoded,
-    mistakes=(
-        Mistake(
-            lambda y: _bytes((y + 1) * 127.5).permute(0, 2, 3, 1),
-            "values below 0 and above 255 come round again at the other end. Clamp them first.",
-        ),
-        Mistake(
-            lambda y: patients.to_pixels(y.flip(1)),
-            "red and blue have changed places. The VAE paints red, green, blue, and PIL wants the same.",
-        ),
-        Mistake(
-            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2).reshape(len(y), y.shape[2], y.shape[3], 3),
-            "reshape deals the same numbers out in another order. The channels have to move: permute.",
-        ),
-        Mistake(
-            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2),
-            "the values are right. Pixels have their three colours in the last dimension: permute.",
-        ),
-        Mistake(
-            lambda y: (y * 255).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1),
-            "this takes the range for 0 to 1. The VAE's goes from -1 (black) to 1 (white).",
-        ),
-        Mistake(
-            lambda y: ((y + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1),
-            "without rounding every value is cut down to the whole number below: half a level too dark on average.",
-        ),
-        Mistake(
-            lambda y: ((y + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1),
-            "these are floats from 0 to 1. Asked for are bytes, 0 to 255, as torch.uint8.",
-        ),
-    ),
-)
-
-EXERCISES = (
-    *DIAGNOSES,
-    PAD,
-    BETAS,
-    NOISES,
-    START,
-    SHOWN,
-    CLOCK,
-    PREDICT,
-    AS_NOISE,
-    STEP,
-    DECODE,
-    TO_PIXELS,
-)
+EXERCISES = (ADAPTED, LORA_SIZE, PRIOR_LOSS, MERGE)
