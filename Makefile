@@ -32,7 +32,7 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 # A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
 export DIFFUSERS_DISABLE_REMOTE_CODE := 1
 
-.PHONY: help lab playground site dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+.PHONY: help lab playground site student dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -50,6 +50,10 @@ playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND
 site: $(SITE_INSTALLED) ## make a static site of the lessons as they are committed, in runs/site
 	rm -rf runs/site
 	$(BIN)/python -m tools.build_site runs/site
+
+# Into a folder beside `notebooks`, where links to pictures hold; never over copies that are there.
+student: $(LESSONS_INSTALLED) ## copies of the lessons for a class, in student/: no solutions, answers or outputs
+	$(BIN)/python -m tools.student_notebooks student
 
 dev: $(INSTALLED) ## install everything, for changing the course: tests and training too
 
