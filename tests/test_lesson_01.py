@@ -40,7 +40,6 @@ def test_a_picture_as_numbers_runs_from_black_to_white(lesson):
     x = lesson["numbers"](picture)
     assert x.shape == (1, 3, 4, 6)
     assert x[0, :, 0, 1].tolist() == pytest.approx([1, -1, 127 / 127.5 - 1])
-    assert lesson["half"](x).shape == (3, 2, 3)
 
 
 def test_a_blur_keeps_a_plain_picture_and_the_mean_and_averages_noise_as_a_gaussian_does(lesson):
@@ -57,6 +56,26 @@ def test_six_decibels_more_are_half_the_error(lesson):
     x0 = lesson["x0"]
     assert lesson["decibels"](x0 + 0.1) - lesson["decibels"](x0 + 0.2) == pytest.approx(20 * math.log10(2), abs=1e-3)
     assert lesson["decibels"](x0 + 2) == pytest.approx(0, abs=1e-4)  # as wrong as black for white
+
+
+def test_averaging_raises_the_ratio_by_the_count_where_numbers_are_equal(lesson):
+    snr, shrink = lesson["snr"], lesson["shrink"]
+    noise = lesson["normal"](1, 3, torch.empty(1, 3, 256, 256))
+    assert snr(noise, 354) == pytest.approx(1, abs=0.02)  # of variance 1, where the factors cross
+    blocks = torch.nn.functional.interpolate(noise[..., :32, :32], scale_factor=8, mode="nearest")
+    assert_close(shrink(blocks), noise[..., :32, :32])
+    assert snr(blocks, 600, size=8) == pytest.approx(64 * snr(blocks, 600), rel=0.01)
+    # Noise has no equal neighbours: averaging takes as much of it as of other noise.
+    assert snr(noise, 600, size=8) == pytest.approx(snr(noise, 600), rel=0.15)
+    # And the law that it counts with: the mean of 64 noises has a 64th of their variance.
+    assert shrink(noise).var().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_likeness_is_correlation(lesson):
+    likeness, x0 = lesson["likeness"], lesson["x0"]
+    assert likeness(x0, 2 * x0 + 1) == pytest.approx(1)
+    assert likeness(x0, -x0) == pytest.approx(-1)
+    assert likeness(x0, lesson["normal"](1, 1, x0)) == pytest.approx(0, abs=0.06)
 
 
 def test_the_bell_is_a_histogram_of_densities(lesson):

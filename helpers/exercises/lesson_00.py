@@ -1,4 +1,7 @@
-"""The exercises of lesson 00: sizes, counts and sentences that the first picture already lets you work out."""
+"""The exercises of lesson 00: a shape, what it saves, a law to be found by counting, the small words of a prompt."""
+
+import torch
+from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 from helpers.scenes import Thing, with_article
@@ -12,9 +15,13 @@ def latent_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int
     return (batch, CHANNELS, height // FACTOR, width // FACTOR)
 
 
-def compression(height: int, width: int) -> float:
-    """How many numbers of a picture stand behind one number of its latent."""
-    return (COLOURS * height * width) / (CHANNELS * (height // FACTOR) * (width // FACTOR))
+def compression(picture: Tensor, latent: Tensor) -> float:
+    """How many bytes of a picture stand behind one byte of its latent."""
+    return _bytes(picture) / _bytes(latent)
+
+
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
 
 
 def unet_calls(steps: int, pictures: int, guidance: float) -> int:
@@ -30,6 +37,15 @@ def caption(word: str, colour: str | None, place: str, style: str) -> str:
 def _sentence(article: str, word: str, colour: str | None, place: str, style: str) -> str:
     """The same sentence with the article left to the caller: the usual mistakes are about that."""
     return f"{' '.join(filter(None, (article, colour, word)))} {place}, {style} style"
+
+
+def _by_letter(text: str) -> str:
+    return "an" if text[0] in "aeiou" else "a"
+
+
+def _article(word: str) -> str:
+    """What `with_article` puts before a word: nothing before a plural."""
+    return with_article(word).removesuffix(word).strip()
 
 
 LATENT_SHAPE = Exercise(
@@ -75,39 +91,50 @@ LATENT_SHAPE = Exercise(
     ),
 )
 
+
+def _pictures_and_latents() -> list[tuple[Tensor, Tensor]]:
+    """Empty ones, of Pocket's size and Stable Diffusion's; the last picture is in the numbers that the VAE works on."""
+    sizes = ((1, 128, 128, torch.uint8, torch.float32), (2, 512, 768, torch.uint8, torch.float16))
+    cases = []
+    for batch, height, width, of_picture, of_latent in (*sizes, (1, 128, 128, torch.float32, torch.float32)):
+        picture = torch.zeros((batch, COLOURS, height, width), dtype=of_picture)
+        cases.append((picture, torch.zeros(latent_shape(height, width, batch), dtype=of_latent)))
+    return cases
+
+
 COMPRESSION = Exercise(
     name="00.compression",
     solution=compression,
-    cases=((128, 128), (512, 512), (512, 768)),
+    cases=_pictures_and_latents,
     hints=(
-        "Count the numbers in a picture, then the numbers in its latent, and divide.",
-        "A pixel has three numbers. A place of the latent has four, and there are fewer places than pixels.",
-        "The latent is 8 times smaller in height and 8 times in width, so 64 pixels share one place.",
+        "The bytes of a tensor are the count of its numbers times the bytes that each of them takes.",
+        "A uint8 takes one byte. How many does a float32 take, and how many a float16?",
+        "x.numel() counts the numbers of a tensor, and x.element_size() says how many bytes each takes.",
     ),
     mistakes=(
         Mistake(
-            lambda h, w: (h * w) / ((h // FACTOR) * (w // FACTOR)),
-            "64 compares pixels with places. A pixel holds three numbers, a place of the latent four: count numbers.",
+            lambda picture, latent: picture.numel() / latent.numel(),
+            "this counts numbers. A number of the latent does not take as many bytes as one of the picture.",
         ),
         Mistake(
-            lambda h, w: (CHANNELS * (h // FACTOR) * (w // FACTOR)) / (COLOURS * h * w),
-            "the fraction is upside down. Divide the picture's numbers by the latent's.",
+            lambda picture, latent: _bytes(latent) / _bytes(picture),
+            "the fraction is upside down. Divide the picture's bytes by the latent's.",
         ),
         Mistake(
-            lambda h, w: (COLOURS * h * w) / ((h // FACTOR) * (w // FACTOR)),
-            "192 counts one number for each place of the latent. Each place has one for every channel.",
+            lambda picture, latent: picture.numel() / _bytes(latent),
+            "this takes one byte for each number of the picture, whatever its type. Ask the picture, too.",
         ),
         Mistake(
-            lambda h, w: (h * w) / (CHANNELS * (h // FACTOR) * (w // FACTOR)),
-            "16 counts one number for each pixel. A pixel has a red, a green and a blue one.",
+            lambda picture, latent: picture.numel() / (latent.numel() * 4),
+            "4 bytes are those of a float32. A float16 takes 2, and a uint8 takes 1: ask each tensor for its own.",
         ),
         Mistake(
-            lambda h, w: (COLOURS * h * w) / (CHANNELS * h * w / FACTOR),
-            "6 divides by 8 only once. The latent is 8 times smaller in height and 8 times in width.",
+            lambda picture, latent: picture.element_size() / latent.element_size(),
+            "this compares one number with one number. Count how many there are of each, too.",
         ),
         Mistake(
-            lambda h, w: COLOURS / CHANNELS,
-            "three colours against four channels is only half of it: the latent is also smaller in height and width.",
+            lambda picture, latent: _bytes(picture) - _bytes(latent),
+            "this is how many bytes are saved. Asked for is how many times fewer they are.",
         ),
     ),
 )
@@ -118,18 +145,18 @@ UNET_CALLS = Exercise(
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
     cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0)),
     hints=(
-        "Start with one picture and guidance 1: how often does the U-Net look at the latent?",
-        "Every picture has a latent of its own, so the count grows with their number.",
-        "Guidance compares two answers, with and without the words. From which guidance on are both needed?",
+        "Change one argument at a time: looks(2, 1, 4.0), then looks(4, 1, 4.0). What happens to the count?",
+        "Two of the arguments multiply the count. Now try guidance 7.5, 1.5, 1 and 0.5.",
+        "Guidance compares two answers, with and without the words. Where does the count fall to a half?",
     ),
     mistakes=(
         Mistake(
             lambda steps, pictures, guidance: steps * pictures,
-            "with guidance above 1 each step looks at a latent twice: with the prompt, and without it.",
+            "with guidance above 1 each step looks at a latent twice: compare looks(2, 1, 4.0) with looks(2, 1, 1.0).",
         ),
         Mistake(
             lambda steps, pictures, guidance: 2 * steps * pictures,
-            "you always count two. With guidance 1 the look without the prompt would change nothing and is left out.",
+            "you always count two. Measure with guidance 1, and below.",
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * (2 if guidance > 1 else 1),
@@ -149,17 +176,20 @@ UNET_CALLS = Exercise(
 CAPTION = Exercise(
     name="00.caption",
     solution=caption,
-    # A colour and a word of which one begins with a vowel, both ways round; and both kinds of word without a colour.
+    # A colour and a word of which one begins with a vowel, both ways round; a vowel that is none; a plural.
     cases=(
         ("fox", "orange", "in the snow", "flat"),
         ("owl", "blue", "at night", "noto"),
         ("rocket", None, "in space", "glossy"),
         ("elephant", None, "on a white background", "twemoji"),
+        ("unicorn", None, "on grass", "flat"),
+        ("grapes", None, "on grass", "noto"),
+        ("grapes", "blue", "under water", "noto"),
     ),
     hints=(
-        "Write one prompt of the lesson by hand and mark which of its words are arguments.",
-        "First put the colour, if there is one, and the word together. Then article, place, comma and style.",
-        "The article depends on the first letter of what follows it, which is the colour's where there is one.",
+        "Start without a colour: there with_article does all the work. Then comma and style.",
+        "With a colour, the article depends on the colour: with_article(colour) knows it, and the word comes after.",
+        "Words that need no article, such as grapes, are those that with_article gives back unchanged.",
     ),
     mistakes=(
         Mistake(
@@ -168,10 +198,26 @@ CAPTION = Exercise(
         ),
         Mistake(
             lambda word, colour, *rest: _sentence("a", word, colour, *rest),
-            "`a` becomes `an` before a vowel: `an owl`, `an orange fox`.",
+            "`a` becomes `an` before a vowel: `an owl`, `an orange fox`. And `grapes` need none.",
         ),
         Mistake(
-            lambda word, colour, *rest: _sentence(with_article(word).split()[0], word, colour, *rest),
+            lambda word, colour, *rest: _sentence(_by_letter(colour or word), word, colour, *rest),
+            "the first letter is not enough: it is `a unicorn`, and `grapes` have no article. with_article knows both.",
+        ),
+        Mistake(
+            lambda word, colour, *rest: _sentence(
+                _by_letter(colour or word) if colour or word != "unicorn" else "a", word, colour, *rest
+            ),
+            "`grapes` are many: they need no article, with a colour or without.",
+        ),
+        Mistake(
+            lambda word, colour, *rest: _sentence(
+                with_article(colour).split()[0] if colour else _article(word), word, colour, *rest
+            ),
+            "without a colour all is well. With one, `grapes` still need no article: `blue grapes`.",
+        ),
+        Mistake(
+            lambda word, colour, *rest: _sentence(_article(word), word, colour, *rest),
             "the article stands before the colour, so it depends on the colour: `an orange fox`, `a blue owl`.",
         ),
         Mistake(
@@ -179,7 +225,9 @@ CAPTION = Exercise(
             "without a colour your sentence says None. Leave the colour out of it then.",
         ),
         Mistake(
-            lambda word, colour, *rest: _sentence(caption(word, colour, *rest).split()[0], colour or "", word, *rest),
+            lambda word, colour, *rest: _sentence(
+                _article(word), word if colour is None else f"{word} {colour}", None, *rest
+            ),
             "the colour stands before the thing: `a blue fox`, not `a fox blue`.",
         ),
         Mistake(

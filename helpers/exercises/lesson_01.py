@@ -18,11 +18,6 @@ def _schedules() -> list[Tensor]:
     return [schedules.alpha_bar(schedules.betas(kind, **options)) for kind, options in KINDS.items()]
 
 
-def _at(a: Tensor) -> Tensor:
-    """One number for each picture of a batch, ready to be multiplied with (B, C, H, W)."""
-    return a[:, None, None, None]
-
-
 def jump(x_s: Tensor, eps: Tensor, s: int, t: int, alpha_bar: Tensor) -> Tensor:
     """x_t from x_s, s < t: the same closed form, for what is left of the variance between s and t."""
     share = alpha_bar[t] / alpha_bar[s]
@@ -33,11 +28,6 @@ def recover_betas(alpha_bar: Tensor) -> Tensor:
     """The betas of a schedule, from its alpha_bar."""
     before = torch.cat([torch.ones(1), alpha_bar[:-1]])
     return 1 - alpha_bar / before
-
-
-def noisy(x0: Tensor, eps: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x_t in one go, for a batch with a timestep each: Ho et al. (2020), equation 4."""
-    return schedules.add_noise(x0, eps, t, alpha_bar)
 
 
 def same_noise(t: int, alpha_bar: Tensor, other: Tensor) -> int:
@@ -118,43 +108,6 @@ RECOVER_BETAS = Exercise(
 )
 
 
-def _noisy_cases() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    x0, eps = _tensors(3, 4, 8, 8, count=2)
-    return [(x0, eps, torch.tensor(t), _schedules()[0]) for t in ([0, 500, 999], [10, 10, 300])]
-
-
-NOISY = Exercise(
-    name="01.noisy",
-    solution=noisy,
-    cases=_noisy_cases,
-    hints=(
-        "alpha_bar[t] works with a whole tensor of timesteps. Which shape does it give?",
-        "A tensor (B,) does not fit (B, C, H, W): give it three more dimensions of size 1 with [:, None, None, None].",
-    ),
-    mistakes=(
-        Mistake(
-            lambda x0, eps, t, a: _at(a[t]) * x0 + _at(1 - a[t]) * eps,
-            "alpha_bar and 1 - alpha_bar are variances; the numbers are multiplied by their square roots.",
-        ),
-        Mistake(
-            lambda x0, eps, t, a: _at(1 - a[t]).sqrt() * x0 + _at(a[t]).sqrt() * eps,
-            "the two factors have changed places: alpha_bar is what is left of the picture.",
-        ),
-        Mistake(
-            lambda x0, eps, t, a: _at(a[t]).sqrt() * x0 + (1 - _at(a[t]).sqrt()) * eps,
-            "the factors' squares have to add up to 1, not the factors: take the root of 1 - alpha_bar.",
-        ),
-        Mistake(
-            lambda x0, eps, t, a: x0 + _at(1 - a[t]).sqrt() * eps,
-            "the picture keeps its full strength here; it has to fade by the root of alpha_bar.",
-        ),
-        Mistake(
-            lambda x0, eps, t, a: a[t[0]].sqrt() * x0 + (1 - a[t[0]]).sqrt() * eps,
-            "every picture of the batch has a timestep of its own: index with all of t, then add dimensions.",
-        ),
-    ),
-)
-
 SAME_NOISE = Exercise(
     name="01.same_noise",
     solution=same_noise,
@@ -206,7 +159,7 @@ ENDS_IN_NOISE = Exercise(
     ),
 )
 
-EXERCISES = (JUMP, RECOVER_BETAS, NOISY, SAME_NOISE, ENDS_IN_NOISE)
+EXERCISES = (JUMP, RECOVER_BETAS, SAME_NOISE, ENDS_IN_NOISE)
 
 TWO_NOISES = Quiz(
     name="01.two_noises",
@@ -233,8 +186,8 @@ SAME_T = Quiz(
         ),
         Option(
             "The same photograph, shrunk to 16 × 16 pixels before the noise came",
-            "Its neighbours say different things, so nothing can be averaged. Noise in each number does most harm "
-            "where each number is needed.",
+            "Each of its pixels got a noise of its own, and there are few to average: its neighbours are less alike "
+            "than those of the large one.",
             right=True,
         ),
         Option(
@@ -242,8 +195,9 @@ SAME_T = Quiz(
             "Shrinking averages the noise away. This is the clearest of the three to look at.",
         ),
         Option(
-            "None: the signal-to-noise ratio is the same for all three",
-            "It is the same in each number, but a picture is recognised from all of its numbers together.",
+            "None: the same t means the same two factors for all three",
+            "The factors are the same for each number when the noise comes. What counts is how much noise is left "
+            "once the numbers that say the same are averaged.",
         ),
     ),
 )
