@@ -100,6 +100,6 @@ def test_noise_is_read_from_a_wire_that_holds_it_and_from_no_other(lesson, block
     noise, other = normal(64, 4, 8, 8), normal(64, 4 * block**2 + 3, 8 // block, 8 // block, seed=1)
     turn = torch.linalg.qr(normal(4 * block**2, 4 * block**2, seed=2)).Q
     held = torch.einsum("ij,bjhw->bihw", turn, F.pixel_unshuffle(noise, block)) + 5
-    assert lesson["unread"](torch.cat([held, other], dim=1), noise) < 0.01
+    assert lesson["unread"](torch.cat([held, other], dim=1), noise) < 0.02
     assert lesson["unread"](other, noise) > 0.95
     assert abs(lesson["unread"](held + normal(*held.shape, seed=3), noise) - 0.5) < 0.1
