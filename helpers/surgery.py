@@ -63,8 +63,26 @@ def silent(*layers: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def alone(*layers: nn.Module) -> Iterator[None]:
+    """Self-attention layers in which each place looks at itself alone while the block lasts.
+
+    Its one share is 1 then, so that the answer is the layer's last linear map of its own value. Unlike `silent` this
+    takes away the looking around and nothing else.
+    """
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(
+                layer.register_forward_hook(lambda layer, args, output: layer.to_out[0](layer.to_v(args[0])))
+            )
+        yield
+
+
 def passing(unet: nn.Module, layers: list[nn.Module], *inputs: Tensor | int) -> list[tuple[Tensor, Tensor]]:
-    """One call of the U-Net on `inputs`: for each of the layers, what went into it first and what came out."""
+    """One call of the U-Net on `inputs`: for each of the layers, what went into it first and what came out.
+
+    Of a layer that answers with a tuple, the first of it.
+    """
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
     with torch.no_grad(), contextlib.ExitStack() as hooks:
         for layer in layers:
@@ -72,16 +90,21 @@ def passing(unet: nn.Module, layers: list[nn.Module], *inputs: Tensor | int) -> 
                 layer.register_forward_hook(lambda layer, args, output: seen.update({layer: (args[0], output)}))
             )
         unet(*inputs)
-    return [seen[layer] for layer in layers]
+    found = [seen[layer] for layer in layers]
+    return [(goes_in, out[0] if isinstance(out, tuple) else out) for goes_in, out in found]
+
+
+def skip_makers(unet: nn.Module) -> list[nn.Module]:
+    """The parts of a diffusers U-Net whose outputs the skip connections carry, in the order they are made."""
+    made = [unet.conv_in]
+    for block in unet.down_blocks:
+        made += [*(block.attentions if hasattr(block, "attentions") else block.resnets), *(block.downsamplers or [])]
+    return made
 
 
 def skip_shapes(unet: nn.Module, *inputs: Tensor | int) -> list[tuple[int, int, int]]:
     """(channels, rows, columns) of every skip connection in one call on `inputs`, in the order they are made."""
-    made = [unet.conv_in]
-    for block in unet.down_blocks:
-        made += [*(block.attentions if hasattr(block, "attentions") else block.resnets), *(block.downsamplers or [])]
-    outputs = [output for _, output in passing(unet, made, *inputs)]
-    return [tuple((output[0] if isinstance(output, tuple) else output).shape[1:]) for output in outputs]
+    return [tuple(output.shape[1:]) for _, output in passing(unet, skip_makers(unet), *inputs)]
 
 
 def self_attention(unet: nn.Module) -> dict[str, nn.Module]:

@@ -60,13 +60,36 @@ def test_the_loop_for_predicted_pictures_is_ddim_of_diffusers(steps):
 
 def test_the_perfect_network_follows_from_the_slope_of_the_density():
     """Tweedie: the mean of sqrt(a) x0 given x_t is x_t + (1 - a) times the gradient of the log density of x_t."""
-    truths = normal(6, 4, 3, 3).double()
+    truths, counts = normal(6, 4, 3, 3).double(), torch.tensor([1.0, 1.0, 3.0, 50.0, 2.0, 1.0]).double()
     for a in (0.02, 0.4, 0.9):
         x_t = (a**0.5 * truths[:1] + (1 - a) ** 0.5 * normal(1, 4, 3, 3, seed=1)).requires_grad_()
         squares = (x_t - a**0.5 * truths).flatten(1).square().sum(dim=1)
-        (slope,) = torch.autograd.grad((-squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
+        (slope,) = torch.autograd.grad((counts.log() - squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
         x_t = x_t.detach()
-        assert_close(perfect(x_t, truths, a), (x_t + (1 - a) * slope) / a**0.5)
+        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5)
+
+
+def test_a_picture_that_stands_twice_is_two_pictures():
+    truths, x_t, counts = normal(3, 4, 3, 3), normal(1, 4, 3, 3, seed=1), torch.tensor([1.0, 2.0, 1.0])
+    twice = truths[[0, 1, 1, 2]]
+    assert_close(perfect(x_t, truths, counts, 0.3), perfect(x_t, twice, torch.ones(4), 0.3))
+
+
+@torch.no_grad()
+def test_the_chances_of_scenes_are_the_weights_of_the_perfect_network(lesson):
+    """What the lesson computes for equally likely scenes is what its third exercise weighs the mean with."""
+    lesson["truths"] = truths = normal(5, 4, 3, 3)
+    x_t = add_noise(truths[:1], normal(1, 4, 3, 3, seed=1), 700, ALPHA_BAR)
+    chances = lesson["likely"](x_t, 700)
+    assert_close(chances.sum(), torch.tensor(1.0))
+    mean = (chances[:, None, None, None] * truths).sum(dim=0, keepdim=True)
+    assert_close(mean, perfect(x_t, truths, torch.ones(5), float(ALPHA_BAR[700])), rtol=1e-4, atol=1e-5)
+
+
+def test_the_two_means_lean_by_one_to_either_side(lesson):
+    lesson["to_right"], lesson["to_left"] = to_right, to_left = normal(2, 4, 3, 3)
+    leans = lesson["lean"](torch.stack([to_right, to_left, (to_right + to_left) / 2]))
+    assert_close(leans, torch.tensor([1.0, -1.0, 0.0]), rtol=0, atol=1e-5)
 
 
 # The functions that the lesson itself writes
@@ -78,7 +101,7 @@ def test_the_estimate_is_the_schedulers_at_every_timestep(lesson):
     scheduler.set_timesteps(1000 // 4)
     for t in scheduler.timesteps.tolist():
         theirs = scheduler.step(eps, t, x_t).pred_original_sample
-        assert_close(lesson["estimate"](x_t, eps, t), theirs, rtol=1e-5, atol=1e-4)
+        assert_close(lesson["estimate"](x_t, eps, t, ALPHA_BAR), theirs, rtol=1e-5, atol=1e-4)
 
 
 def test_the_timesteps_are_the_librarys(lesson):
@@ -115,7 +138,7 @@ def test_one_step_is_ddim_without_and_ddpm_with_fresh_noise(lesson):
     ddpm.set_timesteps(25)
     times = lesson["evenly"](25)
     for t, t_next in itertools.pairwise(times):
-        x0, a, a_next = lesson["estimate"](x, eps, t), float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
+        x0, a, a_next = lesson["estimate"](x, eps, t, ALPHA_BAR), float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
         assert_close(lesson["step"](x0, eps, a, a_next), sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
         sigma = lesson["ddpm_sigma"](a, a_next)
         ours = lesson["step"](x0, eps, a, a_next, sigma, z)

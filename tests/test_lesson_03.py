@@ -1,7 +1,5 @@
 """What lesson 03 computes by hand is what diffusers computes: the solutions of its exercises, and its own functions."""
 
-import math
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -11,7 +9,7 @@ from torch.testing import assert_close
 
 from helpers import surgery
 from helpers.exercises.lesson_03 import read_clock, sees, waves
-from tests.lessons import NOTEBOOKS, constants, definitions
+from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
 LESSON = NOTEBOOKS / "03_inside_the_unet.ipynb"
@@ -76,14 +74,32 @@ def test_a_skip_made_flat_keeps_its_means_and_loses_its_pattern(lesson):
 
 @torch.no_grad()
 def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
-    """The very lines of the lesson, on the tiny model's layer."""
     layer = list(surgery.self_attention(pipe.unet).values())[-1]
     side = pipe.unet.config.sample_size
     inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
     ((goes_in, comes_out),) = surgery.passing(pipe.unet, [layer], *inputs)
-    lesson["layer"] = layer  # which heads_of reads
-    given = {"layer": layer, "goes_in": goes_in, "math": math, "heads_of": lesson["heads_of"]}
-    names = ("q", "shares", "by_hand")
-    found = constants(LESSON, *names, **given)
-    assert_close(found["by_hand"], comes_out, rtol=0, atol=1e-5)
-    assert_close(found["shares"].sum(dim=-1), torch.ones_like(found["shares"][..., 0]))
+    by_hand, shares = lesson["attend"](layer, goes_in)
+    assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
+    assert_close(shares.sum(dim=-1), torch.ones_like(shares[..., 0]))
+
+
+@torch.no_grad()
+def test_self_attention_that_may_look_at_itself_only_is_alone(lesson, pipe):
+    layer = list(surgery.self_attention(pipe.unet).values())[-1]
+    side = pipe.unet.config.sample_size
+    inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
+    with surgery.alone(layer):
+        ((goes_in, comes_out),) = surgery.passing(pipe.unet, [layer], *inputs)
+    by_hand, shares = lesson["attend"](layer, goes_in, torch.eye(goes_in.shape[1], dtype=torch.bool))
+    assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
+    assert_close(shares[0, 0], torch.eye(goes_in.shape[1]))
+
+
+@pytest.mark.parametrize("block", [1, 2])
+def test_noise_is_read_from_a_wire_that_holds_it_and_from_no_other(lesson, block):
+    noise, other = normal(64, 4, 8, 8), normal(64, 4 * block**2 + 3, 8 // block, 8 // block, seed=1)
+    turn = torch.linalg.qr(normal(4 * block**2, 4 * block**2, seed=2)).Q
+    held = torch.einsum("ij,bjhw->bihw", turn, F.pixel_unshuffle(noise, block)) + 5
+    assert lesson["unread"](torch.cat([held, other], dim=1), noise) < 0.02
+    assert lesson["unread"](other, noise) > 0.95
+    assert abs(lesson["unread"](held + normal(*held.shape, seed=3), noise) - 0.5) < 0.1

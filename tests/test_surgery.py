@@ -121,3 +121,33 @@ def test_self_attention_is_found_in_order_and_silence_is_an_answer_of_zeros(unet
         assert not torch.equal(unet(*inputs).sample, whole)
     assert silenced.abs().max() == 0
     assert torch.equal(unet(*inputs).sample, whole)
+
+
+def test_what_the_skips_carry_is_what_their_makers_hand_on(unet, inputs):
+    carried = []
+
+    def see(skip):
+        carried.append(skip)
+        return skip
+
+    made = [output for _, output in surgery.passing(unet, surgery.skip_makers(unet), *inputs)]
+    with surgery.cut(unet, *range(len(made)), put=see):
+        unet(*inputs)
+    assert len(carried) == len(made)
+    for output in made:
+        assert any(skip.shape == output.shape and torch.equal(skip, output) for skip in carried)
+
+
+def test_a_place_that_is_alone_answers_with_its_own_value(unet, inputs):
+    """Alone is attention in which all other places are forbidden, which the library can be asked for with a mask."""
+    layer = surgery.self_attention(unet)["up 0, 1"]
+    ((goes_in, _),) = surgery.passing(unet, [layer], *inputs)
+    places = goes_in.shape[1]
+    itself = torch.eye(places, dtype=torch.bool)[None]
+    whole = unet(*inputs).sample
+    with surgery.alone(layer):
+        ((_, answered),) = surgery.passing(unet, [layer], *inputs)
+        assert not torch.allclose(unet(*inputs).sample, whole, atol=1e-6)
+    forbidden = torch.zeros(itself.shape).masked_fill(~itself, -torch.inf)
+    torch.testing.assert_close(layer(goes_in, attention_mask=forbidden), answered, rtol=0, atol=1e-5)
+    assert torch.equal(unet(*inputs).sample, whole)

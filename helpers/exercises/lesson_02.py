@@ -32,18 +32,21 @@ def sample(predict_x0: Network, x: Tensor, timesteps: Sequence[int], alpha_bar: 
     return x
 
 
-def perfect(x_t: Tensor, truths: Tensor, a: float) -> Tensor:
-    """The mean of x0 given x_t, in a world of n equally likely pictures (n, ...): (1, ...)."""
-    return _mean(truths, -_squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a)))
+def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
+    """The mean of x0 given x_t, in a world of n pictures (n, ...) that stand in it counts (n,) times: (1, ...)."""
+    return _mean(truths, counts.log() - _squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a)))
 
 
 def _squares(x: Tensor) -> Tensor:
     return x.flatten(1).square().sum(dim=1)
 
 
+def _sum(truths: Tensor, weights: Tensor) -> Tensor:
+    return (weights.reshape(-1, *[1] * (truths.ndim - 1)) * truths).sum(dim=0, keepdim=True)
+
+
 def _mean(truths: Tensor, scores: Tensor) -> Tensor:
-    weights = scores.softmax(dim=0).reshape(-1, *[1] * (truths.ndim - 1))
-    return (weights * truths).sum(dim=0, keepdim=True)
+    return _sum(truths, scores.softmax(dim=0))
 
 
 NOISE_OF = Exercise(
@@ -166,10 +169,16 @@ SAMPLE = Exercise(
 )
 
 
-def _perfect_cases() -> list[tuple[Tensor, Tensor, float]]:
+def _perfect_cases() -> list[tuple[Tensor, Tensor, Tensor, float]]:
     truths = torch.stack(_tensors(2, 2, 2, count=5))
     (eps,) = _tensors(1, 2, 2, 2, count=1)
-    return [(math.sqrt(a) * truths[:1] + math.sqrt(1 - a) * eps, truths, a) for a in (0.01, 0.3, 0.8)]
+    counts = torch.tensor([2.0, 1.0, 5.0, 1.0, 20.0])
+    return [(math.sqrt(a) * truths[:1] + math.sqrt(1 - a) * eps, truths, counts, a) for a in (0.01, 0.3, 0.8)]
+
+
+def _exponents(x_t: Tensor, truths: Tensor, a: float) -> Tensor:
+    """Those of `likely` in the lesson."""
+    return -_squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a))
 
 
 PERFECT = Exercise(
@@ -177,38 +186,56 @@ PERFECT = Exercise(
     solution=perfect,
     cases=_perfect_cases,
     hints=(
-        "Two parts: a weight for each truth, then a weighted mean. The weights add up to 1.",
-        "For d flatten all but the first dimension, square, and sum: one number for each truth.",
-        "`torch.softmax` of the exponents gives weights that add up to 1 and never overflow. Reshape them to "
+        "Two parts: a weight for each truth, as in `likely`, then a weighted mean. The weights add up to 1.",
+        "Bayes' rule: what is likely afterwards is what was likely before, times how well it fits. So each weight is "
+        "multiplied by its count, before all are made to add up to 1.",
+        "Inside `torch.softmax` a factor becomes a sum: add `counts.log()` to the exponents. Reshape the weights to "
         "(n, 1, 1, 1) for the mean, and keep the first dimension.",
     ),
     mistakes=(
         Mistake(
-            lambda x_t, truths, a: truths.mean(dim=0, keepdim=True),
-            "this is right for pure noise only: truths that fit x_t better weigh more.",
+            lambda x_t, truths, counts, a: _mean(truths, _exponents(x_t, truths, a)),
+            "here every picture counts once. One that stands in the data twice weighs twice as much.",
         ),
         Mistake(
-            lambda x_t, truths, a: truths[_squares(x_t - math.sqrt(a) * truths).argmin()][None],
-            "this takes the one that fits best. The best answer is a mean, with a weight for each truth.",
+            lambda x_t, truths, counts, a: _mean(truths, counts + _exponents(x_t, truths, a)),
+            "the counts stand in the exponent as they are. They are factors of the weights: in the exponent that is a "
+            "sum with their logarithm.",
         ),
         Mistake(
-            lambda x_t, truths, a: _mean(truths, _squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a))),
+            lambda x_t, truths, counts, a: _mean(truths, counts * _exponents(x_t, truths, a)),
+            "the counts multiply the exponents. They are factors of the weights themselves.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _sum(truths, counts * _exponents(x_t, truths, a).softmax(dim=0)),
+            "after the counts the weights do not add up to 1 any more: divide by their sum.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _sum(truths, counts / counts.sum()),
+            "this is right for noise in which nothing is left: truths that fit x_t better weigh more.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: truths[(counts.log() + _exponents(x_t, truths, a)).argmax()][None],
+            "this takes the likeliest one. The best answer is a mean, with a weight for each truth.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _exponents(x_t, truths, a)),
             "the exponent is negative: the larger the distance, the smaller the weight.",
         ),
         Mistake(
-            lambda x_t, truths, a: _mean(truths, -_squares(x_t - truths) / (2 * (1 - a))),
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - truths) / (2 * (1 - a))),
             "a truth stands in x_t with only the root of a of its strength: multiply it before you compare.",
         ),
         Mistake(
-            lambda x_t, truths, a: _mean(truths, -_squares(x_t - a * truths) / (2 * (1 - a))),
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - a * truths) / (2 * (1 - a))),
             "a is a variance; a truth stands in x_t times its square root.",
         ),
         Mistake(
-            lambda x_t, truths, a: _mean(truths, -_squares(x_t - math.sqrt(a) * truths) / (1 - a)),
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() + 2 * _exponents(x_t, truths, a)),
             "the exponent of a normal distribution is divided by twice the variance.",
         ),
         Mistake(
-            lambda x_t, truths, a: perfect(x_t, truths, a)[0],
+            lambda x_t, truths, counts, a: perfect(x_t, truths, counts, a)[0],
             "the right numbers; keep the first dimension, so that the answer has the shape of x_t.",
         ),
     ),
@@ -219,7 +246,7 @@ EXERCISES = (NOISE_OF, SAMPLE, PERFECT)
 ONE_LOOK = Quiz(
     name="02.one_look",
     question="A world has two pictures, equally likely: a white square and a black square. A perfect network is shown "
-    "pure noise and asked once for the picture. What does it answer?",
+    "noise in which no trace of the picture is left, and asked once for the picture. What does it answer?",
     options=(
         Option(
             "White or black, each in half of the cases",

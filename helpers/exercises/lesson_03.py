@@ -170,24 +170,25 @@ READ_CLOCK = Exercise(
 
 EXERCISES = (SKIP_CHANNELS, SEES, READ_CLOCK)
 
-WHICH_WIRE = Quiz(
-    name="03.which_wire",
-    question="You train a U-Net of the same shape to say whether a picture shows a fox: one number, yes or no. Which "
-    "part could you leave out first?",
+CUT_WIRE = Quiz(
+    name="03.cut_wire",
+    question="You cut a wire of another network, and its error stays as it was. What follows?",
     options=(
         Option(
-            "The middle block",
-            "There each place has seen the most of the picture. For one answer about the whole that is what is needed.",
+            "The wire carries nothing that matters for the task",
+            "Skip 1 carries more of the noise than skip 0, and to cut it costs far less. What is on a wire is found by "
+            "reading it.",
         ),
         Option(
-            "The skips and the expanding path",
-            "They say where exactly things are. One answer for the whole picture needs no places, so networks that "
-            "classify have a contracting path alone.",
+            "The network, as it is, does well without what the wire carries",
+            "It has learnt not to need it, or to get it from elsewhere. Whether anything is on the wire is another "
+            "question, and needs another test.",
             right=True,
         ),
         Option(
-            "The convolutions that halve the picture",
-            "Without them no place sees far, and every layer would work on all the places, at many times the cost.",
+            "A network trained without this wire would do as well",
+            "Perhaps, but the cut does not show it: this one was trained with the wire, and training may have needed "
+            "it. Nor does a large loss show the opposite: a new network might learn another way.",
         ),
     ),
 )
@@ -237,4 +238,4 @@ PRICE = Quiz(
     ),
 )
 
-QUIZZES = (WHICH_WIRE, CLOCK, PRICE)
+QUIZZES = (CUT_WIRE, CLOCK, PRICE)
