@@ -1,4 +1,4 @@
-"""The exercises of lesson 04: pictures as bytes, the best guess under two losses, bits, and a timestep that lies."""
+"""The exercises of lesson 04: the best sigma, a timestep that lies, and several latents side by side."""
 
 import math
 
@@ -9,24 +9,12 @@ from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def to_bytes(x: Tensor) -> Tensor:
-    """What the decoder painted, (B, 3, H, W) from about -1 to 1, as the bytes of pictures, (B, H, W, 3) uint8."""
-    pixels = (x.clamp(-1, 1) + 1) * 127.5
-    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)  # (B, H, W, 3)
+def best_sigma(c: float, w: float) -> float:
+    """The sigma that makes c sigma² + w / 2 (mu² + sigma² - 1 - log sigma²) smallest, whatever mu is.
 
-
-def best_guess(pictures: Tensor, loss: str) -> Tensor:
-    """The one picture with the smallest mean loss against N equally likely ones (N, 3, H, W): (3, H, W).
-
-    loss: "squared", whose best guess is the mean, or "absolute", whose best guess is the median.
+    c: by how much noise of variance 1 on one latent number raises the pixel terms. w: the weight of KL.
     """
-    return pictures.mean(dim=0) if loss == "squared" else pictures.median(dim=0).values
-
-
-def bits_per_number(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence from N(0, 1), Kingma and Welling (2013), eq. 10, in bits for each latent number: (B,)."""
-    nats = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)  # (B, C, h, w)
-    return nats.flatten(1).mean(dim=1) / math.log(2)
+    return (w / (2 * c + w)) ** 0.5
 
 
 def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
@@ -38,138 +26,62 @@ def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
     return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
-def _painted() -> list[tuple[Tensor]]:
-    x = torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(3))  # a third of it beyond -1 to 1
-    return [(x,), (x[:1, :, :2, :3] / 4,)]
+def strips(latents: Tensor) -> Tensor:
+    """N latents (N, C, h, w) as one (1, C, h, w): strip i, from column round(i w / N) on, is cut from latent i."""
+    count, width = len(latents), latents.shape[-1]
+    edges = [round(i * width / count) for i in range(count + 1)]
+    return torch.cat([latents[i : i + 1, ..., edges[i] : edges[i + 1]] for i in range(count)], dim=-1)
 
 
-def _nearest(pictures: Tensor, loss: str) -> Tensor:
-    """The one of the pictures that has the smallest loss against all of them."""
-    error = pictures[:, None] - pictures
-    error = error.square() if loss == "squared" else error.abs()
-    return pictures[error.flatten(1).sum(dim=1).argmin()]
+def _strip_cases() -> list[tuple[Tensor]]:
+    latents = torch.randn((3, 4, 6, 16), generator=torch.Generator().manual_seed(3))
+    return [(latents,), (latents[:2, ..., :6],), (latents[:1],)]
 
 
-def _guess_cases() -> list[tuple[Tensor, str]]:
-    pictures = torch.randn((5, 3, 4, 6), generator=torch.Generator().manual_seed(3)) ** 3  # mean and median far apart
-    return [(pictures, "squared"), (pictures, "absolute"), (pictures[:3, :, :2], "absolute")]
+def _even_strips(latents: Tensor) -> Tensor:
+    width = latents.shape[-1] // len(latents)  # forgets what is left over at the right
+    return torch.cat([latents[i : i + 1, ..., i * width : (i + 1) * width] for i in range(len(latents))], dim=-1)
 
 
-def _kl_cases() -> list[tuple[Tensor, Tensor]]:
-    moments = torch.randn((3, 8, 4, 6), generator=torch.Generator().manual_seed(3))
-    return [moments.chunk(2, dim=1), (torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))]
+def _lying_strips(latents: Tensor) -> Tensor:
+    return strips(latents.transpose(-1, -2)).transpose(-1, -2)
 
 
-def _unclamped(x: Tensor) -> Tensor:
-    # A detour by int32: what happens to floats beyond 0 to 255 depends on the machine.
-    return ((x + 1) * 127.5).round().to(torch.int32).to(torch.uint8).permute(0, 2, 3, 1)
+def _first_columns(latents: Tensor) -> Tensor:
+    count, width = len(latents), latents.shape[-1]
+    edges = [round(i * width / count) for i in range(count + 1)]
+    return torch.cat([latents[i : i + 1, ..., : edges[i + 1] - edges[i]] for i in range(count)], dim=-1)
 
 
-TO_BYTES = Exercise(
-    name="04.to_bytes",
-    solution=to_bytes,
-    cases=_painted,
+BEST_SIGMA = Exercise(
+    name="04.best_sigma",
+    solution=best_sigma,
+    cases=[(1e-3, 1e-6), (0.5, 1.0), (0.0, 2.0)],
     hints=(
-        "Do the way in backwards: it divided by 127.5, took 1 away, and put the colours first.",
-        "Before you round, bring what lies beyond -1 and 1 to the nearest end.",
-        "`permute` puts the dimensions in another order; `.to(torch.uint8)` comes last of the numbers' changes.",
+        "At the smallest sum the derivative with respect to sigma is zero. What does mu contribute to it?",
+        "log sigma² is 2 log sigma, and its derivative is 2 / sigma.",
+        "Multiply the equation by sigma, and solve it for sigma² first.",
     ),
     mistakes=(
         Mistake(
-            _unclamped,
-            "the decoder goes a little beyond -1 and 1, and bytes beyond 0 and 255 wrap around. Clip first.",
+            lambda c, w: w / (2 * c + w),
+            "this is the variance. The question asks for its square root.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1),
-            "turning floats into bytes cuts off the fraction, half a level too dark on average. Round first.",
+            lambda c, w: math.sqrt(w / (2 * c)) if c else math.inf,
+            "nearly, while c is large beside w. KL has a sigma² of its own: without pixel terms, sigma should be 1.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8),
-            "the values are right; a picture has its colours last: (B, H, W, 3).",
+            lambda c, w: math.sqrt(w / (c + w)),
+            "the derivative of c sigma² has a factor of 2 that is missing here.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(len(x), *x.shape[2:], 3),
-            "reshape tears the pixels apart: it keeps their order in memory. Move the dimension, with permute.",
+            lambda c, w: math.sqrt(2 * w / (2 * c + 2 * w)),
+            "look for the half in front of KL.",
         ),
         Mistake(
-            lambda x: (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1),
-            "the decoder's black is -1, not 0: this turns everything below middle grey black.",
-        ),
-        Mistake(
-            lambda x: (x.clamp(-1, 1) + 1).mul(127.5).round().permute(0, 2, 3, 1),
-            "the values are right; turn them into bytes at the end, torch.uint8.",
-        ),
-    ),
-)
-
-BEST_GUESS = Exercise(
-    name="04.best_guess",
-    solution=best_guess,
-    cases=_guess_cases,
-    hints=(
-        "Each number of a picture can be chosen by itself. So take one pixel: which number lies best among others?",
-        "For squares, set the derivative of the sum of (g - p)² to zero and solve for g.",
-        "For absolute differences the derivative counts how many numbers lie below g and how many above.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda pictures, loss: pictures.mean(dim=0),
-            "right for squares. The absolute difference is smallest where as many numbers lie below as above.",
-        ),
-        Mistake(
-            lambda pictures, loss: pictures.median(dim=0).values,
-            "right for absolute differences. Squares are smallest where the differences add up to zero.",
-        ),
-        Mistake(
-            lambda pictures, loss: best_guess(pictures, "squared" if loss == "absolute" else "absolute"),
-            "the two have changed places: try both on the numbers 0, 0 and 9.",
-        ),
-        Mistake(
-            lambda pictures, loss: best_guess(pictures.flatten(1).T, loss).reshape(-1),
-            "this is one number for each picture. Take them over the pictures, dimension 0, for every pixel.",
-        ),
-        Mistake(
-            lambda pictures, loss: _nearest(pictures, loss),
-            "this is the best of the pictures that are there. A guess may be a picture that is none of them.",
-        ),
-    ),
-)
-
-BITS_PER_NUMBER = Exercise(
-    name="04.bits_per_number",
-    solution=bits_per_number,
-    cases=_kl_cases,
-    hints=(
-        "The formula of KL stands in the lesson, as a sum. Write the term of one number first.",
-        "The encoder gives the logarithm of the variance, so the variance itself is its exponential.",
-        "Average over all dimensions but the first, then divide by the logarithm of 2.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar) * math.log(2),
-            "these are nats. One bit is log(2) of them.",
-        ),
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar) * mean[0].numel(),
-            "these are the bits of a whole latent. Divide by how many numbers it has.",
-        ),
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar).mean(),
-            "this is one number for the batch. Every picture has its own: the answer has the shape (B,).",
-        ),
-        Mistake(
-            lambda mean, logvar: -bits_per_number(mean, logvar),
-            "the sign is turned around: a divergence is never below 0.",
-        ),
-        Mistake(
-            lambda mean, logvar: 2 * bits_per_number(mean, logvar),
-            "twice too much: look for the half in front of the formula.",
-        ),
-        Mistake(
-            lambda mean, logvar: (
-                0.5 * (mean.square() + (0.5 * logvar).exp() - 1 - logvar).flatten(1).mean(dim=1) / math.log(2)
-            ),
-            "the formula holds the variance, exp(logvar), not the standard deviation.",
+            lambda c, w: math.sqrt((2 * c + w) / w),
+            "upside down: the more noise costs in pixels, the smaller sigma should be.",
         ),
     ),
 )
@@ -211,7 +123,40 @@ SEEMS_LIKE = Exercise(
     ),
 )
 
-EXERCISES = (TO_BYTES, BEST_GUESS, BITS_PER_NUMBER, SEEMS_LIKE)
+STRIPS = Exercise(
+    name="04.strips",
+    solution=strips,
+    cases=_strip_cases,
+    hints=(
+        "Write down all N + 1 edges first: the last is the width itself.",
+        "A slice with `...` leaves the dimensions before the last as they are; `latents[i : i + 1]` keeps the batch.",
+        "The pieces stand side by side in the last dimension: torch.cat along it.",
+    ),
+    mistakes=(
+        Mistake(
+            _even_strips,
+            "where N does not divide the width, this loses columns at the right. Round each edge instead.",
+        ),
+        Mistake(
+            _lying_strips,
+            "these strips lie on top of each other. Upright ones follow each other in the last dimension.",
+        ),
+        Mistake(
+            lambda latents: strips(latents.flip(0)),
+            "the other way round: the first latent belongs at the left.",
+        ),
+        Mistake(
+            _first_columns,
+            "every strip is cut from the left of its latent. Cut it where it will stand.",
+        ),
+        Mistake(
+            lambda latents: strips(latents)[0],
+            "the values are right; keep the batch dimension, (1, C, h, w), as the U-Net wants it.",
+        ),
+    ),
+)
+
+EXERCISES = (BEST_SIGMA, SEEMS_LIKE, STRIPS)
 
 BLUR = Quiz(
     name="04.blur",
@@ -229,8 +174,9 @@ BLUR = Quiz(
             right=True,
         ),
         Option(
-            "It decodes a random draw of z, and so finds strands by chance.",
-            "Sigma is far too small for that: ten times as much noise is still hard to see in the picture.",
+            "It has seen so many photographs that it remembers the strands of most people's hair.",
+            "It cannot know which strands were there, because the latent does not say. What it has learnt is how "
+            "strands look in general.",
         ),
     ),
 )
@@ -267,7 +213,8 @@ WHOLE = Quiz(
         ),
         Option(
             "Decode the halves first and join them as pictures.",
-            "Joined pictures and joined latents differ little but at the seam, and noise covers the seam.",
+            "The encoder would turn them into nearly the same latent, and at the seam, where it would not, noise "
+            "covers the difference.",
         ),
         Option(
             "Take more and smaller steps from the same t.",
