@@ -4,7 +4,7 @@ import copy
 import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 GUIDANCE = 4.0
+HEAD = f"{'':28}{'s a picture':>11}{'U-Net MB':>10}{'decoder MB':>12}{'difference':>12}"
 TOO_SLOW = 8  # times the plain pipeline's time for a step: then an option is not drawn with
 
 
@@ -50,20 +51,21 @@ class PeakBytes(TorchDispatchMode):
 class Cost:
     """A line of the table: what was tried, and either why it was not drawn with or what it took.
 
-    seconds: for one picture. megabytes: the most that were in use beside the weights. apart: the largest difference of
-    any pixel from the picture drawn plainly, of 255.
+    seconds: for one picture. unet, decoder: the most megabytes that were in use beside the weights, while the U-Net ran
+    and while the decoder did. apart: the largest difference of any pixel from the picture drawn plainly, of 255.
     """
 
     label: str
     missing: str = ""
     seconds: float = 0.0
-    megabytes: float = 0.0
+    unet: float = 0.0
+    decoder: float = 0.0
     apart: int = 0
 
     def __str__(self) -> str:
         if self.missing:
             return f"{self.label:28}{self.missing}"
-        return f"{self.label:28}{self.seconds:7.3f} s {self.megabytes:9.1f} MB {self.apart:6} of 255"
+        return f"{self.label:28}{self.seconds:11.3f}{self.unet:10.1f}{self.decoder:12.1f}{self.apart:12}"
 
 
 def seconds(function: Callable[..., Any], *values: Any, **options: Any) -> float:
@@ -74,24 +76,23 @@ def seconds(function: Callable[..., Any], *values: Any, **options: Any) -> float
 
 
 def compare(pipe: "StableDiffusionPipeline", prompt: str, *, steps: int, pictures: int) -> Iterator[Cost]:
-    """The cost of each option in turn: switched on, measured, and switched off again. The first is the plain one.
+    """The cost of each option in turn: switched on, measured, and switched off again. Differences are from the plain
+    drawing above: of so many pictures, and then of one large picture.
 
-    steps, pictures: of each drawing; the two options for large pictures draw one of twice the side.
+    steps, pictures: of each drawing; the large picture has twice the side.
     """
     side = pipe.unet.config.sample_size * pipe.vae_scale_factor
     small = {"prompts": [prompt] * pictures, "steps": steps, "side": side}
     large = {"prompts": [prompt], "steps": steps, "side": 2 * side}
-    plain, drawn = _measured("plain", pipe, **small)
+    plain, drawn = _measured(f"{pictures} pictures, plain", pipe, **small)
     yield plain
     yield from _half_precision(pipe, drawn, small)
     slicing = pipe.enable_attention_slicing, pipe.disable_attention_slicing
-    yield _with("attention slicing", *slicing, pipe, drawn, small)
-    layouts = [lambda kind=kind: _arrange(pipe, kind) for kind in (torch.channels_last, torch.contiguous_format)]
-    yield _with("channels last", *layouts, pipe, drawn, small)
-    yield _with("VAE slicing", pipe.vae.enable_slicing, pipe.vae.disable_slicing, pipe, drawn, small)
-    plain, drawn = _measured("plain, twice the side", pipe, **large)
+    yield _with("  attention slicing", *slicing, pipe, drawn, small)
+    yield _with("  VAE slicing", pipe.vae.enable_slicing, pipe.vae.disable_slicing, pipe, drawn, small)
+    plain, drawn = _measured("1 of twice the side, plain", pipe, **large)
     yield plain
-    yield _with("VAE tiling, twice the side", pipe.vae.enable_tiling, pipe.vae.disable_tiling, pipe, drawn, large)
+    yield _with("  VAE tiling", pipe.vae.enable_tiling, pipe.vae.disable_tiling, pipe, drawn, large)
 
 
 def _half_precision(pipe: Any, drawn: Sequence[Image.Image], work: dict[str, Any]) -> Iterator[Cost]:
@@ -102,7 +103,7 @@ def _half_precision(pipe: Any, drawn: Sequence[Image.Image], work: dict[str, Any
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         if dtype == pipe.dtype:
             continue
-        label = str(dtype).removeprefix("torch.")
+        label = "  " + str(dtype).removeprefix("torch.")
         try:
             with quiet():  # the library advises against casting, and here its effect is measured
                 cast = copy.deepcopy(pipe).to(dtype)
@@ -138,25 +139,44 @@ def _measured(
     label: str, pipe: Any, plain: Sequence[Image.Image] | None = None, **work: Any
 ) -> tuple[Cost, list[Image.Image]]:
     """The cost of one drawing and its pictures; the first drawing warms up and counts memory, the second is timed."""
-    with _memory(pipe) as peak:
+    with _memory(pipe) as peaks:
         pictures = _draw(pipe, **work)
     apart = max(_apart(*pair) for pair in zip(pictures, plain or pictures, strict=True))
-    return Cost(label, "", seconds(_draw, pipe, **work) / len(pictures), peak[0] / 1e6, apart), pictures
+    taken = seconds(_draw, pipe, **work) / len(pictures)
+    return Cost(label, "", taken, peaks["unet"] / 1e6, peaks["decoder"] / 1e6, apart), pictures
 
 
 @contextmanager
-def _memory(pipe: Any) -> Iterator[list[int]]:
-    """A list that holds the most bytes in use inside, once it is left. On CUDA PyTorch counts them itself."""
-    found: list[int] = []
-    if pipe.device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        yield found
-        found.append(torch.cuda.max_memory_allocated() - before)
-    else:
-        with PeakBytes() as counter:
-            yield found
-        found.append(counter.most)
+def _memory(pipe: Any) -> Iterator[dict[str, int]]:
+    """The most bytes in use beside the weights while the U-Net ran, and while the decoder did.
+
+    On CUDA PyTorch counts them itself; elsewhere `PeakBytes` does.
+    """
+    peaks = {"unet": 0, "decoder": 0}
+    on_gpu = pipe.device.type == "cuda"
+    before = torch.cuda.memory_allocated() if on_gpu else 0
+    counter = nullcontext() if on_gpu else PeakBytes()
+
+    def begin(*_: Any) -> None:
+        if on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            counter.most = counter.now
+
+    def end(name: str) -> None:
+        most = torch.cuda.max_memory_allocated() - before if on_gpu else counter.most
+        peaks[name] = max(peaks[name], most)
+
+    hooks = []
+    for name, part in (("unet", pipe.unet), ("decoder", pipe.vae.decoder)):
+        hooks.append(part.register_forward_pre_hook(begin))
+        hooks.append(part.register_forward_hook(lambda *_, name=name: end(name)))
+    try:
+        with counter:
+            yield peaks
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _draw(pipe: Any, prompts: Sequence[str], steps: int, side: int) -> list[Image.Image]:
@@ -164,11 +184,6 @@ def _draw(pipe: Any, prompts: Sequence[str], steps: int, side: int) -> list[Imag
     options = {"num_inference_steps": steps, "guidance_scale": GUIDANCE, "height": side, "width": side}
     with quiet(bars=True):
         return pipe(list(prompts), generator=generators, **options).images
-
-
-def _arrange(pipe: Any, memory_format: torch.memory_format) -> None:
-    for part in (pipe.unet, pipe.vae):
-        part.to(memory_format=memory_format)
 
 
 def _apart(one: Image.Image, other: Image.Image) -> int:

@@ -13,15 +13,17 @@ from PIL import Image
 
 from helpers import costs, exercises, plots, stations
 from helpers.exercises import EXERCISES
+from helpers.exercises.lesson_07 import make_suspect
 from helpers.inputs import prompt_notes
-from helpers.judge import NOTHING, read_pocket
+from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
 from helpers.pictures import generate
+from helpers.scenes import Scene, Thing
 from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "07_stable_diffusion_pipeline.ipynb"
-PARTS = ("token_ids", "text_vectors", "start_noise", "timesteps", "guided_noise", "ddim_loop", "to_pixels")
+WRITTEN = ("start_noise", "timesteps", "guided_noise", "ddim_loop", "to_pixels")  # by the learner; two are given
 SAMPLERS = {
     "ddim": lambda config: DDIMScheduler.from_config(config),
     "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
@@ -42,11 +44,11 @@ def pipe():
 
 @pytest.fixture(scope="module")
 def lesson(pipe) -> dict:
-    """The imports and functions of the lesson, with the course's own seven parts and a small model."""
-    side = pipe.unet.config.sample_size
-    part = SimpleNamespace(**{name: EXERCISES[f"06.{name}"].solution for name in PARTS})
-    shape = (pipe.unet.config.in_channels, side, side)
-    return definitions(LESSON, pipe=pipe, part=part, shape=shape, alpha_bar=pipe.scheduler.alphas_cumprod)
+    """The imports and functions of the lesson, with the course's own parts and a small model."""
+    space = definitions(LESSON, pipe=pipe, seed=0)
+    given = {name: space[name] for name in ("token_ids", "text_vectors")}
+    space["part"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
+    return space
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -62,12 +64,19 @@ def apart(a, b) -> int:
 
 def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
     seeds = [3, 1]
-    pictures = lesson["draw"](lesson["part"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+    with torch.no_grad():
+        pictures = lesson["draw"](pipe, lesson["part"], PROMPT, seeds, steps=STEPS, guidance=4.0)
     generators = [seeded(seed) for seed in seeds]
     theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
     assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
     assert pictures[0].std() > 1, "a picture of one colour proves little"
     assert apart(*pictures) > 1
+
+
+def test_a_picture_of_another_size_is_drawn(lesson, pipe):
+    with torch.no_grad():
+        picture = lesson["draw"](pipe, lesson["part"], PROMPT, steps=1, size=8)[0]
+    assert picture.shape == (8 * pipe.vae_scale_factor, 8 * pipe.vae_scale_factor, 3)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -76,20 +85,27 @@ def test_with_any_sampler_the_loop_draws_the_pipelines_picture(lesson, pipe, mon
     monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](own.config))
     expected = pipe(PROMPT, num_inference_steps=STEPS, guidance_scale=4.0, generator=seeded(3)).images[0]
     with torch.no_grad():
-        picture = lesson["sample"](SAMPLERS[name](own.config), PROMPT, [3], steps=STEPS)[0]
+        parts = lesson["with_sampler"](SAMPLERS[name](own.config))
+        picture = lesson["draw"](pipe, parts, PROMPT, [3], steps=STEPS)[0]
     assert apart(picture, expected) <= 1
     assert picture.std() > 1
 
 
-def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
-    given = {name: lesson[name] for name in ("pipe", "part", "changed", "uniform", "torch")}
-    given |= {name: lesson[name] for name in ("not_clamped", "not_rounded", "from_words", "to_the_end", "unpadded")}
-    faults = constants(LESSON, "loud", "quiet", **given)
-    lesson["length"] = len(pipe.tokenizer(PROMPT).input_ids)
-    right = lesson["draw"](lesson["part"], PROMPT, steps=STEPS)
+def test_two_calls_of_the_unet_differ_in_the_last_bit_at_most(lesson, pipe):
     with torch.no_grad():
+        pictures = [
+            lesson["draw"](pipe, lesson["changed"](**other), PROMPT, [0, 5], steps=STEPS)
+            for other in ({}, {"guided_noise": lesson["two_calls"]})
+        ]
+    assert apart(*pictures) <= 1
+
+
+def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
+    faults = constants(LESSON, "loud", "quiet", **{**lesson, "prompt": PROMPT})
+    with torch.no_grad():
+        right = lesson["draw"](pipe, lesson["part"], PROMPT, steps=STEPS)
         wrong = {
-            name: lesson["draw"](parts, PROMPT, steps=STEPS)
+            name: lesson["draw"](pipe, parts, PROMPT, steps=STEPS)
             for kind in ("loud", "quiet")
             for name, parts in faults[kind].items()
         }
@@ -97,21 +113,61 @@ def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
     assert {name for name, pictures in wrong.items() if np.array_equal(pictures, right)} == set()
 
 
+def test_each_fault_is_in_the_part_whose_number_it_bears(lesson):
+    numbers = dict(enumerate(("token_ids", "text_vectors", *WRITTEN), start=1))
+    faults = constants(LESSON, "loud", "quiet", **{**lesson, "prompt": PROMPT})
+    for label, parts in {**faults["loud"], **faults["quiet"]}.items():
+        own = vars(lesson["part"])
+        assert [name for name in own if getattr(parts, name) is not own[name]] == [numbers[int(label[0])]], label
+
+
+def test_squeezed_noise_is_even_and_keeps_its_order(lesson):
+    noise = lesson["part"].start_noise([0], (4, 64, 64)).flatten()
+    even = lesson["even_noise"]([0], (4, 64, 64)).flatten()
+    assert (float(even.mean()), float(even.std())) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.289, abs=0.01))
+    assert torch.equal(noise.argsort(), even.argsort())
+
+
 def test_the_euler_loop_without_a_scheduler_draws_what_diffusers_draws(lesson, pipe):
-    part, alpha_bar = lesson["part"], lesson["alpha_bar"]
-    times = part.timesteps(STEPS)
-    given = {name: lesson[name] for name in ("alpha_bar", "part", "pipe")} | {"times": times}
-    space = constants(LESSON, "levels", "t_at", **given)
-    vectors = part.text_vectors(pipe.text_encoder, *(part.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)))
-    latents = EXERCISES["07.euler_loop"].solution(
-        lambda shown, sigma: part.guided_noise(pipe.unet, shown, space["t_at"][sigma], vectors, 4.0),
-        part.start_noise([0], lesson["shape"]),
-        [*space["levels"], 0.0],
-    )
+    loop = EXERCISES["07.euler_loop"].solution
+    euler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     with torch.no_grad():
-        theirs = lesson["sample"](EulerDiscreteScheduler.from_config(pipe.scheduler.config), PROMPT, steps=STEPS)
-    assert apart(part.to_pixels(pipe.vae, latents), theirs) <= 2
-    assert alpha_bar[times[0]] < 0.5  # the run begins with more noise than picture
+        ours = lesson["draw"](pipe, lesson["changed"](ddim_loop=loop), PROMPT, steps=STEPS)[0]
+        theirs = lesson["draw"](pipe, lesson["with_sampler"](euler), PROMPT, steps=STEPS)[0]
+        fault = lesson["changed"](ddim_loop=lesson["ends_at_one"])
+        fault = lesson["draw"](pipe, fault, PROMPT, steps=STEPS)[0]
+    assert apart(ours, theirs) <= 2
+    assert apart(ours, fault) <= 2  # as the lesson says: Euler ends at alpha_bar 1
+
+
+def test_the_rule_with_one_prediction_is_ddim(lesson, pipe):
+    weights = constants(LESSON, "ADAMS_BASHFORTH")["ADAMS_BASHFORTH"]
+    lesson["ADAMS_BASHFORTH"] = weights
+    assert [sum(one) for one in weights] == pytest.approx([1] * 4)  # a prediction that stays the same is taken as it is
+    record = []
+    with torch.no_grad():
+        one = lesson["draw"](pipe, lesson["multistep"](1, record), PROMPT, steps=STEPS)
+        ddim = lesson["draw"](pipe, lesson["part"], PROMPT, steps=STEPS)
+        four = lesson["draw"](pipe, lesson["multistep"](4, []), PROMPT, steps=STEPS)
+    assert len(record) == STEPS
+    assert apart(one, ddim) <= 1
+    assert apart(four, ddim) > 1
+    assert -1 <= lesson["turning"](record) <= 1
+
+
+def test_the_sum_of_the_weights_says_how_long_a_step_may_be(lesson):
+    weights = lesson["ADAMS_BASHFORTH"] = constants(LESSON, "ADAMS_BASHFORTH")["ADAMS_BASHFORTH"]
+    for order, one in enumerate(weights, start=1):
+        longest = 2 / sum(map(abs, one))
+        assert lesson["far"](order, 0.95 * longest, count=400) < 1e-3
+        assert lesson["far"](order, 1.05 * longest, count=400) > 10
+
+
+def test_edges_of_one_colour_have_no_variety(lesson):
+    grey = np.full((6, 32, 32, 3), 128, np.uint8)
+    assert lesson["variety"](grey) == 0
+    grey[::2] = 108
+    assert lesson["variety"](grey) == 10
 
 
 def test_until_an_answer_is_right_the_course_goes_on_with_its_own():
@@ -133,25 +189,85 @@ def test_of_another_models_pictures_nothing_is_read(pipe, capsys):
 
 
 @pytest.mark.parametrize("length", [8, 77])
-def test_the_stations_are_drawn_without_texts_that_touch(length):
+def test_the_seven_parts_are_drawn_without_texts_that_touch(length):
     texts = [
         [("start", 1), *[("end", 2)] * (length - 1)],
         [("start", 1), ("mushroom", 77), *[("end", 2)] * (length - 2)],
     ]
     latent, picture = torch.randn(4, 8, 8, generator=seeded(0)), Image.new("RGB", (16, 16), "red")
-    figure = stations.seven_stations(
+    moments = [stations.Moment(t, latent, latent, t / 1000, picture) for t in (951, 751, 551, 351, 151, 1)]
+    figure = stations.seven_parts(
         texts,
         torch.randn(2, length, 12, generator=seeded(1)),
         latent,
-        [(t, latent, picture) for t in (951, 751, 551, 351, 151, 1)],
+        moments,
         list(range(951, 0, -50)),
         latent,
+        1.1 * torch.ones(3, 16, 16),
         picture,
     )
     assert plots.faults(figure) == []
     shown = {text.get_text() for text in figure.texts}
     assert {"Tokens", "mushroom", f"end × {length - 1}", f"end × {length - 2}", "t = 951", "t = 1"} <= shown
+    assert "beyond 255 (red) and 0 (blue), by up to 13" in shown
+    assert {f"{float(latent[0].std()) * t / 1000:.2f}" for t in (951, 751, 551, 351, 151, 1)} <= shown
     plots.plt.close(figure)
+
+
+def test_two_pictures_stand_beside_the_count_of_what_differs():
+    one = np.zeros((16, 16, 3), np.uint8)
+    other = one.copy()
+    other[3, 4] = 7
+    for pair, texts in (((one, one), {"0", "equal bit for bit"}), ((one, other), {"3", "by 7 of 255 at most"})):
+        figure = stations.side_by_side(*pair, ("mine", "theirs"))
+        assert plots.faults(figure) == []
+        assert {"mine", "theirs", "of 768 numbers differ", *texts} <= {text.get_text() for text in figure.texts}
+        plots.plt.close(figure)
+
+
+def test_folded_numbers_are_printed_where_nothing_can_be_folded(capsys):
+    stations.folded("The numbers", ["a 1", "b 2"])
+    assert capsys.readouterr().out == "The numbers\na 1\nb 2\n"
+
+
+# --- the search for a wrong part
+
+
+def test_each_suspect_has_one_wrong_part_and_the_usual_inputs_find_two(lesson, pipe):
+    sound, search = lesson["part"], EXERCISES["07.wrong_part"].solution
+    suspects = {number: make_suspect(sound, number) for number in range(1, 6)}
+    for one in suspects.values():
+        assert sum(getattr(one, name) is not function for name, function in vars(sound).items()) == 1
+    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
+    with torch.no_grad():
+        given = {
+            **lesson,
+            "prompt": PROMPT,
+            "ids": ids,
+            "vectors": sound.text_vectors(pipe.text_encoder, *ids),
+            "shape": (4, SIDE // 2, SIDE // 2),
+            "noise": sound.start_noise([0], (4, SIDE // 2, SIDE // 2)),
+            "times": sound.timesteps(20),
+            "alpha_bar": pipe.scheduler.alphas_cumprod,
+            "latent": sound.start_noise([1], (4, SIDE // 2, SIDE // 2)),
+        }
+        inputs = constants(LESSON, "inputs", **given)["inputs"]
+        # What the lesson says under "What it finds".
+        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
+        assert found == {1: "ddim_loop", 2: None, 3: "text_vectors", 4: None, 5: None}
+        # And under "Which inputs it takes".
+        unet, _, t, vectors, guidance = inputs["guided_noise"]
+        inputs["timesteps"] = (30,)
+        inputs["start_noise"] = ([3, 8], given["shape"])
+        inputs["guided_noise"] = (unet, sound.start_noise(*inputs["start_noise"]), t, vectors, guidance)
+        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
+    assert found == {1: "ddim_loop", 2: "timesteps", 3: "text_vectors", 4: "guided_noise", 5: "start_noise"}
+
+
+@pytest.mark.parametrize("number", [0, 6])
+def test_there_is_no_other_suspect(lesson, number):
+    with pytest.raises(ValueError, match="choose a number from 1 to 5"):
+        make_suspect(lesson["part"], number)
 
 
 # --- the article's pictures
@@ -164,8 +280,11 @@ class Painter:
         pass
 
 
-def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tuple]]:
-    """Run the two article cells in an empty folder; the namespace, and what was to be drawn."""
+def article(monkeypatch, tmp_path, *, cuda: bool, load, reads=lambda seed: NOTHING) -> tuple[dict, list[tuple]]:
+    """Run the two article cells in an empty folder; the namespace, and what the second was to draw.
+
+    reads: what the judge reads in a picture that was drawn from a seed.
+    """
     drawn = []
 
     def generate(painter, words, **options):
@@ -175,9 +294,11 @@ def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tupl
     namespace = {"pipe": object(), "name": "Pocket Diffusion"}
     exec("\n".join(source for source in code_cells(LESSON) if source.startswith(("import ", "from "))), namespace)
     namespace |= {"load_pipeline": load, "generate": generate}
+    namespace["read_pocket"] = lambda pipe, pictures: [reads(drawn[-1][2]["seed"])]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)
     exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
+    drawn.clear()
     exec(cell_with(LESSON, "article_pictures = []"), namespace)
     return namespace, drawn
 
@@ -200,9 +321,9 @@ def test_with_a_gpu_the_article_is_drawn_with_its_own_model(monkeypatch, tmp_pat
     assert "Pocket" not in capsys.readouterr().out
 
 
-def test_without_a_gpu_nothing_is_asked_of_the_network(monkeypatch, tmp_path, capsys):
+def test_without_a_gpu_nothing_is_asked_of_the_internet(monkeypatch, tmp_path, capsys):
     def load(*names, **options):
-        raise AssertionError("the network was asked")
+        raise AssertionError("the internet was asked")
 
     namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load)
     assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
@@ -218,14 +339,28 @@ def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path,
     namespace, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
     assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
     said = capsys.readouterr().out
-    assert "The article's model could not be had: the model hub could not be reached" in said
+    assert "The article's model was not loaded: the model hub could not be reached" in said
     assert "So Pocket Diffusion draws" in said
 
 
+def test_each_prompt_in_pockets_place_takes_the_first_seed_that_the_judge_reads_rightly(monkeypatch, tmp_path):
+    def load(*names, **options):
+        raise AssertionError("the internet was asked")
+
+    wanted = Reading("one", ("panda",), ("red",), "flat", "grass")
+    worse = Reading("one", ("panda",), ("red",), "flat", "sky")
+    reads = {0: worse, 1: worse, 2: wanted}
+    namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load, reads=lambda seed: reads.get(seed, worse))
+    # The panda is read at seed 2; the others never are.
+    assert namespace["starts"] == [0, 0, 2]
+    assert [options["seed"] for _, _, options in drawn] == [0, 0, 2]
+
+
 def test_the_prompts_in_pockets_place_are_of_its_world():
-    pocket, prompts = load_pipeline("pocket", device="cpu"), constants(LESSON, "prompts")["prompts"]
-    assert len(prompts) == 3
-    assert [note for prompt in prompts for note in prompt_notes(pocket, prompt)] == []
+    pocket = load_pipeline("pocket", device="cpu")
+    scenes = constants(LESSON, "scenes", Scene=Scene, Thing=Thing)["scenes"]
+    assert len(scenes) == 3
+    assert [note for scene in scenes for note in prompt_notes(pocket, scene.caption())] == []
 
 
 # --- the table of options
@@ -245,29 +380,31 @@ def test_peak_bytes_counts_what_is_alive_at_once():
 
 def test_the_table_measures_each_option_and_leaves_the_pipeline_as_it_was(pipe):
     before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
-    strides = {name: p.stride() for name, p in pipe.unet.named_parameters()}
     picture = generate(pipe, "a", steps=1)[0]
     table = {cost.label: cost for cost in costs.compare(pipe, "a", steps=1, pictures=2)}
 
     assert list(table) == [
-        "plain",
-        "float16",
-        "bfloat16",
-        "attention slicing",
-        "channels last",
-        "VAE slicing",
-        "plain, twice the side",
-        "VAE tiling, twice the side",
+        "2 pictures, plain",
+        "  float16",
+        "  bfloat16",
+        "  attention slicing",
+        "  VAE slicing",
+        "1 of twice the side, plain",
+        "  VAE tiling",
     ]
+    plain, sliced = table["2 pictures, plain"], table["  VAE slicing"]
     drawn = [cost for cost in table.values() if not cost.missing]
-    assert {"plain", "attention slicing", "VAE slicing"} <= {cost.label for cost in drawn}
-    assert all(cost.seconds > 0 and cost.megabytes > 0 and 0 <= cost.apart <= 255 for cost in drawn)
-    assert table["plain"].apart == 0
-    assert max(table[label].apart for label in ("attention slicing", "channels last", "VAE slicing")) <= 1
-    assert str(table["plain"]).endswith(" 0 of 255")
+    assert {plain.label, sliced.label, "  attention slicing"} <= {cost.label for cost in drawn}
+    assert all(cost.seconds > 0 and cost.unet > 0 and cost.decoder > 0 and 0 <= cost.apart <= 255 for cost in drawn)
+    assert plain.apart == 0
+    assert max(table[label].apart for label in ("  attention slicing", "  VAE slicing")) <= 1
+    assert sliced.decoder < 0.7 * plain.decoder  # one picture at a time instead of two
+    assert sliced.unet == pytest.approx(plain.unet)
+    assert len({len(line) for line in (costs.HEAD, str(plain), str(sliced))}) == 1
+    hooks = (pipe.unet._forward_hooks, pipe.unet._forward_pre_hooks, pipe.vae.decoder._forward_hooks)
+    assert not any(hooks)
 
     assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
-    assert {name: p.stride() for name, p in pipe.unet.named_parameters()} == strides
     assert not pipe.vae.use_slicing
     assert not pipe.vae.use_tiling
     assert apart(generate(pipe, "a", steps=1)[0], picture) == 0

@@ -1,7 +1,8 @@
-"""The exercises of lesson 07: the seven parts of Stable Diffusion, and a whole Euler loop."""
+"""The exercises of lesson 07: five of Stable Diffusion's seven parts, Euler's loop, and the search for a wrong part.
 
-import functools
-import math
+`make_suspect` makes the pipelines of the last exercise. Reading on from there spoils it: each fault is named.
+"""
+
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
@@ -13,7 +14,6 @@ from torch import Tensor, nn
 
 from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-from helpers.sampling import euler_step
 
 
 def token_ids(tokenizer: Any, text: str) -> Tensor:
@@ -60,19 +60,31 @@ def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
     return _bytes(_painted(vae, x / vae.config.scaling_factor))
 
 
-def euler_loop(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
-    x = noise * math.sqrt(sigmas[0] ** 2 + 1)
-    for sigma, sigma_next in pairwise(sigmas):
-        x = euler_step(x, predict(x / math.sqrt(sigma**2 + 1), sigma), sigma, sigma_next)
+def euler_loop(
+    predict: Callable[[Tensor, int], Tensor], noise: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
+) -> Tensor:
+    """The clean latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
+    sigmas = [((1 - alpha_bar[t]) / alpha_bar[t]) ** 0.5 for t in timesteps] + [torch.zeros(())]
+    x = noise * (sigmas[0] ** 2 + 1) ** 0.5
+    for t, (sigma, sigma_next) in zip(timesteps, pairwise(sigmas), strict=True):
+        x = x + (sigma_next - sigma) * predict(x / (sigma**2 + 1) ** 0.5, t)
     return x
+
+
+def wrong_part(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> str | None:
+    """The name of the first part that answers otherwise than the sound one to the same inputs; None if none does."""
+    for name, given in inputs.items():
+        right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
+        if right.shape != other.shape or not torch.allclose(right.double(), other.double(), atol=1e-3):
+            return name
+    return None
 
 
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-# --- 1: tokens
+# --- 1 and 2: tokens and vectors, given in the lesson; the last exercise compares them
 
 
 class _Tokenizer:
@@ -103,102 +115,12 @@ class _Tokenizer:
         return SimpleNamespace(input_ids=rows, attention_mask=torch.tensor([mask]) if return_tensors == "pt" else mask)
 
 
-TOKEN_IDS = Exercise(
-    name="07.token_ids",
-    solution=token_ids,
-    cases=[(_Tokenizer(), text) for text in ("fox", "", "a fox on grass")],
-    hints=(
-        "The tokenizer can be called like a function; what it gives has a field `input_ids`.",
-        "Three of its arguments matter: one fills short texts up, one cuts long ones, one asks for a tensor.",
-        'They are called `padding`, which has to say up to which length, and `truncation`; "pt" stands for PyTorch.',
-    ),
-    mistakes=(
-        Mistake(
-            lambda tokenizer, text: tokenizer(text, truncation=True, return_tensors="pt").input_ids,
-            "the row is as long as the text. The text encoder was trained on rows of full length: fill it up.",
-        ),
-        Mistake(
-            lambda tokenizer, text: tokenizer(text, padding="max_length", return_tensors="pt").input_ids,
-            "a long text gives more ids than the text encoder has places for: cut it.",
-        ),
-        Mistake(
-            lambda tokenizer, text: tokenizer(text, return_tensors="pt").input_ids,
-            "short rows have to be filled up to the full length, and long ones cut.",
-        ),
-        Mistake(
-            lambda tokenizer, text: tokenizer(text, padding="max_length", truncation=True).input_ids,
-            "the ids are right, but they are a list: the text encoder wants a tensor, a row for each text.",
-        ),
-        Mistake(
-            lambda tokenizer, text: token_ids(tokenizer, text)[0],
-            "the ids are right, but one dimension is missing: (1, tokens), a batch of one.",
-        ),
-    ),
-)
+class _TextEncoder(nn.Module):
+    """In place of a CLIP text encoder: vectors that depend on the ids, and those of the layer before the last."""
 
-
-# --- 2: vectors
-
-
-@functools.cache
-def _text_encoder() -> nn.Module:
-    """A CLIP text encoder with small random weights."""
-    from transformers import CLIPTextConfig, CLIPTextModel  # here, because it takes seconds
-
-    sizes = {"hidden_size": 8, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2}
-    config = CLIPTextConfig(vocab_size=12, max_position_embeddings=6, bos_token_id=1, eos_token_id=2, **sizes)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        return CLIPTextModel(config).eval()
-
-
-def _vector_cases() -> list[tuple[nn.Module, Tensor, Tensor]]:
-    empty, words = torch.tensor([[1, 2, 2, 2, 2, 2]]), torch.tensor([[1, 5, 9, 7, 2, 2]])
-    return [(_text_encoder(), empty, words), (_text_encoder(), empty, empty.flip(1))]
-
-
-@torch.no_grad()
-def _hidden(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
-    found = [text_encoder(ids, output_hidden_states=True).hidden_states[-2] for ids in (empty_ids, word_ids)]
-    return torch.cat(found)
-
-
-TEXT_VECTORS = Exercise(
-    name="07.text_vectors",
-    solution=text_vectors,
-    cases=_vector_cases,
-    hints=(
-        "Call the text encoder on the ids. Which field of its answer has a vector for each token?",
-        "`last_hidden_state` has the shape (1, tokens, width). You need it for both rows of ids.",
-        "Join the two along the batch, the empty prompt first: `torch.cat`.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda text_encoder, empty_ids, word_ids: text_vectors(text_encoder, word_ids, empty_ids),
-            "the two have changed places: the empty prompt comes first.",
-        ),
-        Mistake(
-            lambda text_encoder, empty_ids, word_ids: text_vectors(text_encoder, word_ids, word_ids)[:1],
-            "this has the words alone. Guidance needs the empty prompt too.",
-        ),
-        Mistake(
-            lambda text_encoder, empty_ids, word_ids: text_vectors(text_encoder, empty_ids, word_ids).flatten(0, 1)[
-                None
-            ],
-            "these are joined along the tokens, as one long sentence. They are two: join them along the batch.",
-        ),
-        Mistake(
-            lambda text_encoder, empty_ids, word_ids: torch.stack(
-                [text_vectors(text_encoder, ids, ids)[:1] for ids in (empty_ids, word_ids)]
-            ),
-            "stack adds a dimension in front of the batch of one that is there already; cat joins along it.",
-        ),
-        Mistake(
-            _hidden,
-            "these come from the layer before the last: `last_hidden_state` has gone through the last norm too.",
-        ),
-    ),
-)
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
+        vectors = torch.sin(input_ids[..., None] * torch.arange(1, 6))
+        return SimpleNamespace(last_hidden_state=vectors, hidden_states=(0.5 * vectors, vectors))
 
 
 # --- 3: noise
@@ -514,33 +436,29 @@ TO_PIXELS = Exercise(
 )
 
 
-# --- and one more
-
-
-def _predict(x: Tensor, sigma: float) -> Tensor:
-    """A stand-in for the guided U-Net: near the noise in x, and never the same at two noise levels."""
-    return torch.tanh(x) + 0.1 * sigma * torch.cos(x)
-
-
-def _euler_cases() -> list[tuple[Callable[[Tensor, float], Tensor], Tensor, list[float]]]:
-    noise = torch.randn((1, 4, 4, 4), generator=_generator(1))
-    return [(_predict, noise, [14.6, 4.0, 1.2, 0.3, 0.0]), (_predict, noise, [2.0, 0.5, 0.0])]
+# --- Euler: the DDIM step in another unit
 
 
 def _wrong_euler(
-    start: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
-    shown: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
+    *,
+    start: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
+    shown: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
+    unit: Callable[[Tensor], Tensor] = lambda a: ((1 - a) / a) ** 0.5,
     sign: int = 1,
     keep: bool = True,
     last: int | None = None,
+    end: float | None = 0.0,
 ) -> Callable[..., Tensor]:
-    """`euler_loop` with one thing wrong: the start, what the U-Net is shown, the direction, the latents, the end."""
+    """`euler_loop` with one thing wrong: start, what the U-Net is shown, sigma, direction, latents, steps, end."""
 
-    def wrong(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
+    def wrong(
+        predict: Callable[[Tensor, int], Tensor], noise: Tensor, times: Sequence[int], alpha_bar: Tensor
+    ) -> Tensor:
+        sigmas = [unit(alpha_bar[t]) for t in times] + [unit(alpha_bar[0]) if end is None else torch.tensor(end)]
         x = noise * start(sigmas[0])
-        for sigma, sigma_next in pairwise(sigmas[:last]):
+        for t, (sigma, sigma_next) in list(zip(times, pairwise(sigmas), strict=True))[:last]:
             scaled = x / shown(sigma)
-            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, sigma)
+            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, t)
         return x
 
     return wrong
@@ -549,24 +467,30 @@ def _wrong_euler(
 EULER_LOOP = Exercise(
     name="07.euler_loop",
     solution=euler_loop,
-    cases=_euler_cases,
+    cases=_loop_cases,
+    rtol=1e-3,
+    atol=1e-3,
     hints=(
-        "Three things belong into it: the start, what the U-Net is shown, and the step.",
-        "The start and the divisor are the same root, of the first sigma and of the present one.",
-        "Keep x itself beside what is shown: the step changes x. `zip(sigmas[:-1], sigmas[1:])` gives the pairs.",
+        "Divide both lines of the DDIM step by the root of alpha_bar. What becomes of x0 + sigma eps?",
+        "Put the estimate, x - sigma eps, into x_next = x0 + sigma_next eps: x0 drops out.",
+        "Keep x itself: the U-Net is shown x divided by the root of sigma² + 1, the step goes on from x.",
     ),
     mistakes=(
         Mistake(
-            _wrong_euler(shown=lambda sigma: 1.0),
-            "the U-Net is shown x as it is. Divide it first, so that what it sees has a variance near 1.",
+            _wrong_euler(end=None),
+            "nearly: this ends at t = 0, as DDIM does here. Euler's list of sigmas ends at 0.",
         ),
         Mistake(
-            _wrong_euler(start=lambda sigma: 1.0),
-            "the start is too weak: Euler's first latents are as strong as the first noise level says.",
+            _wrong_euler(shown=lambda sigma: torch.ones(())),
+            "the U-Net is shown x as it is. It wants x_t: divide by the root of sigma² + 1.",
+        ),
+        Mistake(
+            _wrong_euler(start=lambda sigma: torch.ones(())),
+            "the start is too weak: `noise` is the first x_t, and x is x_t divided by the root of alpha_bar.",
         ),
         Mistake(
             _wrong_euler(start=lambda sigma: sigma),
-            "nearly: the start is the noise times the root of sigma² + 1, not times sigma.",
+            "nearly: x_t divided by the root of alpha_bar is x_t times the root of sigma² + 1, not times sigma.",
         ),
         Mistake(
             _wrong_euler(keep=False),
@@ -574,7 +498,7 @@ EULER_LOOP = Exercise(
         ),
         Mistake(
             _wrong_euler(sign=-1),
-            "the steps go towards more noise: it is (sigma_next - sigma) that is multiplied with eps.",
+            "the steps go towards more noise: which of the two sigmas is the smaller one?",
         ),
         Mistake(
             _wrong_euler(last=-1),
@@ -584,24 +508,177 @@ EULER_LOOP = Exercise(
             _wrong_euler(shown=lambda sigma: sigma**2 + 1),
             "sigma² + 1 is a variance: divide by its square root.",
         ),
+        Mistake(
+            _wrong_euler(unit=lambda a: (1 - a) / a),
+            "that is sigma²: the noise in x has the size sigma, its root.",
+        ),
     ),
 )
 
-EXERCISES = (
-    TOKEN_IDS,
-    TEXT_VECTORS,
-    START_NOISE,
-    TIMESTEPS,
-    GUIDED_NOISE,
-    DDIM_LOOP,
-    TO_PIXELS,
-    EULER_LOOP,
+
+# --- which part is wrong?
+
+
+def _reversed_sums(sound: SimpleNamespace) -> Callable[..., Tensor]:
+    """Nothing wrong: the guided noise, added up in another order, so that its last bit differs."""
+
+    def guided_noise(unet: nn.Module, x: Tensor, t: int, vectors: Tensor, guidance: float) -> Tensor:
+        without, words = (sound.guided_noise(unet, x, t, vectors, s) for s in (0.0, 1.0))
+        return (1 - guidance) * without + guidance * words
+
+    return guided_noise
+
+
+def _one_step_short(sound: SimpleNamespace) -> Callable[..., Tensor]:
+    """The last latents are those of the last timestep: a step to the noise that is already there changes nothing."""
+
+    def ddim_loop(
+        predict: Callable[[Tensor, int], Tensor], x: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
+    ) -> Tensor:
+        kept = alpha_bar.clone()
+        kept[0] = kept[timesteps[-1]]
+        return sound.ddim_loop(predict, x, timesteps, kept)
+
+    return ddim_loop
+
+
+@torch.no_grad()
+def _layer_before(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
+    found = [text_encoder(ids, output_hidden_states=True).hidden_states[-2] for ids in (empty_ids, word_ids)]
+    return torch.cat(found)
+
+
+# In the order of their numbers, from 1: which part is wrong, and how it is made.
+_FAULTS: tuple[tuple[str, Callable[[SimpleNamespace], Callable[..., Any]]], ...] = (
+    ("ddim_loop", _one_step_short),
+    ("timesteps", lambda sound: lambda steps: [1 + int(1000 / steps * i) for i in reversed(range(steps))]),
+    ("text_vectors", lambda sound: _layer_before),
+    ("guided_noise", lambda sound: _in_turns),
+    (
+        "start_noise",
+        lambda sound: lambda seeds, shape: sound.start_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
+    ),
 )
+
+
+def make_suspect(sound: SimpleNamespace, number: int) -> SimpleNamespace:
+    """The seven parts of `sound` with one of them replaced by a wrong one, which `number` decides.
+
+    sound: its attributes are the parts, by name. Raises ValueError for a number that has no suspect.
+    """
+    if number not in range(1, len(_FAULTS) + 1):
+        raise ValueError(f"There is no suspect {number!r}: choose a number from 1 to {len(_FAULTS)}")
+    name, fault = _FAULTS[number - 1]
+    return SimpleNamespace(**{**vars(sound), name: fault(sound)})
+
+
+def _stand_ins() -> tuple[SimpleNamespace, dict[str, tuple]]:
+    """Sound parts, and for each the inputs that tell it from the wrong ones, with stand-ins for the networks."""
+    functions = (token_ids, text_vectors, start_noise, timesteps, guided_noise, ddim_loop, to_pixels)
+    predict, x, times, alpha_bar = _loop_cases()[0]
+    unet, latents, t, vectors, guidance = _guidance_cases()[1]
+    inputs = {
+        "token_ids": (_Tokenizer(), "fox"),
+        "text_vectors": (_TextEncoder(), torch.tensor([[1, 2, 2, 2]]), torch.tensor([[1, 5, 9, 2]])),
+        "start_noise": ([3, 8], (4, 4, 4)),
+        "timesteps": (30,),
+        "guided_noise": (unet, latents, t, vectors, guidance),
+        "ddim_loop": (predict, x, times, alpha_bar),
+        "to_pixels": (_Vae(), x),
+    }
+    return SimpleNamespace(**{function.__name__: function for function in functions}), inputs
+
+
+def _wrong_part_cases() -> list[tuple[SimpleNamespace, SimpleNamespace, dict[str, tuple]]]:
+    sound, inputs = _stand_ins()
+    others = (
+        {},
+        {"guided_noise": _reversed_sums(sound)},
+        {"token_ids": lambda tokenizer, text: token_ids(tokenizer, text)[:, :5]},
+        {"to_pixels": lambda vae, x: to_pixels(vae, x) ^ 1},  # each byte by 1
+        {"timesteps": lambda steps: [t - 1 for t in timesteps(steps)]},
+        {"text_vectors": lambda *given: text_vectors(*given).flip(0)},  # of the same mean
+    )
+    suspects = [SimpleNamespace(**{**vars(sound), **other}) for other in others]
+    suspects += [make_suspect(sound, number) for number in range(1, len(_FAULTS) + 1)]
+    return [(sound, one, inputs) for one in suspects]
+
+
+def _wrong_search(
+    differ: Callable[[Tensor, Tensor], bool], answer: Callable[[str, int], Any] = lambda name, place: name
+) -> Callable[..., Any]:
+    """`wrong_part` with another comparison, or another answer than the part's name."""
+
+    def wrong(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> Any:
+        for place, (name, given) in enumerate(inputs.items(), start=1):
+            right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
+            if differ(right, other):
+                return answer(name, place)
+        return None
+
+    return wrong
+
+
+def _apart(right: Tensor, other: Tensor) -> bool:
+    return right.shape != other.shape or not torch.allclose(right.double(), other.double(), atol=1e-3)
+
+
+WRONG_PART = Exercise(
+    name="07.wrong_part",
+    solution=wrong_part,
+    cases=_wrong_part_cases,
+    hints=(
+        "`getattr(sound, name)(*inputs[name])` is what the sound part answers. Ask the suspect's part the same.",
+        "`torch.as_tensor` makes tensors of lists, arrays and tensors alike; `.double()` makes them comparable.",
+        "Answers may differ in shape: look at that first. Then `torch.allclose` with a small `atol`, such as 1e-3.",
+    ),
+    mistakes=(
+        Mistake(
+            _wrong_search(lambda right, other: not torch.equal(right, other)),
+            "one suspect is sound, and only adds up in another order: its last bits differ. Allow a small tolerance.",
+        ),
+        Mistake(
+            _wrong_search(lambda right, other: not torch.allclose(right.double(), other.double(), atol=1e-3)),
+            "a part that answers with another shape cannot be compared number by number: look at the shapes first.",
+        ),
+        Mistake(
+            _wrong_search(lambda right, other: right.shape != other.shape),
+            "equal shapes are not enough: compare the numbers too.",
+        ),
+        Mistake(
+            _wrong_search(
+                lambda right, other: (
+                    right.shape != other.shape
+                    or not torch.allclose(right.double().mean(), other.double().mean(), atol=1e-3)
+                )
+            ),
+            "equal means are not enough: two rows that have changed places have the mean of the right ones.",
+        ),
+        Mistake(
+            _wrong_search(
+                lambda right, other: (
+                    right.shape != other.shape or float((right.double() - other.double()).abs().max()) > 1
+                )
+            ),
+            "a tolerance of 1 is too wide: bytes and timesteps can be off by 1.",
+        ),
+        Mistake(
+            _wrong_search(_apart, lambda name, place: place),
+            "this is the part's number: answer with its name, the key in `inputs`.",
+        ),
+        Mistake(
+            _wrong_search(_apart, lambda name, place: True),
+            "that something is wrong is half of the answer: which part is it?",
+        ),
+    ),
+)
+
+EXERCISES = (START_NOISE, TIMESTEPS, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS, EULER_LOOP, WRONG_PART)
 
 SWAPPED = Quiz(
     name="07.swapped",
-    question="In part 5 you take the two answers for one another: the loop gets `words + s * (empty - words)`, with "
-    "s = 4. What guidance is that?",
+    question="In part 5 you mix up the two answers: the loop gets `words + s * (empty - words)`, with s = 4. What "
+    "guidance is that?",
     options=(
         Option(
             "The same: the difference is only written the other way round",
@@ -643,27 +720,26 @@ ONE_GENERATOR = Quiz(
     ),
 )
 
-EULER_START = Quiz(
-    name="07.euler_start",
-    question="DDIM starts from the noise as it is, Euler from the same noise times 11. Does the U-Net see more noise "
-    "with Euler?",
+UNIT_NOISE = Quiz(
+    name="07.unit_noise",
+    question="At t = 1 the latent is nearly clean. What is the standard deviation of the ε that the U-Net was trained "
+    "to find in it?",
     options=(
         Option(
-            "Yes, 11 times as much, so the picture gets more detail",
-            "The U-Net was trained on latents of variance near 1 and knows no others. What it is shown is divided "
-            "first.",
+            "Near 0, since hardly any noise is left",
+            "What is small is `sqrt(1 - alpha_bar)`, the factor in front of ε. In training ε was standard normal at "
+            "every t, and that is what the network learnt to find.",
         ),
         Option(
-            "No: what it is shown is divided by `sqrt(sigma ** 2 + 1)` before each call",
-            "Euler counts in another unit, x0 + sigma eps, where the picture keeps its size and the noise is as large "
-            "as it has to be. The division turns that into the U-Net's unit.",
+            "Near 1, as at every other timestep",
+            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`.",
             right=True,
         ),
         Option(
-            "No: the first step takes it all away",
-            "One step takes away a small part. The unit is another one from the first step to the last.",
+            "About `sqrt(1 - alpha_bar)`, the size of the noise in the latent",
+            "That is the size of the product. The network is asked for ε alone, before it is multiplied.",
         ),
     ),
 )
 
-QUIZZES = (SWAPPED, ONE_GENERATOR, EULER_START)
+QUIZZES = (SWAPPED, ONE_GENERATOR, UNIT_NOISE)
