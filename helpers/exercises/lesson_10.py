@@ -1,183 +1,307 @@
-"""The exercises of lesson 10: the Min-SNR weight, averaged weights, the ends of a flow's line, missing labels."""
+"""The exercises of lesson 10: what an answer implies, Min-SNR for three questions, and a guided run."""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from helpers.exercises import Exercise, Mistake
+from helpers import schedules
+from helpers.exercises import Exercise, Mistake, Option, Quiz
+
+Network = Callable[[Tensor, int, Tensor], Tensor]
+Pair = tuple[float, float]
 
 
-def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
-    """The weight of the error in eps: Hang et al. (2023), arXiv:2303.09556, section 3.4."""
+def ends(x: Tensor, answer: Tensor, mix: Pair, asked: Pair) -> tuple[Tensor, Tensor]:
+    """x0 and eps of x = mix[0] x0 + mix[1] eps and answer = asked[0] x0 + asked[1] eps: Cramer's rule."""
+    det = mix[0] * asked[1] - mix[1] * asked[0]
+    return (asked[1] * x - mix[1] * answer) / det, (mix[0] * answer - asked[0] * x) / det
+
+
+def min_snr_weight(alpha_bar: Tensor, gamma: float, question: str) -> Tensor:
+    """What weighs errors of x0 by min(SNR, gamma): Hang et al. (2023), arXiv:2303.09556, section 3.4."""
     snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / snr
+    already = {"x0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[question]
+    return snr.clamp(max=gamma) / already
 
 
-def averaged_weights(mean: Tensor, now: Tensor, step: int, decay: float) -> Tensor:
-    """One update of an exponential moving average whose decay starts small, as in diffusers' EMAModel."""
-    d = min(decay, (1 + step) / (10 + step))
-    return d * mean + (1 - d) * now
+def guided_sample(
+    network: Network, x: Tensor, y: Tensor, nothing: int, times: Sequence[int], alpha_bar: Tensor, scale: float
+) -> Tensor:
+    """DDIM with classifier-free guidance: Song et al. (2020), equation 12; Ho and Salimans (2022), equation 6."""
+    empty = torch.full_like(y, nothing)
+    return _run(network, x, y, empty, times, alpha_bar, lambda bare, told: bare + scale * (told - bare))
 
 
-def ends(x_s: Tensor, v: Tensor, s: float) -> tuple[Tensor, Tensor]:
-    """x0 and eps from a point of the line x_s = (1 - s) x0 + s eps and its velocity v = eps - x0."""
-    return x_s - s * v, x_s + (1 - s) * v
+def _tensors(*shape: int, count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(10)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def drop_labels(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """Labels with a share replaced by the empty one: Ho and Salimans (2022), arXiv:2207.12598, Algorithm 1."""
-    return torch.where(dice < share, nothing, labels)
+def _points() -> list[tuple[Tensor, Tensor, Pair, Pair]]:
+    """A flow, v, eps and x0 themselves, at two noise levels each."""
+    x0, eps = _tensors(2, 4, 3, 3, count=2)
+    found = []
+    for a in (0.8, 0.1):
+        alpha, sigma, s = math.sqrt(a), math.sqrt(1 - a), 1 - a
+        for mix, asked in [
+            ((1 - s, s), (-1.0, 1.0)),
+            ((alpha, sigma), (-sigma, alpha)),
+            ((alpha, sigma), (0.0, 1.0)),
+            ((alpha, sigma), (1.0, 0.0)),
+        ]:
+            found.append((mix[0] * x0 + mix[1] * eps, asked[0] * x0 + asked[1] * eps, mix, asked))
+    return found
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
-
-MIN_SNR_WEIGHT = Exercise(
-    name="10.min_snr_weight",
-    solution=min_snr_weight,
-    cases=[(_LEVELS, 5.0), (_LEVELS, 1.0), (_LEVELS[:2], 20.0)],
-    mistakes=(
-        Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "this is the weight of the error in x0. For the error in eps it is divided by the SNR.",
-        ),
-        Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(min=gamma) / (alpha_bar / (1 - alpha_bar)),
-            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
-        ),
-        Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)) / (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "upside down: the smaller of the two stands above, the SNR below.",
-        ),
-        Mistake(
-            lambda alpha_bar, gamma: (
-                (alpha_bar / (1 - alpha_bar)).sqrt().clamp(max=gamma) / (alpha_bar / (1 - alpha_bar)).sqrt()
-            ),
-            "this takes a root: the SNR is a ratio of variances, alpha_bar / (1 - alpha_bar).",
-        ),
-        Mistake(
-            lambda alpha_bar, gamma: alpha_bar.clamp(max=gamma) / alpha_bar,
-            "alpha_bar is not yet the signal-to-noise ratio; divide it by 1 - alpha_bar.",
-        ),
-        Mistake(
-            lambda alpha_bar, gamma: ((1 - alpha_bar) / alpha_bar).clamp(max=gamma) / ((1 - alpha_bar) / alpha_bar),
-            "this is noise over signal. The SNR is signal over noise.",
-        ),
-    ),
-)
-
-
-def _states() -> list[tuple]:
-    mean, now = _normal(4, seed=0), _normal(4, seed=1)
-    return [(mean, now, 0, 0.99), (mean, now, 50, 0.99), (mean, now, 5000, 0.99), (mean, now, 5000, 0.5)]
-
-
-AVERAGED_WEIGHTS = Exercise(
-    name="10.averaged_weights",
-    solution=averaged_weights,
-    cases=_states,
-    mistakes=(
-        Mistake(
-            lambda mean, now, step, decay: decay * mean + (1 - decay) * now,
-            "the decay is full from the first step on, so the random start stays in the mean for long.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: averaged_weights(now, mean, step, decay),
-            "the two are swapped: d belongs to the mean, and 1 - d to the weights of now.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: (
-                max(decay, (1 + step) / (10 + step)) * mean + (1 - max(decay, (1 + step) / (10 + step))) * now
-            ),
-            "this takes the larger of the two decays. The smaller one lets the beginning be forgotten.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: averaged_weights(mean, now, step, 1.0),
-            "`decay` is not used: it is the largest that d becomes.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: (step * mean + now) / (step + 1),
-            "this is the plain mean of all states. It would never forget the first ones.",
-        ),
-    ),
-)
-
-
-def _points() -> list[tuple]:
-    x0, eps = _normal(2, 4, seed=2), _normal(2, 4, seed=3)
-    return [((1 - s) * x0 + s * eps, eps - x0, s) for s in (1.0, 0.75, 0.25, 0.0)]
+def _undivided(x: Tensor, answer: Tensor, mix: Pair, asked: Pair) -> tuple[Tensor, Tensor]:
+    return asked[1] * x - mix[1] * answer, mix[0] * answer - asked[0] * x
 
 
 ENDS = Exercise(
     name="10.ends",
     solution=ends,
     cases=_points,
+    hints=(
+        "These are two equations with two unknowns, x0 and eps. Everything else in them is given.",
+        "Multiply the first by asked[1] and the second by mix[1], and subtract: eps is gone.",
+        "What is left is x0 times mix[0] * asked[1] - mix[1] * asked[0]. For eps do the same with the other numbers.",
+    ),
     mistakes=(
         Mistake(
-            lambda x_s, v, s: ends(x_s, v, s)[::-1],
+            lambda x, answer, mix, asked: ends(x, answer, mix, asked)[::-1],
             "both are right, in the other order: first x0, then eps.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s + s * v, x_s - (1 - s) * v),
-            "the signs are turned round: v points from the picture to the noise.",
+            lambda x, answer, mix, asked: ends(x, answer, mix, asked)[0],
+            "this is x0. Give both, as a pair.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s - (1 - s) * v, x_s + s * v),
-            "s is counted from the picture: x0 is s away, and eps 1 - s.",
+            _undivided,
+            "right for v and for a flow, where the determinant is 1. For other questions it has to be divided by.",
         ),
         Mistake(
-            lambda x_s, v, s: (x_s - v, x_s + v),
-            "a whole v leads from one end to the other, and x_s lies somewhere between. How far is it to each?",
+            lambda x, answer, mix, asked: ends(x, answer, asked, mix),
+            "the two pairs are exchanged: `mix` belongs to x, and `asked` to the answer.",
         ),
         Mistake(
-            lambda x_s, v, s: x_s - s * v,
-            "this is x0. Give both ends, as a pair.",
+            lambda x, answer, mix, asked: ((x - mix[1] * answer) / mix[0], answer),
+            "this takes every answer for the noise. What was asked for stands in `asked`.",
+        ),
+        Mistake(
+            lambda x, answer, mix, asked: tuple(-end for end in ends(x, answer, mix, asked)),
+            "the sign is turned round: the determinant is mix[0] * asked[1] - mix[1] * asked[0].",
         ),
     ),
 )
 
-
-def _batches() -> list[tuple]:
-    labels = torch.arange(8)
-    dice = torch.rand(8, generator=torch.Generator().manual_seed(4))
-    return [(labels, dice, 0.5, 8), (labels, dice, 0.0, 8), (labels, dice, 1.0, 8), (labels.flip(0), dice, 0.3, 9)]
+_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
 
 
-def _dropped_by_place(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """The first of the batch, always."""
-    answer = labels.clone()
-    answer[: round(share * len(labels))] = nothing
-    return answer
+def _cut(alpha_bar: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """SNR, and the smaller of SNR and gamma."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr, snr.clamp(max=gamma)
 
 
-DROP_LABELS = Exercise(
-    name="10.drop_labels",
-    solution=drop_labels,
-    cases=_batches,
+MIN_SNR_WEIGHT = Exercise(
+    name="10.min_snr_weight",
+    solution=min_snr_weight,
+    cases=[(_LEVELS, gamma, question) for question in ("eps", "v", "x0") for gamma in (5.0, 1.0)],
+    hints=(
+        "What the weighted loss is to be stands in the lesson: min(SNR, gamma) times the error of x0.",
+        "The table in the lesson says how often each question's plain loss counts an error of x0 already.",
+        "So divide by what is there already: SNR for eps, SNR + 1 for v, 1 for x0.",
+    ),
     mistakes=(
         Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice > share, nothing, labels),
-            "the share that is kept and the one that is replaced are swapped: replace where the dice are below it.",
+            lambda alpha_bar, gamma, question: _cut(alpha_bar, gamma)[1],
+            "this is the weight of the error in x0, right for that question only. The others count it already.",
         ),
         Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice < share, 0, labels),
-            "0 is the first thing's label. The empty one is `nothing`.",
+            lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps"),
+            "this is right for eps. The plain losses of v and of x0 count an error of x0 in other ways.",
         ),
         Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice[0] < share, nothing, labels),
-            "one throw decides for the whole batch. Each picture has its own.",
+            lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps" if question == "v" else question),
+            "v is not eps: its plain loss is SNR + 1 times the error of x0, not SNR times.",
         ),
         Mistake(
-            lambda labels, dice, share, nothing: labels[dice >= share],
-            "the pictures are still there, so each needs a label: replace it, do not leave it out.",
+            lambda alpha_bar, gamma, question: 1 / min_snr_weight(alpha_bar, gamma, question),
+            "upside down: the smaller of SNR and gamma stands above.",
         ),
         Mistake(
-            _dropped_by_place,
-            "these are always the first of a batch. Use the dice, picture by picture.",
+            lambda alpha_bar, gamma, question: (
+                min_snr_weight(alpha_bar, gamma, question)
+                * _cut(alpha_bar, gamma)[0].clamp(min=gamma)
+                / _cut(alpha_bar, gamma)[1]
+            ),
+            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: min_snr_weight(1 - alpha_bar, gamma, question),
+            "this takes noise over signal. The SNR is signal over noise.",
         ),
     ),
 )
 
-EXERCISES = (MIN_SNR_WEIGHT, AVERAGED_WEIGHTS, ENDS, DROP_LABELS)
+
+def _stand_in(alpha_bar: Tensor) -> Network:
+    """In place of a network: the best noise for data that is standard normal, and a little for each label."""
+
+    def network(x: Tensor, t: int, y: Tensor) -> Tensor:
+        told = torch.cos(y.float() + t).reshape(-1, *[1] * (x.ndim - 1))
+        return (1 - alpha_bar[t]).sqrt() * x + 0.05 * told
+
+    return network
+
+
+def _runs() -> list[tuple]:
+    alpha_bar = schedules.alpha_bar(schedules.betas())
+    (x,) = _tensors(3, 2, 2, 2, count=1)
+    y = torch.tensor([0, 5, 2])
+    lists = ([999, 749, 499, 249, -1], [*range(999, 0, -50), -1])
+    return [(_stand_in(alpha_bar), x, y, 8, times, alpha_bar, scale) for times in lists for scale in (1.0, 3.0, 0.0)]
+
+
+def _run(
+    network: Network,
+    x: Tensor,
+    y: Tensor,
+    empty: Tensor,
+    times: Sequence[int],
+    alpha_bar: Tensor,
+    joined: Callable[[Tensor, Tensor], Tensor],
+    clean: float = 1.0,
+) -> Tensor:
+    """The run, with `joined` making one answer of that without a label and that with it."""
+    for t, t_next in itertools.pairwise(times):
+        eps = joined(network(x, t, empty), network(x, t, y))
+        a, a_next = alpha_bar[t], alpha_bar[t_next] if t_next >= 0 else torch.tensor(clean)
+        x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        x = a_next.sqrt() * x0 + (1 - a_next).sqrt() * eps
+    return x
+
+
+GUIDED_SAMPLE = Exercise(
+    name="10.guided_sample",
+    solution=guided_sample,
+    cases=_runs,
+    # A run adds up the roundings of its steps.
+    rtol=1e-3,
+    atol=1e-3,
+    hints=(
+        "Begin with the plain run: an answer, a DDIM step to the next of `times`, and again.",
+        "Each step asks twice about the same x: with y, and with labels of the same shape that are all `nothing`.",
+        "From the answer without a label go `scale` times the way to the answer with it. 1 is then the plain run.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, 1.0),
+            "this is the run without guidance: scale is not used.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, scale + 1),
+            "this starts from the answer with the label. Start from the one without: then 1 means no guidance.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, 1 - scale),
+            "the two answers are exchanged: go from the one without a label towards the one with it.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, 0, times, a, scale),
+            "0 is the first thing's label. The label that says nothing is `nothing`.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times[:-1], a, scale),
+            "one step is missing: the last one, to -1, the clean picture.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: _run(
+                network,
+                x,
+                y,
+                torch.full_like(y, nothing),
+                times,
+                a,
+                lambda bare, told: bare + scale * (told - bare),
+                clean=float(a[-1]),
+            ),
+            "to Python alpha_bar[-1] is that of the noisiest timestep. Here -1 is the clean picture, where it is 1.",
+        ),
+    ),
+)
+
+EXERCISES = (ENDS, MIN_SNR_WEIGHT, GUIDED_SAMPLE)
+
+GOOD_ERROR = Quiz(
+    name="10.good_error",
+    question="A network predicts the noise at t = 980 with a mean squared error of 0.006. What does it know about the "
+    "picture under that noise?",
+    options=(
+        Option(
+            "Nearly all: the error is small, so the noise is known, and with it the picture.",
+            "The picture is x_t less the noise, divided by 0.08. So is the error: in x0 it is more than ten times as "
+            "large.",
+        ),
+        Option(
+            "Perhaps nothing. Who calls all of x_t noise has that error too.",
+            "At t = 980 alpha_bar is 0.006, and that is the error of the simple guess. A small error says little where "
+            "no large one is possible.",
+            right=True,
+        ),
+        Option(
+            "That cannot be said, because every noise is another one.",
+            "The mean over many pictures and noises is steady. What it lacks is something to be compared with.",
+        ),
+    ),
+)
+
+WEIGHT_OF_X0 = Quiz(
+    name="10.weight_of_x0",
+    question="Somebody lets the same network answer with x0 itself and takes the plain squared error. Compared with "
+    "the plain loss of the noise, where does it learn more?",
+    options=(
+        Option(
+            "At low t, where the picture is nearly clean.",
+            "There the loss of the noise counts an error of x0 SNR times, up to a thousand times. The plain loss of x0 "
+            "counts it once.",
+        ),
+        Option(
+            "Nowhere: both are squared errors, and one can be computed from the other.",
+            "The answers can be computed from each other, and the errors too: with a factor, SNR, that depends on t.",
+        ),
+        Option(
+            "At high t, where nearly all is noise.",
+            "The loss of the noise counts an error of x0 SNR times, at t = 999 by 0.005. The plain loss of x0 counts "
+            "it once, as everywhere.",
+            right=True,
+        ),
+    ),
+)
+
+FAR_AWAY = Quiz(
+    name="10.far_away",
+    question="A model's pictures lie farther from their nearest training pictures than fresh real pictures do. What "
+    "does that show?",
+    options=(
+        Option(
+            "That it invents: its pictures are newer than real ones.",
+            "Real pictures of the same world are as new as can be. What is farther away than these is not of that "
+            "world, or not quite.",
+        ),
+        Option(
+            "That it does not copy pixel by pixel, and no more: a blur is far from everything too.",
+            "Distance measures flaws and news together. Only what is *nearer* than fresh pictures is suspicious.",
+            right=True,
+        ),
+        Option(
+            "That it was trained on too few pictures.",
+            "With few pictures a model tends to come very near to them, as the last experiment of the lesson shows.",
+        ),
+    ),
+)
+
+QUIZZES = (GOOD_ERROR, WEIGHT_OF_X0, FAR_AWAY)
