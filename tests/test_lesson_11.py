@@ -1,29 +1,34 @@
-"""Lesson 11: its loss is the library's, training moves what it may and nothing else, and what is saved comes back.
+"""Lesson 11: its loss is the library's, training moves what it may and nothing else, and what is fused is the same.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
+import base64
+import copy
 import hashlib
+import re
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from peft import LoraConfig, inject_adapter_in_model
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import save_file
 from torch.testing import assert_close
 
-from helpers import scenes
-from helpers.exercises.lesson_11 import adapted, lora_size, merge, prior_loss
-from helpers.scenes import BACKGROUNDS, SIZE, SPRITES, STYLES, WORDS, place_scene
+from helpers import plots, scenes
+from helpers.exercises.lesson_11 import fused_kernel, merge, prior_loss
+from helpers.scenes import GROUNDS, PLAIN, SIZE, SPRITES, STYLES, WORDS, draw, vary
 from tests.lessons import NOTEBOOKS, constants, definitions
 from tests.pipelines.tiny import tiny_pipeline
 
 LESSON = NOTEBOOKS / "11_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ATLAS = SPRITES.parent / "new-word" / f"{WORD}.webp"
+SPRITE = scenes.sprite  # as the course has it: the lesson puts another in its place
 
 
 def normal(*shape, seed=0):
@@ -38,34 +43,37 @@ def new_sprites():
 
 def taken(pipe, **changed):
     """The lesson's functions, with random latents in the place of the encoded pictures."""
-    rng = np.random.default_rng(0)
+    pipe.set_progress_bar_config(disable=True)
+    for part in (pipe.unet, pipe.text_encoder, pipe.vae):
+        part.requires_grad_(False)
     made = {
         "pipe": pipe,
-        "device": pipe.device,
         "alpha_bar": pipe.scheduler.alphas_cumprod,
         "WORD": WORD,
         "TOKEN": TOKEN,
         "TARGETS": TARGETS,
         "NAMES": (*WORDS, WORD),
-        "KEPT_OUT_STYLE": "twemoji",
-        "KEPT_OUT_BACKGROUNDS": ("green", "purple"),
-        "SEEN_STYLES": list(STYLES[:3]),
+        "KEPT_STYLE": "twemoji",
+        "KEPT_GROUNDS": ("green", "night"),
         "BATCH": 3,
         "MOMENTS": 2,
         "DRAWING": 2,
         "GUIDANCE": 2.0,
-        "new_sprites": new_sprites(),
-        "scenes": [place_scene((WORD,), style, "white", None, rng) for style in STYLES[:3] for _ in range(2)],
+        "LORA_STEPS": 6,
+        "OLD": ("fox", "owl", "car"),
+        "flamingos": new_sprites(),
         "latents": normal(6, 4, 32, 32, seed=9),
+        "captions": [f"a {WORD} on {ground}" for ground in ("grass", "ice", "sand", "soil", "mud", "rock")],
     }
-    found = definitions(LESSON, **(made | changed))
-    pipe.set_progress_bar_config(disable=True)
-    return found
+    return definitions(LESSON, **{"scenes": scenes} | made | changed)
 
 
 @pytest.fixture
-def lesson():
-    return taken(tiny_pipeline())
+def lesson(monkeypatch):
+    monkeypatch.setattr(scenes, "sprite", scenes.sprite)  # put back after the test
+    found = taken(tiny_pipeline())
+    scenes.sprite = found["sprite"]
+    return found
 
 
 # --- the new word
@@ -83,40 +91,66 @@ def test_the_new_sprites_are_those_of_the_hash_and_of_no_known_word():
         assert alpha[0, 0] == 0
 
 
-def test_old_scenes_are_drawn_as_ever_and_new_ones_with_the_new_sprite(lesson):
+def test_the_world_draws_the_new_word_and_old_ones_as_ever(lesson):
     rng = np.random.default_rng(3)
-    old = place_scene(("fox",), "noto", "blue", None, rng)
-    assert np.array_equal(lesson["draw_any"](old), scenes.draw(old))
-    new = np.asarray(lesson["draw_any"](place_scene((WORD,), "noto", "blue", None, rng)))
-    assert new.shape == (SIZE, SIZE, 3)
-    assert tuple(new[0, 0]) == BACKGROUNDS["blue"]
-    assert (new != BACKGROUNDS["blue"]).any(axis=2).mean() > 0.1
+    with pytest.raises(ValueError, match="Unknown word"):
+        lesson["sprite"]("ostrich", "noto")
+    assert np.array_equal(lesson["sprite"]("fox", "noto"), SPRITE("fox", "noto"))
+    scene = vary(lesson["one"](WORD, "blue", "noto"), rng)
+    assert scene.caption() == "a flamingo on a blue background, noto style"
+    picture = np.asarray(draw(scene))
+    assert picture.shape == (SIZE, SIZE, 3)
+    assert tuple(picture[0, 0]) == PLAIN["blue"]
+    assert (picture != PLAIN["blue"]).any(axis=2).mean() > 0.1
 
 
-def test_the_judge_of_125_words_reads_real_pictures(lesson):
-    # Few words at two backgrounds, as the lesson makes its centres; a stand-in for the ceiling that it prints.
-    names = ("fox", "pizza", "bird", "key", WORD)
-    lesson["NAMES"] = names
-    real = lesson["real_pictures"](0, ("white", "blue"))
-    assert [len(pictures) for pictures in real] == [2 * len(STYLES)] * len(names)
-    lesson["centres"] = torch.cat([lesson["centres_of"](pictures) for pictures in real])
-    for name, pictures in zip(names, lesson["real_pictures"](1, ("yellow",)), strict=True):
-        assert lesson["read_words"](pictures).count(name) >= 3
-        others = [lesson["middle_distance"](pictures, [other] * len(pictures)) for other in names if other != name]
-        assert lesson["middle_distance"](pictures, [name] * len(pictures)) < min(others)
+def test_what_is_kept_out_is_in_no_training_scene(lesson):
+    names = ("KEPT_STYLE", "KEPT_GROUNDS", "SEEN_STYLES", "SEEN_GROUNDS", "rng", "taught")
+    there = {"np": np, "vary": vary, "one": lesson["one"], "STYLES": STYLES, "GROUNDS": GROUNDS, "WORD": WORD}
+    made = constants(LESSON, *names, **there)
+    kept_out = {made["KEPT_STYLE"], *made["KEPT_GROUNDS"]}
+    looks = {(scene.style, scene.ground) for scene in made["taught"]}
+    assert not any(kept_out & set(look) for look in looks)
+    assert len(kept_out) == 3 and len(looks) == (len(STYLES) - 1) * (len(GROUNDS) - 2)  # and all others are
 
 
-def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson):
-    # 16 pictures in the order of `ask`: two backgrounds seen, two kept out, of each four styles.
+def test_the_picture_at_the_top_is_the_one_that_the_lesson_draws():
+    cells = nbformat.read(LESSON, 4).cells
+    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and 'rows = {"real": real}' in cell.source]
+    bundles = [output.get("data", {}) for output in drawing.outputs]
+    drawn = [text for data in bundles for kind, text in data.items() if kind.startswith("image/")]
+    if not drawn:
+        pytest.skip("this version of the lesson was not run yet")
+    name = re.search(r"\(\.\./images/new-word/([^)]+)\)", cells[0].source)[1]
+    again = "write the picture below that cell to images/new-word again, as its README says"
+    assert (ATLAS.parent / name).read_bytes() == base64.b64decode(drawn[0]), again
+
+
+# --- the judge
+
+
+def test_the_judge_tells_flamingos_from_other_things(lesson):
+    # Few words, as the lesson makes its centres; a stand-in for what it prints.
+    lesson["NAMES"] = names = ("fox", "pizza", "bird", "key", WORD)
+    pictures = [lesson["real_pictures"](name, i, 2) for i, name in enumerate(names)]
+    assert [len(of_one) for of_one in pictures] == [2 * len(STYLES)] * len(names)
+    lesson["centres"] = torch.cat([lesson["centres_of"](of_one) for of_one in pictures])
+    for name in names:
+        found = lesson["is_flamingo"](lesson["real_pictures"](name, 99, 2)).tolist()
+        assert found.count(name == WORD) >= 7
+
+
+def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
+    # 16 pictures in the order of `ask`: two grounds taught, two kept out, of each four styles.
     hits = [True] * 4 + [True, False, False, True] + [False, False, True, False] + [False] * 3 + [True]
-    lesson["read_words"] = lambda pictures: [WORD if hit else "fox" for hit in pictures]
-    lesson["middle_distance"] = lambda pictures, names: 2.25
-    report = lesson["report"](hits)
-    assert report == "4 of 6 seen, 1 of 6 on a new background, 3 of 4 in the new style; middle distance 2.2"
+    lesson["is_flamingo"] = np.array
+    lesson["known"] = len
+    lesson["report"]("LoRA", 2048, hits, ["fox"] * 5)
+    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "4", "1", "3", "5"]
     prompts = lesson["ask"](WORD)
     assert len(prompts) == len(hits)
     assert prompts[0] == "a flamingo on a white background, flat style"
-    assert prompts[-1] == "a flamingo on a purple background, twemoji style"
+    assert prompts[-1] == "a flamingo at night, twemoji style"
     assert lesson["ask"](TOKEN, ["pink"])[1] == "a <flamingo> on a pink background, glossy style"
 
 
@@ -126,45 +160,41 @@ def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson):
 @torch.no_grad()
 def test_the_loss_is_the_librarys(lesson):
     pipe = lesson["pipe"]
-    x0, captions, t, eps = lesson["batch"](3, WORD)
+    x0, captions, t, eps = lesson["batch"](3, lesson["latents"], lesson["captions"])
     embedded, _ = pipe.encode_prompt(captions, pipe.device, 1, False)
     x_t = pipe.scheduler.add_noise(x0, eps, t)
     expected = F.mse_loss(pipe.unet(x_t, t, embedded).sample, eps)
-    assert_close(lesson["errors"](pipe, x0, captions, t, eps).mean(), expected)
+    assert_close(lesson["errors"](pipe.unet, x0, captions, t, eps).mean(), expected)
 
 
-def test_a_batch_depends_on_its_step_and_names_what_its_scene_shows(lesson):
-    first, again, other = (lesson["batch"](step, TOKEN) for step in (5, 5, 6))
+def test_a_batch_depends_on_its_step_and_says_what_it_shows(lesson):
+    latents, captions = lesson["latents"], lesson["captions"]
+    first, again, other = (lesson["batch"](step, latents, captions) for step in (5, 5, 6))
     assert torch.equal(first[0], again[0])
     assert first[1] == again[1]
     assert torch.equal(first[3], again[3])
     assert not torch.equal(first[3], other[3])
-    captions = [text for step in range(100) for text in lesson["batch"](step, TOKEN)[1]]
-    assert all(text.startswith("a <flamingo>") for text in captions)
-    assert not any("twemoji" in text for text in captions)
-    for phrase in ("background", "style"):
-        assert 0.7 < np.mean([phrase in text for text in captions]) < 0.9
+    for step in range(20):
+        x0, told, *_ = lesson["batch"](step, latents, captions)
+        assert all(torch.equal(x, latents[captions.index(text)]) for x, text in zip(x0, told, strict=True))
 
 
 def test_training_lowers_the_loss_moves_only_the_adapters_and_repeats(lesson):
-    pipe = lesson["pipe"]
+    pipe, question = lesson["pipe"], lesson["batch"](0, lesson["latents"], lesson["captions"])
     frozen = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    text = lesson["fingerprint"](pipe.text_encoder.parameters())
-    runs = []
+    ends = []
     for _ in range(2):
-        weights = lesson["add_lora"](pipe, 4)
-        seen = []
-
-        def same_batch(step):
-            return lesson["errors"](pipe, *lesson["batch"](0, WORD)).mean()
-
-        losses = lesson["train"](pipe, weights, 1e-2, 6, same_batch, lambda step, losses: seen.append(step))  # noqa: B023
-        runs.append((losses, lesson["fingerprint"](weights)))
-        assert seen == [3, 6]
-        assert losses[-1] < losses[0]
-        pipe.unload_lora_weights()
-    assert runs[0] == runs[1]
-    assert lesson["fingerprint"](pipe.text_encoder.parameters()) == text
+        unet, loras = lesson["add_lora"](pipe.unet, 4)
+        weights = [w for w in unet.parameters() if w.requires_grad]
+        assert {id(w) for w in weights} == {id(w) for lora in loras.values() for w in (lora.a, lora.b)}
+        loss = lambda step: lesson["errors"](unet, *question).mean()  # noqa: B023, E731
+        seen = lesson["train"](weights, 1e-2, 6, loss, lambda: loss(0).item())  # noqa: B023
+        assert list(seen) == [0, 3, 6]
+        assert seen[6] < seen[0]
+        ends.append([w.detach().clone() for w in weights])
+        for name, lora in loras.items():
+            assert torch.equal(lora.layer.weight, frozen[f"{name}.weight"])
+    assert all(torch.equal(a, b) for a, b in zip(*ends, strict=True))
     assert all(torch.equal(value, frozen[name]) for name, value in pipe.unet.state_dict().items())
 
 
@@ -175,109 +205,122 @@ def test_the_vector_takes_the_place_of_its_row_and_no_other_gets_a_gradient(less
     pipe = lesson["pipe"]
     pipe.tokenizer.add_tokens(TOKEN)
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
-    pipe.text_encoder.requires_grad_(False)
-    pipe.unet.requires_grad_(False)
-    table = pipe.text_encoder.get_input_embeddings()
+    table = pipe.text_encoder.get_input_embeddings().requires_grad_(False)
     new_id = pipe.tokenizer.convert_tokens_to_ids(TOKEN)
     vector = normal(table.embedding_dim).requires_grad_(True)
-    lesson |= {"vector": vector, "new_id": new_id, "table": table}
+    lesson |= {"vector": vector, "new_id": new_id}
 
     hook = table.register_forward_hook(lesson["put_vector"])
-    with_hook = lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"])
-    before = lesson["fingerprint"](lesson["all_but_new"]())
-    (gradient,) = torch.autograd.grad(lesson["errors"](pipe, *lesson["batch"](0, TOKEN)).mean(), [vector])
-    assert gradient.abs().max() > 0
+    with_hook = lesson["text_of"]([f"a {TOKEN}", "a fox"])
+    question = lesson["batch"](0, lesson["latents"], [text.replace(WORD, TOKEN) for text in lesson["captions"]])
+    lesson["errors"](pipe.unet, *question).mean().backward()
+    assert vector.grad.abs().max() > 0
+    assert all(w.grad is None for part in (pipe.unet, pipe.text_encoder) for w in part.parameters())
     hook.remove()
-    plain = lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"])
+    plain = lesson["text_of"]([f"a {TOKEN}", "a fox"])
     assert not torch.allclose(with_hook[0], plain[0])
     assert torch.equal(with_hook[1], plain[1])
 
-    with torch.no_grad():
-        table.weight[new_id] = vector
-    assert_close(lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"]), with_hook)
-    assert lesson["fingerprint"](lesson["all_but_new"]()) == before
-    with torch.no_grad():
-        table.weight[0, 0] += 1e-6
-    assert lesson["fingerprint"](lesson["all_but_new"]()) != before
+    table.weight[new_id] = vector.detach()
+    assert_close(lesson["text_of"]([f"a {TOKEN}", "a fox"]), with_hook)
 
 
 # --- adapters
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (3, 6), (8, 2)])
+@pytest.mark.parametrize("rank", [1, 3, 8])
 @pytest.mark.parametrize("bias", [True, False])
 @torch.no_grad()
-def test_lora_by_hand_is_pefts_layer(lesson, rank, alpha, bias):
-    box = torch.nn.Sequential(torch.nn.Linear(5, 7, bias=bias))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["0"]), box)
-    a, b, x = normal(rank, 5, seed=1), normal(7, rank, seed=2), normal(2, 3, 5, seed=3)
-    box[0].lora_A["default"].weight.copy_(a)
-    box[0].lora_B["default"].weight.copy_(b)
-    frozen = box[0].base_layer
-    by_hand = lesson["lora_linear"](x, frozen.weight, frozen.bias, a, b, alpha)
-    assert_close(by_hand, box(x), rtol=1e-4, atol=1e-4)
-    if not bias:
-        assert_close(adapted(x, frozen.weight, a, b, alpha, 1.0), box(x), rtol=1e-4, atol=1e-4)
+def test_lora_by_hand_is_pefts_layer(lesson, rank, bias):
+    layer = torch.nn.Linear(5, 7, bias=bias)
+    lora = lesson["LoRA"](layer, rank, torch.Generator().manual_seed(0))
+    x = normal(2, 3, 5, seed=3)
+    assert torch.equal(lora(x), layer(x))  # before any training
+    lora.b.copy_(normal(7, rank, seed=2))
+    box = torch.nn.Sequential(copy.deepcopy(layer))
+    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"]), box)
+    box[0].lora_A["default"].weight.copy_(lora.a)
+    box[0].lora_B["default"].weight.copy_(lora.b)
+    assert_close(lora(x), box(x), rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
-def test_adapters_begin_at_nothing_are_saved_loaded_scaled_and_fused(lesson, tmp_path):
-    pipe, paint, same = lesson["pipe"], lesson["paint"], lesson["same"]
+def test_adapters_begin_at_nothing_are_scaled_fused_and_read_by_the_library(lesson, tmp_path):
+    pipe, paint = lesson["pipe"], lesson["paint"]
     prompts = ["a fox", "a cat", "a dog"]
-    plain = paint(pipe, prompts)
-    weights = lesson["add_lora"](pipe, 2)
-    assert all(value.dtype == torch.float32 for value in weights)
-    assert same(paint(pipe, prompts), plain)
+    plain = paint(pipe.unet, prompts)
+    unet, loras = lesson["add_lora"](pipe.unet, 2)
+    assert len(loras) == sum(name.endswith(TARGETS) for name, _ in pipe.unet.named_modules())
+    assert same(paint(unet, prompts), plain)
 
-    for i, value in enumerate(weights):
-        value.add_(0.3 * normal(*value.shape, seed=i))
-    changed = paint(pipe, prompts)
-    assert max(lesson["differences"](changed, plain)) > 0
-    assert lesson["save_lora"](pipe, tmp_path) == (tmp_path / "pytorch_lora_weights.safetensors").stat().st_size
-    assert len(load_file(tmp_path / "pytorch_lora_weights.safetensors")) == len(weights)
+    for i, lora in enumerate(loras.values()):
+        lora.b.copy_(0.3 * normal(*lora.b.shape, seed=i))
+    changed = paint(unet, prompts)
+    assert not same(changed, plain)
+    assert most_apart(paint(lesson["fused"](pipe.unet, loras), prompts), changed) < 0.5
+    assert same(paint(lesson["fused"](pipe.unet, loras, 0.0), prompts), plain)
+    for lora in loras.values():
+        lora.scale = 0.5
+    assert most_apart(paint(lesson["fused"](pipe.unet, loras, 0.5), prompts), paint(unet, prompts)) < 0.5
+    assert same(paint(pipe.unet, prompts), plain)  # the untouched one is untouched
 
-    pipe.unload_lora_weights()
-    assert same(paint(pipe, prompts), plain)
-    pipe.load_lora_weights(tmp_path, adapter_name="new")
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
-    pipe.set_adapters("new", 0.0)
-    assert same(paint(pipe, prompts), plain)
-    pipe.set_adapters("new", 1.0)
-    pipe.fuse_lora()
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
-    pipe.unfuse_lora()
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
+    layers = {f"unet.{name}.lora.down.weight": lora.a.detach() for name, lora in loras.items()}
+    layers |= {f"unet.{name}.lora.up.weight": lora.b.detach() for name, lora in loras.items()}
+    save_file(layers, tmp_path / "lora.safetensors")
+    other = tiny_pipeline()
+    other.load_lora_weights(tmp_path, weight_name="lora.safetensors")
+    other.fuse_lora()
+    other.unload_lora_weights()
+    for name, ours in lesson["fused"](pipe.unet, loras).named_parameters():
+        assert_close(other.unet.get_parameter(name), ours, rtol=0, atol=1e-5)
 
 
-def test_the_size_is_that_of_the_trained_numbers(lesson):
-    pipe = lesson["pipe"]
-    layers = [m for n, m in pipe.unet.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(tuple(TARGETS))]
-    shapes = [tuple(layer.weight.shape) for layer in layers]
-    for rank in (1, 4):
-        weights = lesson["add_lora"](pipe, rank)
-        assert sum(value.numel() for value in weights) == lora_size(shapes, rank)
-        assert len(weights) == 2 * len(layers)
-        pipe.unload_lora_weights()
+@torch.no_grad()
+def test_a_change_of_full_rank_is_the_whole_change_and_of_rank_0_that_of_vectors_alone(lesson):
+    untouched = lesson["pipe"].unet
+    whole = copy.deepcopy(untouched)
+    for i, weights in enumerate(whole.parameters()):
+        weights += 0.1 * normal(*weights.shape, seed=i)
+    changes = {name: after - untouched.get_parameter(name) for name, after in whole.named_parameters()}
+    matrices = {name: change.flatten(1) for name, change in changes.items() if change.ndim > 1}
+    parts = {name: torch.linalg.svd(matrix, full_matrices=False) for name, matrix in matrices.items()}
+    lesson |= {"untouched": untouched, "changes": changes, "parts": parts}
+    for name, weights in lesson["with_change"](10**6).named_parameters():
+        assert_close(weights, whole.get_parameter(name), rtol=1e-4, atol=1e-4)
+    for name, weights in lesson["with_change"](0).named_parameters():
+        assert_close(weights, (untouched if name in parts else whole).get_parameter(name))
+    name = max(matrices, key=lambda name: min(matrices[name].shape))
+    one = lesson["with_change"](1).get_parameter(name) - untouched.get_parameter(name)
+    assert torch.linalg.matrix_rank(one.flatten(1), atol=1e-4) == 1
+
+
+def same(pictures, others):
+    return all(np.array_equal(a, b) for a, b in zip(pictures, others, strict=True))
+
+
+def most_apart(pictures, others):
+    return max(plots.difference(a, b).values.mean() for a, b in zip(pictures, others, strict=True))
 
 
 def test_pictures_are_drawn_in_parts_with_seeds_that_run_on(lesson):
-    pipe = lesson["pipe"]
-    pictures = lesson["paint"](pipe, ["a fox"] * 10, seed=5)
+    pipe, paint = lesson["pipe"], lesson["paint"]
+    unet = pipe.unet
+    pictures = paint(copy.deepcopy(unet), ["a fox"] * 10, seed=5)
     assert len(pictures) == 10
-    assert max(lesson["differences"](pictures[9:], lesson["paint"](pipe, ["a fox"], seed=14))) < 1
-    assert lesson["differences"](pictures[:1], pictures[:1]) == [0.0]
+    assert pipe.unet is unet  # put back
+    assert most_apart(pictures[9:], paint(unet, ["a fox"], seed=14)) < 1
 
 
 # --- the exercises beyond their own cases
 
 
-def test_merged_adapters_are_the_librarys_weighted_sum():
+def test_merged_adapters_are_the_sum_of_all():
     weight, x = normal(4, 5), normal(3, 5, seed=1)
     adapters = [(normal(r, 5, seed=r), normal(4, r, seed=10 + r), 2.0 * r, 0.5) for r in (1, 2, 3)]
     a, b = merge(adapters)
     assert a.shape == (6, 5)
     assert b.shape == (4, 6)
-    one_by_one = x @ weight.T + sum(adapted(x, weight, *one) - x @ weight.T for one in adapters)
+    one_by_one = x @ weight.T + sum(scale * alpha / len(a) * (x @ a.T @ b.T) for a, b, alpha, scale in adapters)
     assert_close(x @ (weight + b @ a).T, one_by_one, rtol=1e-4, atol=1e-5)
 
 
@@ -287,11 +330,7 @@ def test_the_loss_with_a_prior_is_the_sum_of_two_means():
     assert_close(prior_loss(predicted, eps, 0.7), expected)
 
 
-def test_the_kept_out_style_and_backgrounds_are_in_no_training_scene():
-    names = ("KEPT_OUT_STYLE", "KEPT_OUT_BACKGROUNDS", "SEEN_STYLES", "SEEN_BACKGROUNDS", "rng", "scenes")
-    there = {"np": np, "place_scene": place_scene, "STYLES": STYLES, "BACKGROUNDS": BACKGROUNDS, "WORD": WORD}
-    made = constants(LESSON, *names, **there)
-    kept_out = {made["KEPT_OUT_STYLE"], *made["KEPT_OUT_BACKGROUNDS"]}
-    looks = {(scene.style, scene.background) for scene in made["scenes"]}
-    assert not any(kept_out & set(look) for look in looks)
-    assert len(kept_out) == 3 and len(looks) == (len(STYLES) - 1) * (len(BACKGROUNDS) - 2)  # and all others are
+def test_a_fused_kernel_does_what_the_convolutions_do_in_a_row():
+    x, weight, a, b = normal(2, 5, 8, 8), normal(4, 5, 3, 3, seed=1), normal(2, 5, 3, 3, seed=2), normal(4, 2, 1, 1)
+    in_a_row = F.conv2d(x, weight, padding=1) + 0.7 * F.conv2d(F.conv2d(x, a, padding=1), b)
+    assert_close(F.conv2d(x, fused_kernel(weight, a, b, 0.7), padding=1), in_a_row, rtol=1e-4, atol=1e-4)

@@ -1,27 +1,17 @@
-"""The exercises of lesson 11: a layer with an adapter, its size, the loss with a prior, several adapters in one."""
+"""The exercises of lesson 11: new and rehearsed pictures in one call, several adapters in one, a LoRA in a kernel."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 Adapter = tuple[Tensor, Tensor, float, float]  # a (r, in), b (out, r), alpha, scale
 
 
-def adapted(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float, scale: float) -> Tensor:
-    """A linear layer with LoRA: Hu et al. (2021), arXiv:2106.09685, equation 3, with the scaling of section 4.1."""
-    return x @ weight.T + scale * alpha / len(a) * (x @ a.T @ b.T)
-
-
-def lora_size(shapes: list[tuple[int, int]], rank: int) -> int:
-    """How many numbers the adapters of layers with matrices of these shapes (out, in) hold."""
-    return sum(rank * (rows + columns) for rows, columns in shapes)
-
-
 def prior_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
-    """The loss with prior preservation of a batch whose second half is rehearsed: Ruiz et al. (2022), section 3.3."""
+    """The loss of a batch whose second half is rehearsed, as with the prior of Ruiz et al. (2022), arXiv:2208.12242."""
     new, old = (predicted - eps).square().chunk(2)
     return new.mean() + weight * old.mean()
 
@@ -33,75 +23,16 @@ def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
     return a, b
 
 
+def fused_kernel(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
+    """A convolution's kernel with a LoRA in it: first `a`, to r channels, then `b`, of 1 x 1 places.
+
+    weight: (out, in, k, k). a: (r, in, k, k). b: (out, r, 1, 1). Returns (out, in, k, k).
+    """
+    return weight + scale * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+
+
 def _normal(*shape: int, seed: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _layers() -> list[tuple]:
-    x, weight = _normal(3, 5, seed=0), _normal(4, 5, seed=1)
-    return [
-        (x, weight, _normal(rank, 5, seed=2), _normal(4, rank, seed=3), alpha, scale)
-        for rank, alpha, scale in ((2, 3.0, 0.5), (1, 1.0, 1.0), (3, 6.0, 0.0))
-    ]
-
-
-ADAPTED = Exercise(
-    name="11.adapted",
-    solution=adapted,
-    cases=_layers,
-    mistakes=(
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * (x @ a.T @ b.T),
-            "the factor alpha / r is missing; r is the number of rows of `a`.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha * (x @ a.T @ b.T),
-            "alpha is divided by the rank, so that a higher rank does not make the change stronger by itself.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + alpha / len(a) * (x @ a.T @ b.T),
-            "the scale is not used: with 0 the adapter must be off.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * alpha / len(a) * (x @ a.T @ b.T),
-            "this is what the adapter adds. The frozen layer's own output belongs to it.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * (x @ weight.T + alpha / len(a) * (x @ a.T @ b.T)),
-            "the scale turns the adapter alone; the frozen layer stays at full strength.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha / len(a) * (x @ a @ b),
-            "the shapes do not meet: `a` is (r, in) and `b` (out, r), as the weights of linear layers, so transpose.",
-        ),
-    ),
-)
-
-_SHAPES = [(320, 320), (320, 768), (1280, 1280)]
-
-LORA_SIZE = Exercise(
-    name="11.lora_size",
-    solution=lora_size,
-    cases=[(_SHAPES, 4), (_SHAPES[:1], 1), ([(64, 128)], 16)],
-    mistakes=(
-        Mistake(
-            lambda shapes, rank: sum(rows * columns for rows, columns in shapes),
-            "this counts the frozen matrices. The adapter of each holds two thin ones.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * rows * columns for rows, columns in shapes),
-            "A has the shape (r, in) and B (out, r): their sizes add up, they are not multiplied.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rows + columns for rows, columns in shapes),
-            "this is right for rank 1. Each further rank needs as many again.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * columns for _, columns in shapes),
-            "this counts A alone; B has r columns of `out` numbers.",
-        ),
-    ),
-)
 
 
 def _losses() -> list[tuple]:
@@ -119,6 +50,11 @@ PRIOR_LOSS = Exercise(
     name="11.prior_loss",
     solution=prior_loss,
     cases=_losses,
+    hints=(
+        "The batch is two batches, one after the other. Separate them first.",
+        "`chunk(2)` cuts a tensor into two halves along its first dimension.",
+        "Take the mean of the squared errors in each half, and add them, the second times lambda.",
+    ),
     mistakes=(
         Mistake(
             lambda predicted, eps, weight: (predicted - eps).square().mean(),
@@ -183,6 +119,11 @@ MERGE = Exercise(
     name="11.merge",
     solution=merge,
     cases=_adapters,
+    hints=(
+        "B A is a sum over the r rows of A. The sum of several such sums is one longer sum.",
+        "`torch.cat` puts the As below each other, along dimension 0, and the Bs beside each other, along dimension 1.",
+        "Before that, each B takes its own factor, scale times alpha over rank. The rank is how many rows its A has.",
+    ),
     mistakes=(
         Mistake(
             lambda adapters: _merged(adapters, _one),
@@ -215,4 +156,98 @@ MERGE = Exercise(
     ),
 )
 
-EXERCISES = (ADAPTED, LORA_SIZE, PRIOR_LOSS, MERGE)
+
+def _kernels() -> list[tuple]:
+    cases = []
+    for rank, places, scale in ((2, 3, 0.5), (3, 3, -1.0), (1, 1, 2.0)):
+        weight, a = _normal(4, 5, places, places, seed=12), _normal(rank, 5, places, places, seed=13)
+        cases.append((weight, a, _normal(4, rank, 1, 1, seed=14), scale))
+    return cases
+
+
+FUSED_KERNEL = Exercise(
+    name="11.fused_kernel",
+    solution=fused_kernel,
+    cases=_kernels,
+    hints=(
+        "A convolution of 1 x 1 places mixes channels, at each place for itself: a product of two matrices.",
+        "At one place of the kernel the change is `b[:, :, 0, 0] @ a[:, :, i, j]`, of shape (out, in).",
+        "All places at once: `a.flatten(1)` is (r, in * k * k). Multiply, and give the result the shape of the kernel.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda weight, a, b, scale: fused_kernel(weight, a, b, 1.0),
+            "the scale is not used: with 0 the adapter must be off.",
+        ),
+        Mistake(
+            lambda weight, a, b, scale: fused_kernel(weight, a, b, scale) - weight,
+            "this is what the adapter adds. The frozen kernel belongs to it.",
+        ),
+        Mistake(
+            lambda weight, a, b, scale: scale * fused_kernel(weight, a, b, 1.0),
+            "the scale turns the adapter alone; the frozen kernel stays at full strength.",
+        ),
+        Mistake(
+            lambda weight, a, b, scale: fused_kernel(weight, a, b, scale / len(a)),
+            "the lesson's LoRA has no division by the rank: scale times B A is all that is added.",
+        ),
+        Mistake(
+            lambda weight, a, b, scale: fused_kernel(weight, a.flip(2, 3), b, scale),
+            "the kernel is turned round. torch's convolutions do not flip their kernels, and so neither should this.",
+        ),
+        Mistake(
+            lambda weight, a, b, scale: weight + scale * a @ b,
+            "the shapes do not meet: `a` is (r, in, k, k) and `b` is (out, r, 1, 1). Multiply along r, at each place.",
+        ),
+    ),
+)
+
+EXERCISES = (PRIOR_LOSS, MERGE, FUSED_KERNEL)
+
+OLD_WORDS = Quiz(
+    name="11.old_words",
+    question="The vector of `<flamingo>` is trained. Which pictures of other prompts, drawn from the same noise as "
+    "before, have changed?",
+    options=(
+        Option(
+            "All, a little: the text encoder's table has one row more",
+            "A row is read only where its own token stands. The other rows are what they were, and so are the layers.",
+        ),
+        Option(
+            "Those of similar things, such as `a bird`",
+            "Nearness in the table has no effect by itself: the vector of `bird` is another row, and it has not moved.",
+        ),
+        Option(
+            "None",
+            "Every number that those prompts use is what it was, to the last bit. The next check compares pictures.",
+            right=True,
+        ),
+    ),
+)
+
+BOTH_ZERO = Quiz(
+    name="11.both_zero",
+    question="A begins with random numbers and B with zeros. What would happen if A began with zeros, too?",
+    options=(
+        Option(
+            "It would train as well, from a cleaner start",
+            "The start is the same, since B A is zero either way. But look at the gradients: that of B is made with "
+            "A x, and that of A with B.",
+        ),
+        Option(
+            "Nothing: both gradients would be zero at every step",
+            "The gradient of B has A x as a factor and that of A has B. With both at zero neither ever moves.",
+            right=True,
+        ),
+        Option(
+            "B would learn, and A would stay at zero",
+            "With A at zero, A x is zero, and that is what B is multiplied by: no value of B makes a difference.",
+        ),
+        Option(
+            "The first pictures would be wrong until both have grown",
+            "With B A at zero every picture is the frozen model's. It is learning that fails, not drawing.",
+        ),
+    ),
+)
+
+QUIZZES = (OLD_WORDS, BOTH_ZERO)
