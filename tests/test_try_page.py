@@ -166,7 +166,7 @@ ODD = [
 
 def hundred_prompts() -> list[str]:
     rng = np.random.default_rng(7)
-    return [random_scene(rng, things=1 + number % 2).caption for number in range(100)]
+    return [random_scene(rng, things=1 + number % 2).caption() for number in range(100)]
 
 
 def test_tokens_are_those_of_the_tokenizer(page, pocket):

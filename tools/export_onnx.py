@@ -93,21 +93,27 @@ def network(part: str, pipe) -> tuple[nn.Module, tuple[Tensor, ...]]:
     }[part]
 
 
-def stored_in_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same model with its float32 weights in float16, each followed by a cast to float32."""
-    casts = []
-    for weights in model.graph.initializer:
+def made_small(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same model without the exporter's notes on each node, among which are paths of this machine, and with its
+    float32 weights in float16, each followed by a cast to float32.
+    """
+    graph, casts = model.graph, []
+    for noted in (model, graph, *graph.node, *graph.input, *graph.output):
+        del noted.metadata_props[:]
+    del graph.value_info[:]
+    for weights in graph.initializer:
+        del weights.metadata_props[:]
         values = numpy_helper.to_array(weights)
         if weights.data_type != TensorProto.FLOAT or values.size < LEAST_STORED_IN_HALF:
             continue
         if np.abs(values).max() > np.finfo(np.float16).max:  # no weights, but the mask that hides later words
             continue
         name = weights.name
-        weights.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
+        weights.CopyFrom(numpy_helper.from_array(values.astype(np.float16), f"{name}.half"))
         casts.append(helper.make_node("Cast", [weights.name], [name], to=TensorProto.FLOAT))
-    nodes = [*casts, *model.graph.node]
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
     return model
 
 
@@ -131,7 +137,7 @@ def export(folder: Path) -> dict[str, Path]:
         for old in folder.glob(f"{part}-*.onnx"):
             old.unlink()
         unfinished = files[part].with_suffix(".part")  # two builds at once do not see each other's halves
-        onnx.save(stored_in_half(program.model_proto), unfinished)
+        onnx.save(made_small(program.model_proto), unfinished)
         unfinished.replace(files[part])
     return files
 
