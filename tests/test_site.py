@@ -65,7 +65,7 @@ def site(tmp_path_factory):
     """The folder of the site."""
     folder, made = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("made") / f"{MADE}.ipynb"
     nbformat.write(made_notebook(), made)
-    assert build(folder, [*LESSONS, made]) == 0
+    assert build(folder, [*LESSONS, made], model=False) == 0
     return folder
 
 
@@ -162,7 +162,7 @@ def test_no_link_of_the_site_is_dead(site):
 def test_a_dead_link_in_a_lesson_stops_the_build(tmp_path, capfd):
     lesson = tmp_path / "00_dead.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Dead\n\n[a file](nowhere.ipynb)")]), lesson)
-    assert build(tmp_path / "site", [lesson]) != 0
+    assert build(tmp_path / "site", [lesson], model=False) != 0
     assert "nowhere.ipynb" in capfd.readouterr().err
 
 
