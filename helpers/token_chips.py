@@ -1,6 +1,8 @@
-"""Pieces of text as chips in rows, each with a number beneath: how a tokenizer cuts words, and its ids."""
+"""How a tokenizer cuts words: its merges one by one, and pieces of text as chips in rows, with their ids beneath."""
 
+import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -9,8 +11,35 @@ from matplotlib.patches import FancyBboxPatch
 from helpers.palette import HAIRLINE, PANEL, ROLES, SECOND
 from helpers.picture_grids import LABEL, NAMES, NUMBER, PADDING, PER_INCH, SMALL, STYLE, WIDEST, _name_row, hairline
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 LETTER, SIDES, APART = 8.3, 9, 5  # pixels: a letter's width, room left and right of a chip's text, between two chips
 HIGH, BETWEEN = 26, 9  # pixels: a chip, and between two rows
+
+
+def merging(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[list[str]]:
+    """The pieces of a word as byte pair encoding joins them: its letters, then a row for each merge, last its tokens.
+
+    tokenizer: one of CLIP's kind, whose merges are replayed in their order: where two pieces of a pair stand side by
+    side, they are joined. Sennrich et al. (2016), arXiv:1508.07909, algorithm 1. The last piece ends in `</w>`.
+    word: one word; for a letter beyond ASCII each of its bytes is a piece. Raises ValueError for none, or for several.
+    """
+    splitter = tokenizer.backend_tokenizer
+    words = splitter.pre_tokenizer.pre_tokenize_str(splitter.normalizer.normalize_str(word))
+    if len(words) != 1:
+        raise ValueError(f"{word!r} is {len(words)} words to the tokenizer: give one")
+    letters = words[0][0]
+    rows = [[*letters[:-1], f"{letters[-1]}</w>"]]
+    for pair in json.loads(splitter.to_str())["model"]["merges"]:
+        pieces, joined, i = rows[-1], [], 0
+        while i < len(pieces):
+            width = 2 if pieces[i : i + 2] == list(pair) else 1
+            joined.append("".join(pieces[i : i + width]))
+            i += width
+        if len(joined) < len(pieces):
+            rows.append(joined)
+    return rows
 
 
 def chips(

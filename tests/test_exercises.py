@@ -11,7 +11,7 @@ from helpers import exercises
 from helpers.exercises import EXERCISES, QUIZZES, Exercise, Mistake, Option, Quiz, difference, verdict
 from tests.lessons import LESSONS, checks, code_cells, imports, solutions
 
-HINTED = ("00", "02", "03")  # lessons whose exercises all have hints
+HINTED = ("00", "02", "03", "05", "06")  # lessons whose exercises all have hints
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)

@@ -1,6 +1,4 @@
-"""The exercises of lesson 05: CLIP's loss, all heads of an attention at once, several prompts."""
-
-from collections.abc import Sequence
+"""The exercises of lesson 05: CLIP's loss, and all heads of an attention at once."""
 
 import torch
 from torch import Tensor
@@ -25,15 +23,6 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
     scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
     return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
-
-
-def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
-    """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
-
-    noise_uncond and each of `noises`: (B, 4, h, w). scales: as many as noises.
-    """
-    pulls = [scale * (noise - noise_uncond) for noise, scale in zip(noises, scales, strict=True)]
-    return noise_uncond + sum(pulls)
 
 
 def _pairs() -> list[tuple[Tensor, Tensor, float]]:
@@ -160,58 +149,6 @@ ATTEND = Exercise(
 )
 
 
-def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
-    uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
-    return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
-
-
-COMPOSE = Exercise(
-    name="05.compose",
-    solution=compose,
-    cases=_noises,
-    hints=(
-        "For one prompt it must be the guidance formula of this lesson.",
-        "A pull is a prompt's prediction minus the prediction without a prompt, times its scale.",
-        "The prediction without a prompt is counted once, however many prompts pull.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda uncond, noises, scales: (
-                uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
-            ),
-            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
-            "this is the mean of the pulls. Prompts add up: what each of them weighs is said by its scale.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "these are the pulls alone: add them to the prediction without a prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
-            "a negative scale has to keep its sign: it leads away from its prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
-            "the sign is turned around: the difference is prompt minus no prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
-            "only the first prompt is in it. Sum over all of them.",
-        ),
-    ),
-)
-
 WHO_KNOWS = Quiz(
     name="05.who_knows",
     question="`a red fox left of a blue car`: which single vector could tell the U-Net that the left thing is red "
@@ -224,7 +161,7 @@ WHO_KNOWS = Quiz(
         ),
         Option(
             "Any from `car` on, the padding too",
-            "These have read the whole sentence. Whether they keep all of it is another question: see below.",
+            "These have read the whole sentence. How much of it each one keeps is another question: see the table.",
             right=True,
         ),
         Option(
@@ -252,25 +189,6 @@ PADDING = Quiz(
         ),
     ),
 )
-SCALE = Quiz(
-    name="05.scale",
-    question="At s = 1 the pictures are pale and blurred. What does guidance above 1 change at a single step?",
-    options=(
-        Option(
-            "It removes more noise than the network predicts",
-            "The guided answer is about as long as the plain one while s is small; it points elsewhere.",
-        ),
-        Option(
-            "It asks the network with a stronger prompt",
-            "The vectors are the same at every scale, and so are both answers of the network.",
-        ),
-        Option(
-            "It moves the answer along the difference that the words make",
-            "Away from the answer without words, past the answer with them, by a multiple of their difference.",
-            right=True,
-        ),
-    ),
-)
 
-EXERCISES = (CLIP_LOSS, ATTEND, COMPOSE)
-QUIZZES = (WHO_KNOWS, PADDING, SCALE)
+EXERCISES = (CLIP_LOSS, ATTEND)
+QUIZZES = (WHO_KNOWS, PADDING)
