@@ -250,8 +250,8 @@ EVERY_STEP = Quiz(
         ),
         Option(
             "The U-Net",
-            "At each step it looks at the latent as it is by then and predicts the noise in it. So it works twenty times "
-            "where the other parts work once.",
+            "At each step it looks at the latent as it is by then and predicts the noise in it. So it works twenty "
+            "times where the other parts work once.",
             right=True,
         ),
         Option(
