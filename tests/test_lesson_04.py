@@ -9,9 +9,7 @@ from diffusers import DDIMScheduler
 
 from helpers import schedules
 from helpers.exercises.lesson_04 import best_sigma, seems_like, strips
-from helpers.measures import psnr
 from helpers.model_folder import POCKET
-from helpers.scenes import Scene, Thing, draw
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 from training.train_vae import VaeConfig, VaeLoss
@@ -79,14 +77,6 @@ def test_the_correlation_is_numpy_s(lesson):
     a, b = torch.randn((2, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
     theirs = [np.corrcoef(one.flatten(), other.flatten())[0, 1] for one, other in zip(a, b, strict=True)]
     np.testing.assert_allclose(lesson["correlation"](a, b), theirs, atol=1e-6)
-
-
-@pytest.mark.parametrize("form", ["JPEG", "WEBP"])
-def test_a_larger_budget_packs_a_better_picture(lesson, form):
-    picture = draw(Scene((Thing("burger"),), ground="sunset"))
-    small, large = (lesson["packed"](picture, form, budget) for budget in (768, 3000))
-    assert small.size == large.size == picture.size
-    assert psnr(picture, small) < psnr(picture, large)
 
 
 def test_the_best_guess_is_the_mean_for_squares_and_the_median_for_l1(lesson):
