@@ -106,6 +106,7 @@ def open_page(context, server):
     page.on("pageerror", lambda error: page.troubles.append(str(error)))
     page.goto(f"{server}/try.html")
     message(page, "Drawn in")
+    page.first = shown_picture(page)
     return page
 
 
@@ -185,7 +186,7 @@ def test_tokens_are_those_of_the_tokenizer(page, pocket):
     assert any(cut for _, cut in ours)
 
 
-@pytest.mark.parametrize("steps", [1, 2, 7, 20, 999])
+@pytest.mark.parametrize("steps", [1, 2, 7, 20, 998])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_a_sampler_steps_as_in_diffusers(page, pocket, name, steps):
     scheduler = make_sampler(pocket, name)
@@ -209,6 +210,19 @@ def test_a_sampler_steps_as_in_diffusers(page, pocket, name, steps):
         torch.testing.assert_close(torch.tensor(shown), scheduler.scale_model_input(latents, t), rtol=1e-4, atol=1e-4)
         latents = scheduler.step(eps, t, latents, return_dict=False)[0]
     torch.testing.assert_close(torch.tensor(ours["latents"]), latents, rtol=1e-4, atol=1e-4)
+
+
+def test_as_many_steps_as_there_can_be_give_numbers(page, pocket):
+    """DPM-Solver++ has two timesteps of one noise level then, and diffusers divides by their distance."""
+    ours = in_page(
+        page,
+        "const {SAMPLERS} = await from('samplers'), sampler = SAMPLERS['DPM-Solver++ 2M'](argument, 999);"
+        "let latents = new Float32Array(16).fill(1);"
+        "for (let i = 0; i < 999; i++) latents = sampler.step(latents, latents.map(value => 0.9 * value), i);"
+        "return [...latents];",
+        dict(pocket.scheduler.config),
+    )
+    assert np.isfinite(ours).all()
 
 
 def test_another_kind_of_scheduler_is_refused(page, pocket):
@@ -342,7 +356,7 @@ def runs(page):
         "await ask({kind: 'open', settings: model, threads: 1}, 'ready');"
         "for (const [name, others] of [...samplers.map(sampler => [sampler, {sampler}]), ['off', {guidance: 1}]]) {"
         "    said.length = 0;"
-        "    const {latents, pictures} = await ask(request(1, prompts, {steps: 5, seed: 3n, ...others}), 'done');"
+        "    const {latents, pictures} = await ask(request(1, prompts, {steps: 4, seed: 3n, ...others}), 'done');"
         "    const steps = said.filter(({kind}) => kind === 'step').map(step =>"
         "        ({t: step.timestep, latents: [...step.latents[1]], clean: [...step.clean[1]]}));"
         "    runs[name] = {latents: latents.map(x => [...x]), pictures: pictures.map(x => [...x]), steps};"
@@ -361,10 +375,10 @@ def test_latents_and_pictures_are_those_of_the_pipeline(runs, pocket, name):
     ours, guidance = runs[name], 1.0 if name == "off" else 4.0
     sampler = make_sampler(pocket, "DDIM" if name == "off" else name)
     for place, prompt in enumerate([FOX, TWO]):
-        expected = run(pocket, prompt, steps=5, guidance=guidance, seed=3, sampler=sampler)
+        expected = run(pocket, prompt, steps=4, guidance=guidance, seed=3, sampler=sampler)
         latents = torch.tensor(ours["latents"][place]).view(1, 4, 16, 16)
         torch.testing.assert_close(latents, expected.latents, **LATENTS)
-        drawing = draw(pocket, prompt, steps=5, guidance=guidance, seed=3, sampler="DDIM" if name == "off" else name)
+        drawing = draw(pocket, prompt, steps=4, guidance=guidance, seed=3, sampler="DDIM" if name == "off" else name)
         pixels = np.reshape(ours["pictures"][place], (128, 128, 4))[..., :3]
         assert np.abs(pixels - np.asarray(drawing.picture, dtype=int)).max() <= 3
     assert [step["t"] for step in ours["steps"]] == [step.t for step in expected.steps]
@@ -405,20 +419,15 @@ def press_draw(page) -> None:
 
 
 def test_the_page_draws_by_itself_what_the_notebook_draws(page, pocket):
-    page.reload()
-    message(page, "Drawn in")
-    message(page, "DDIM, 20 steps, guidance 4, seed 0.")
     expected = draw(pocket, FOX, steps=20, guidance=4.0, seed=0)
-    assert np.abs(shown_picture(page) - np.asarray(expected.picture, dtype=int)).max() <= 3
-    picture = page.get_by_role("img", name=f"The picture drawn for the prompt: {FOX}")
-    expect(picture).to_be_visible()
+    assert np.abs(page.first - np.asarray(expected.picture, dtype=int)).max() <= 3
 
 
 def test_the_slider_goes_back_through_the_steps(page, pocket):
     fill(page, prompt=TWO, second="", steps="6", seed="11")
     press_draw(page)
     steps = run(pocket, TWO, steps=6, seed=11).steps
-    slider, label = page.get_by_role("slider", name="Step"), page.locator(".draw-back output")
+    slider, label = page.get_by_role("slider", name="Step"), page.locator(".draw-where")
     expect(label).to_have_text("the end")
     last = shown_picture(page)
     slider.focus()
@@ -457,6 +466,7 @@ def test_a_second_prompt_is_drawn_beside_the_first_from_the_same_noise(page, poc
 def test_the_picture_is_downloaded_as_it_is_shown(page):
     fill(page, prompt=FOX, second="", steps="2", seed="9")
     press_draw(page)
+    expect(page.get_by_role("img", name=f"The picture drawn for the prompt: {FOX}")).to_be_visible()
     with page.expect_download() as started:
         page.get_by_role("link", name="Download the picture").press("Enter")
     assert started.value.suggested_filename == "a-fox-on-a-blue-background-9.png"
@@ -519,7 +529,7 @@ def test_a_wrong_value_is_said_at_its_field(page):
 def test_a_run_is_seen_as_it_happens_and_can_be_stopped(page):
     fill(page, prompt=FOX, steps="900")
     page.locator("#draw-prompt").press("Enter")
-    label = page.locator(".draw-back output")
+    label = page.locator(".draw-where")
     expect(label).to_have_text(re.compile("step [3-9] of 900"))
     assert 0 < page.locator(".draw-go progress").evaluate("bar => bar.value") < 0.1
     page.get_by_role("button", name="Stop").press("Enter")
@@ -536,11 +546,11 @@ def test_a_run_is_seen_as_it_happens_and_can_be_stopped(page):
 def test_a_new_run_takes_the_place_of_one_that_goes_on(page):
     fill(page, prompt=FOX, steps="900")
     page.locator("#draw-prompt").press("Enter")
-    expect(page.locator(".draw-back output")).to_have_text(re.compile("of 900"))
+    expect(page.locator(".draw-where")).to_have_text(re.compile("of 900"))
     fill(page, prompt="a pizza", steps="2")
     press_draw(page)
     expect(page.locator(".draw-one h2")).to_have_text(["a pizza"])
-    expect(page.locator(".draw-back output")).to_have_text("the end")
+    expect(page.locator(".draw-where")).to_have_text("the end")
 
 
 def is_sideways(page) -> bool:
@@ -565,12 +575,6 @@ def test_it_fits_a_phone_and_a_wide_page_in_both_themes(page, theme):
 # --- what it loads
 
 
-def test_all_that_it_loads_is_small_and_from_here(page, site, context):
-    loaded = [site / "try.html", *site.glob("try*.js"), *(site / "try").iterdir(), *(site / "_static").rglob("*.*")]
-    assert 20_000_000 < sum(path.stat().st_size for path in loaded) < MOST_BYTES
-    assert context.elsewhere == [] and page.troubles == []
-
-
 def test_the_next_visit_needs_no_network_and_may_use_threads(chromium, site, tmp_path_factory):
     """A browser of its own, whose server is gone after the first visit."""
     port = browser.free_port()
@@ -580,12 +584,19 @@ def test_the_next_visit_needs_no_network_and_may_use_threads(chromium, site, tmp
     with browser.served(command, tmp_path_factory.mktemp("first"), address, cwd=site):
         page = open_page(context, address)
         assert page.evaluate("crossOriginIsolated"), "on the first visit too, as it was loaded twice"
-        first = shown_picture(page)
+        first = page.first
         page.close()
     page = open_page(context, address)
-    assert (shown_picture(page) == first).all() and page.troubles == []
-    kept = page.evaluate("caches.open('draw').then(cache => cache.keys()).then(all => all.map(({url}) => url))")
+    assert (page.first == first).all() and page.troubles == []
+    kept = in_page(
+        page,
+        "const cache = await caches.open('draw'), sizes = {};"
+        "for (const request of await cache.keys())"
+        "    sizes[request.url] = (await (await cache.match(request)).arrayBuffer()).byteLength;"
+        "return sizes;",
+    )
     assert len([url for url in kept if url.endswith(".onnx")]) == 3
+    assert 20_000_000 < sum(kept.values()) < MOST_BYTES
     context.close()
 
 
@@ -608,9 +619,14 @@ def test_opened_as_a_file_it_says_what_it_needs(chromium, site):
     page.close()
 
 
+def test_nothing_is_asked_of_another_host_and_nothing_fails(page, context):
+    assert context.elsewhere == [] and page.troubles == []
+
+
 # --- how long it takes: printed, never asserted
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("threads", [1, 2])
 def test_print_seconds(chromium, server, threads, capsys):
     context = chromium.new_context()

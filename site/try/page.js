@@ -23,7 +23,7 @@ const fields = {
 };
 const [form, words, progress, card, runs] =
     ['.draw-form', '.draw-words', '.draw-go progress', '.draw-card', '.draw-runs'].map(find);
-const [message, stop, slider, label] = ['#draw-message', '#draw-stop', '#draw-step', '.draw-back output'].map(find);
+const [message, stop, slider, label] = ['#draw-message', '#draw-stop', '#draw-step', '.draw-where'].map(find);
 
 function element(parent, tag, properties = {}) {
     return parent.appendChild(Object.assign(document.createElement(tag), properties));

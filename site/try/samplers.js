@@ -95,8 +95,9 @@ function dpmSolver(config, steps) {
             const clean = cleanEstimate(x, eps, alphaBar(i));
             const h = lambda(i + 1) - lambda(i);
             let direction = clean;
-            if (before && i < steps - 1) {
-                const share = h / (lambda(i) - lambda(i - 1)) / 2;
+            const past = i > 0 ? lambda(i) - lambda(i - 1) : 0;  // 0 too where two timesteps share a noise level
+            if (past > 0 && i < steps - 1) {
+                const share = h / past / 2;
                 direction = each((now, then) => now + share * (now - then), clean, before);
             }
             before = clean;
