@@ -13,7 +13,7 @@ const MOST_THREADS = 4;
 const TILES = {  // the three pictures of a step, in the order in which a run makes them
     noisy: 'The noisy latent',
     clean: 'The clean one the U-Net sees in it',
-    picture: 'That one, decoded',
+    picture: 'The clean one, decoded',
 };
 
 const find = selector => document.querySelector(selector);
