@@ -73,11 +73,7 @@ BEST_SIGMA = Exercise(
         ),
         Mistake(
             lambda c, w: math.sqrt(w / (c + w)),
-            "the derivative of c sigma² has a factor of 2 that is missing here.",
-        ),
-        Mistake(
-            lambda c, w: math.sqrt(2 * w / (2 * c + 2 * w)),
-            "look for the half in front of KL.",
+            "a factor of 2 is missing: the derivative of c sigma² has one, and KL has a half in front.",
         ),
         Mistake(
             lambda c, w: math.sqrt((2 * c + w) / w),
