@@ -236,7 +236,7 @@ def test_a_result_instead_of_the_function_is_told_so():
 
 
 def test_the_wrong_number_of_arguments_is_reported():
-    answer = verdict("00.compression", lambda height: height)
+    answer = verdict("00.ahead", lambda height: height)
     assert answer.kind == "raised"
     assert "raised TypeError" in answer.text
     assert "takes 1 positional argument but 2 were given" in answer.text
@@ -254,7 +254,7 @@ def test_an_error_deep_in_a_library_is_placed_in_the_learners_line(monkeypatch):
 
 
 def test_an_exit_does_not_end_the_kernel():
-    assert verdict("00.compression", lambda *arguments: exit()).kind == "raised"
+    assert verdict("00.ahead", lambda *arguments: exit()).kind == "raised"
 
 
 def test_an_interrupt_stays_an_interrupt():
@@ -262,7 +262,7 @@ def test_an_interrupt_stays_an_interrupt():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        verdict("00.compression", endless)
+        verdict("00.ahead", endless)
 
 
 def test_one_missing_case_is_wrong_not_unanswered():

@@ -1,10 +1,6 @@
-"""The exercises of lesson 00: a shape, what it saves, a law to be found by counting, the small words of a prompt."""
-
-import torch
-from torch import Tensor
+"""The exercises of lesson 00: a shape, how far ahead a guess is, a rule to be found by counting."""
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-from helpers.scenes import Thing, with_article
 
 # Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
 FACTOR, COLOURS, CHANNELS = 8, 3, 4
@@ -15,37 +11,19 @@ def latent_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int
     return (batch, CHANNELS, height // FACTOR, width // FACTOR)
 
 
-def compression(picture: Tensor, latent: Tensor) -> float:
-    """How many bytes of a picture stand behind one byte of its latent."""
-    return _bytes(picture) / _bytes(latent)
+def ahead(off_latent: list[float], off_estimate: list[float]) -> list[int]:
+    """For each step, how many steps later the latent is as near to the picture as the estimate is now."""
+    return [_reached(off_latent, value, i) - i for i, value in enumerate(off_estimate)]
 
 
-def _bytes(x: Tensor) -> int:
-    return x.numel() * x.element_size()
+def _reached(errors: list[float], value: float, start: int) -> int:
+    """The first place from `start` on whose error is at most `value`."""
+    return next(j for j in range(start, len(errors)) if errors[j] <= value)
 
 
 def unet_calls(steps: int, pictures: int, guidance: float) -> int:
-    """How often the U-Net looks at a latent: twice a step with classifier-free guidance, which is off up to 1."""
+    """How many latents the U-Net is shown: each twice a step with guidance, which the library switches off up to 1."""
     return steps * pictures * (2 if guidance > 1 else 1)
-
-
-def caption(word: str, colour: str | None, place: str, style: str) -> str:
-    """The prompt for one thing, in the grammar that Pocket learnt."""
-    return f"{Thing(word, colour).phrase} {place}, {style} style"
-
-
-def _sentence(article: str, word: str, colour: str | None, place: str, style: str) -> str:
-    """The same sentence with the article left to the caller: the usual mistakes are about that."""
-    return f"{' '.join(filter(None, (article, colour, word)))} {place}, {style} style"
-
-
-def _by_letter(text: str) -> str:
-    return "an" if text[0] in "aeiou" else "a"
-
-
-def _article(word: str) -> str:
-    """What `with_article` puts before a word: nothing before a plural."""
-    return with_article(word).removesuffix(word).strip()
 
 
 LATENT_SHAPE = Exercise(
@@ -92,49 +70,46 @@ LATENT_SHAPE = Exercise(
 )
 
 
-def _pictures_and_latents() -> list[tuple[Tensor, Tensor]]:
-    """Empty ones, of Pocket's size and Stable Diffusion's; the last picture is in the numbers that the VAE works on."""
-    sizes = ((1, 128, 128, torch.uint8, torch.float32), (2, 512, 768, torch.uint8, torch.float16))
-    cases = []
-    for batch, height, width, of_picture, of_latent in (*sizes, (1, 128, 128, torch.float32, torch.float32)):
-        picture = torch.zeros((batch, COLOURS, height, width), dtype=of_picture)
-        cases.append((picture, torch.zeros(latent_shape(height, width, batch), dtype=of_latent)))
-    return cases
+# Errors as of a run: the latent's fall to 0 at its end, the estimate's are lower from the start.
+_RUN = ([75.0, 64.0, 55.0, 39.0, 28.0, 14.0, 0.0], [36.0, 21.0, 17.0, 10.0, 4.0, 1.0])
+# The estimate is behind at its last step; and the latent is once exactly as near as the estimate before.
+_BEHIND = ([60.0, 40.0, 20.0, 0.0], [40.0, 41.0, 22.0])
+# The latent's error rises once: it has to be looked for from the estimate's own step on.
+_BUMP = ([30.0, 50.0, 45.0, 10.0, 0.0], [31.0, 30.0, 9.0, 12.0])
 
-
-COMPRESSION = Exercise(
-    name="00.compression",
-    solution=compression,
-    cases=_pictures_and_latents,
+AHEAD = Exercise(
+    name="00.ahead",
+    solution=ahead,
+    cases=(_RUN, _BEHIND, _BUMP),
     hints=(
-        "The bytes of a tensor are the count of its numbers times the bytes that each of them takes.",
-        "A uint8 takes one byte. How many does a float32 take, and how many a float16?",
-        "x.numel() counts the numbers of a tensor, and x.element_size() says how many bytes each takes.",
+        "Start with one step, 4: go through off_latent from place 4 on, until a number is at most off_estimate[4].",
+        "The place where you stop, minus 4, is by how many steps the estimate was ahead. It is 0 if you stop at once.",
+        "next(j for j in range(i, len(off_latent)) if ...) finds the first such place. Do it for every i, in a list.",
     ),
     mistakes=(
         Mistake(
-            lambda picture, latent: picture.numel() / latent.numel(),
-            "this counts numbers. A number of the latent does not take as many bytes as one of the picture.",
+            lambda latent, estimate: [_reached(latent, value, i) for i, value in enumerate(estimate)],
+            "these are the steps at which the latent is as near. By how many steps is each later than the estimate's "
+            "own?",
         ),
         Mistake(
-            lambda picture, latent: _bytes(latent) / _bytes(picture),
-            "the fraction is upside down. Divide the picture's bytes by the latent's.",
+            lambda latent, estimate: [_reached(latent, value, 0) - i for i, value in enumerate(estimate)],
+            "you look from the first step on. Look from the estimate's own step on: ahead of it lies what comes later.",
         ),
         Mistake(
-            lambda picture, latent: picture.numel() / _bytes(latent),
-            "this takes one byte for each number of the picture, whatever its type. Ask the picture, too.",
+            lambda latent, estimate: [
+                next(j for j in range(i, len(latent)) if latent[j] < value or j == len(latent) - 1) - i
+                for i, value in enumerate(estimate)
+            ],
+            "as near is near enough: stop where the latent's error is at most the estimate's, with <=.",
         ),
         Mistake(
-            lambda picture, latent: picture.numel() / (latent.numel() * 4),
-            "4 bytes are those of a float32. A float16 takes 2, and a uint8 takes 1: ask each tensor for its own.",
+            lambda latent, estimate: [before - now for before, now in zip(latent, estimate, strict=False)],
+            "this is how much nearer the estimate is. Asked for is how many steps later the latent comes as near.",
         ),
         Mistake(
-            lambda picture, latent: picture.element_size() / latent.element_size(),
-            "this compares one number with one number. Count how many there are of each, too.",
-        ),
-        Mistake(
-            lambda picture, latent: _bytes(picture) - _bytes(latent),
-            "this is how many bytes are saved. Asked for is how many times fewer they are.",
+            lambda latent, estimate: max(ahead(latent, estimate)),
+            "this is one number, the largest. Give a list, with one number for each step.",
         ),
     ),
 )
@@ -143,16 +118,17 @@ UNET_CALLS = Exercise(
     name="00.unet_calls",
     solution=unet_calls,
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
-    cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0)),
+    cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0), (8, 3, 0.5)),
     hints=(
-        "Change one argument at a time: looks(2, 1, 4.0), then looks(4, 1, 4.0). What happens to the count?",
+        "Change one argument at a time: count_calls(2, 1, 4.0), then count_calls(4, 1, 4.0). What does the count do?",
         "Two of the arguments multiply the count. Now try guidance 7.5, 1.5, 1 and 0.5.",
         "Guidance compares two answers, with and without the words. Where does the count fall to a half?",
     ),
     mistakes=(
         Mistake(
             lambda steps, pictures, guidance: steps * pictures,
-            "with guidance above 1 each step looks at a latent twice: compare looks(2, 1, 4.0) with looks(2, 1, 1.0).",
+            "with guidance above 1 each latent is shown twice a step: compare count_calls(2, 1, 4.0) with "
+            "count_calls(2, 1, 1.0).",
         ),
         Mistake(
             lambda steps, pictures, guidance: 2 * steps * pictures,
@@ -164,7 +140,11 @@ UNET_CALLS = Exercise(
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * guidance,
-            "guidance is a strength, not a count. It only decides whether each step looks once or twice.",
+            "guidance is a strength, not a count. It only decides whether a latent is shown once or twice a step.",
+        ),
+        Mistake(
+            lambda steps, pictures, guidance: steps * pictures * (1 if guidance == 1 else 2),
+            "at exactly 1 you are right. Measure below it, too: count_calls(2, 1, 0.5).",
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * (1 if guidance > 1 else 2),
@@ -173,75 +153,11 @@ UNET_CALLS = Exercise(
     ),
 )
 
-CAPTION = Exercise(
-    name="00.caption",
-    solution=caption,
-    # A colour and a word of which one begins with a vowel, both ways round; a vowel that is none; a plural.
-    cases=(
-        ("fox", "orange", "in the snow", "flat"),
-        ("owl", "blue", "at night", "noto"),
-        ("rocket", None, "in space", "glossy"),
-        ("elephant", None, "on a white background", "twemoji"),
-        ("unicorn", None, "on grass", "flat"),
-        ("grapes", None, "on grass", "noto"),
-        ("grapes", "blue", "under water", "noto"),
-    ),
-    hints=(
-        "Start without a colour: there with_article does all the work. Then comma and style.",
-        "With a colour, the article depends on the colour: with_article(colour) knows it, and the word comes after.",
-        "Words that need no article, such as grapes, are those that with_article gives back unchanged.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda *words: caption(*words).replace(",", ""),
-            "there is a comma before the style: `..., flat style`.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence("a", word, colour, *rest),
-            "`a` becomes `an` before a vowel: `an owl`, `an orange fox`. And `grapes` need none.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence(_by_letter(colour or word), word, colour, *rest),
-            "the first letter is not enough: it is `a unicorn`, and `grapes` have no article. with_article knows both.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence(
-                _by_letter(colour or word) if colour or word != "unicorn" else "a", word, colour, *rest
-            ),
-            "`grapes` are many: they need no article, with a colour or without.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence(
-                with_article(colour).split()[0] if colour else _article(word), word, colour, *rest
-            ),
-            "without a colour all is well. With one, `grapes` still need no article: `blue grapes`.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence(_article(word), word, colour, *rest),
-            "the article stands before the colour, so it depends on the colour: `an orange fox`, `a blue owl`.",
-        ),
-        Mistake(
-            lambda word, colour, place, style: f"{with_article(str(colour))} {word} {place}, {style} style",
-            "without a colour your sentence says None. Leave the colour out of it then.",
-        ),
-        Mistake(
-            lambda word, colour, *rest: _sentence(
-                _article(word), word if colour is None else f"{word} {colour}", None, *rest
-            ),
-            "the colour stands before the thing: `a blue fox`, not `a fox blue`.",
-        ),
-        Mistake(
-            lambda *words: caption(*words).removesuffix(" style"),
-            "the sentence ends with the word `style`: `..., flat style`.",
-        ),
-    ),
-)
-
-EXERCISES = (LATENT_SHAPE, COMPRESSION, UNET_CALLS, CAPTION)
+EXERCISES = (LATENT_SHAPE, AHEAD, UNET_CALLS)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
-    question="You draw one picture in 20 steps. Which part of the pipeline works again at every step?",
+    question="You draw one picture in 20 steps. Which of these three networks works again at every step?",
     options=(
         Option(
             "The text encoder",
@@ -250,15 +166,14 @@ EVERY_STEP = Quiz(
         ),
         Option(
             "The U-Net",
-            "At each step it looks at the latent as it is by then and predicts the noise in it. So it works twenty "
-            "times where the other parts work once.",
+            "At each step it looks at the latent as it is by then and says what in it is noise. The two other networks "
+            "work once. (The scheduler works at every step, too, but it is arithmetic, not a network.)",
             right=True,
         ),
         Option(
             "The VAE's decoder",
             "All steps happen on the latent. The decoder makes a picture of it once, after the last step; the "
-            "pictures on "
-            "the way are decoded only for you to look at.",
+            "pictures on the way are decoded only for you to look at.",
         ),
         Option(
             "All of them, one after the other",
@@ -275,16 +190,19 @@ SAME_NOISE = Quiz(
     options=(
         Option(
             "The latent before the first step",
-            "The seed fixes the noise at the start, without the prompt. From the first step on the runs differ.",
+            "The seed alone makes the noise at the start; the prompt has no part in it. After the first step the "
+            "latents differ.",
             right=True,
         ),
         Option(
-            "The U-Net's answer at the first step",
-            "It looks at the same latent, but it is given other vectors, so it already answers a little differently.",
+            "Both of the U-Net's answers at the first step",
+            "Only its answer without words is. With other words it is given other vectors, so its second answer "
+            "differs, and so does what guidance makes of the two.",
         ),
         Option(
-            "The vectors of the words that stay the same",
-            "A vector depends on the words before its own, too. Those after the changed word change with it.",
+            "The vectors of all words but the changed one",
+            "A vector depends on the words before its own. So those before the changed word stay, to the last bit, and "
+            "those after it change.",
         ),
         Option(
             "All of the picture but the thing that the word names",
