@@ -39,18 +39,19 @@ def cut(unet: nn.Module, *numbers: int, put: Callable[[Tensor], Tensor] = torch.
 
 
 @contextlib.contextmanager
-def nothing_from_below(unet: nn.Module, level: int = 0) -> Iterator[None]:
-    """What a level of the expanding path gets from the level below it, replaced by zeros while the block lasts.
+def cut_below(unet: nn.Module, level: int = 0, put: Callable[[Tensor], Tensor] = torch.zeros_like) -> Iterator[None]:
+    """What a level of the expanding path gets from the level below it, replaced while the block lasts; its skips stay.
 
-    level: 0 is the one of full resolution. Its skips stay. Raises ValueError for a level that is not there.
+    level: 0 is the one of full resolution; the lowest gets what the middle block made. put: what takes the place of
+    what came (B, channels, h, w), made from it; by default zeros. Raises ValueError for a level that is not there.
     """
     if not 0 <= level < len(unet.up_blocks):
         raise ValueError(f"There is no level {level!r}: choose a whole number from 0 to {len(unet.up_blocks) - 1}")
 
-    def silence(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
-        return args, named | {"hidden_states": torch.zeros_like(named["hidden_states"])}
+    def replace(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return args, named | {"hidden_states": put(named["hidden_states"])}
 
-    with unet.up_blocks[-1 - level].register_forward_pre_hook(silence, with_kwargs=True):
+    with unet.up_blocks[-1 - level].register_forward_pre_hook(replace, with_kwargs=True):
         yield
 
 
@@ -108,12 +109,16 @@ def skip_shapes(unet: nn.Module, *inputs: Tensor | int) -> list[tuple[int, int, 
 
 
 def self_attention(unet: nn.Module) -> dict[str, nn.Module]:
-    """The self-attention layers of a diffusers U-Net by name, in the order in which they run."""
-    parts = {"down": unet.down_blocks, "mid": [unet.mid_block], "up": unet.up_blocks}
-    found = {}
-    for name, blocks in parts.items():
-        for number, block in enumerate(blocks):
-            place = name if name == "mid" else f"{name} {number}"
-            for index, transformer in enumerate(getattr(block, "attentions", [])):
-                found[f"{place}, {index}"] = transformer.transformer_blocks[0].attn1
-    return found
+    """The self-attention layers of a diffusers U-Net by name, in the order in which they run.
+
+    The names count levels from the top, 0, and the layers of a level on its way down or up from 1: `level 0 up 2`.
+    """
+    lowest = len(unet.up_blocks) - 1
+    blocks = [(f"level {level} down", block) for level, block in enumerate(unet.down_blocks)]
+    blocks += [(f"level {lowest} middle", unet.mid_block)]
+    blocks += [(f"level {lowest - number} up", block) for number, block in enumerate(unet.up_blocks)]
+    return {
+        f"{name} {number}": transformer.transformer_blocks[0].attn1
+        for name, block in blocks
+        for number, transformer in enumerate(getattr(block, "attentions", []), start=1)
+    }

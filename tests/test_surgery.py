@@ -35,7 +35,7 @@ def test_each_skip_matters_and_all_hooks_are_gone(unet, inputs):
     for number in range(len(surgery.skip_shapes(unet, *inputs))):
         with surgery.cut(unet, number):
             assert not torch.allclose(unet(*inputs).sample, whole, atol=1e-6), number
-    with pytest.raises(RuntimeError), surgery.cut(unet, 0), surgery.nothing_from_below(unet):
+    with pytest.raises(RuntimeError), surgery.cut(unet, 0), surgery.cut_below(unet):
         raise RuntimeError
     assert torch.equal(unet(*inputs).sample, whole)
 
@@ -43,7 +43,7 @@ def test_each_skip_matters_and_all_hooks_are_gone(unet, inputs):
 def test_cutting_silences_the_first_skip_and_no_other(unet, inputs):
     """With the path from below silent too, only the skips of the last block reach the output."""
     last = len(surgery.skip_shapes(unet, *inputs)) - 1
-    with surgery.nothing_from_below(unet):
+    with surgery.cut_below(unet):
         alone = unet(*inputs).sample
         with surgery.cut(unet, last):  # taken by the first block, below
             assert torch.equal(unet(*inputs).sample, alone)
@@ -57,11 +57,25 @@ def test_a_skip_put_back_as_it_is_changes_nothing(unet, inputs):
         assert torch.equal(unet(*inputs).sample, whole)
 
 
+def test_what_comes_from_below_is_what_the_level_below_made(unet, inputs):
+    whole = unet(*inputs).sample
+    ((_, made),) = surgery.passing(unet, [unet.up_blocks[0]], *inputs)
+    came = []
+
+    def see(hidden):
+        came.append(hidden)
+        return hidden.clone()
+
+    with surgery.cut_below(unet, 0, put=see):
+        assert torch.equal(unet(*inputs).sample, whole)
+    assert torch.equal(came[0], made)
+
+
 def test_silencing_the_lowest_level_reaches_the_output_through_the_middle_alone(unet, inputs):
     whole = unet(*inputs).sample
-    with surgery.nothing_from_below(unet, 1):  # of two levels: what the middle block made
+    with surgery.cut_below(unet, 1):  # of two levels: what the middle block made
         lower = unet(*inputs).sample
-    with surgery.nothing_from_below(unet, 0):
+    with surgery.cut_below(unet, 0):
         upper = unet(*inputs).sample
     assert not torch.allclose(lower, whole, atol=1e-6) and not torch.allclose(upper, lower, atol=1e-6)
 
@@ -73,7 +87,7 @@ def test_a_skip_that_is_not_there_is_refused(unet, act):
 
 
 def test_a_level_that_is_not_there_is_refused(unet):
-    with pytest.raises(ValueError, match="from 0 to 1"), surgery.nothing_from_below(unet, 2):
+    with pytest.raises(ValueError, match="from 0 to 1"), surgery.cut_below(unet, 2):
         pass
 
 
@@ -112,12 +126,12 @@ def test_the_shapes_are_those_of_the_skips_that_arrive(widths, layers, attention
 
 def test_self_attention_is_found_in_order_and_silence_is_an_answer_of_zeros(unet, inputs):
     layers = surgery.self_attention(unet)
-    assert list(layers) == ["down 1, 0", "mid, 0", "up 0, 0", "up 0, 1"]
+    assert list(layers) == ["level 1 down 1", "level 1 middle 1", "level 1 up 1", "level 1 up 2"]
     whole = unet(*inputs).sample
-    ((goes_in, comes_out),) = surgery.passing(unet, [layers["up 0, 1"]], *inputs)
+    ((goes_in, comes_out),) = surgery.passing(unet, [layers["level 1 up 2"]], *inputs)
     assert goes_in.shape == comes_out.shape and comes_out.abs().max() > 0
-    with surgery.silent(layers["up 0, 1"]):
-        ((_, silenced),) = surgery.passing(unet, [layers["up 0, 1"]], *inputs)
+    with surgery.silent(layers["level 1 up 2"]):
+        ((_, silenced),) = surgery.passing(unet, [layers["level 1 up 2"]], *inputs)
         assert not torch.equal(unet(*inputs).sample, whole)
     assert silenced.abs().max() == 0
     assert torch.equal(unet(*inputs).sample, whole)
@@ -140,7 +154,7 @@ def test_what_the_skips_carry_is_what_their_makers_hand_on(unet, inputs):
 
 def test_a_place_that_is_alone_answers_with_its_own_value(unet, inputs):
     """Alone is attention in which all other places are forbidden, which the library can be asked for with a mask."""
-    layer = surgery.self_attention(unet)["up 0, 1"]
+    layer = surgery.self_attention(unet)["level 1 up 2"]
     ((goes_in, _),) = surgery.passing(unet, [layer], *inputs)
     places = goes_in.shape[1]
     itself = torch.eye(places, dtype=torch.bool)[None]
