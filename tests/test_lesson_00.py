@@ -1,5 +1,8 @@
 """What lesson 00 says of its pictures, held to the pipeline and to the training's own rules."""
 
+import ast
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -26,48 +29,66 @@ def lesson():
 
 def test_the_frames_are_those_of_the_pipelines_run_from_its_noise_to_its_picture():
     pipe = sd15.narrow()
-    space = {"torch": torch, "pipe": pipe, "run": run, "decode": decode}
-    exec(cell_with(LESSON, "result = run("), space)
+    space = {"torch": torch, "np": np, "pipe": pipe, "run": run, "decode": decode}
+    for text in ("result = run(", "estimates = decode("):
+        exec(cell_with(LESSON, text), space)
     generator = torch.Generator("cpu").manual_seed(3)
     whole = pipe(PROMPT, num_inference_steps=20, guidance_scale=4.0, generator=generator).images[0]
     noise = torch.randn(space["latents"][:1].shape, generator=torch.Generator("cpu").manual_seed(3))
     assert torch.equal(space["latents"][:1], noise)
     assert len(space["frames"]) == len(space["times"]) == len(space["latents"])
-    assert len(space["estimates"]) == len(space["frames"]) - 1
+    assert len(space["estimates"]) == len(space["off_estimate"]) == len(space["frames"]) - 1
+    assert len(space["off_latent"]) == len(space["frames"])
+    assert space["off_latent"][-1] == 0
     assert np.abs(np.asarray(space["frames"][-1], int) - np.asarray(whole, int)).max() <= 1
 
 
-def test_what_the_lesson_calls_unseen_was_left_out_of_training():
-    for (word, colour), prompt in constants(LESSON, "unseen")["unseen"].items():
-        assert scenes.held_out_colour(word, colour)
-        assert f"{colour} {word}" in prompt
+@pytest.fixture(scope="module")
+def unseen(lesson):
+    return constants(LESSON, "unseen", scene=lesson["scene"])["unseen"]
+
+
+def test_what_the_lesson_calls_unseen_was_left_out_of_training(unseen):
+    for scene in unseen:
+        (thing,) = scene.things
+        assert scenes.held_out_colour(thing.word, thing.colour)
+        assert not scenes.held_out_style(thing.word, scene.style)
         # Nor is any of its emoji of that colour by itself.
-        own = [scenes.draw(scenes.Scene((scenes.Thing(word),), style=style)) for style in scenes.STYLES]
-        assert colour not in {reading.colours[0] for reading in read(own)}
+        own = [scenes.draw(scenes.Scene((scenes.Thing(thing.word),), style=style)) for style in scenes.STYLES]
+        assert thing.colour not in {reading.colours[0] for reading in read(own)}
 
 
-def test_every_prompt_is_of_words_that_pocket_knows_but_the_dragon():
-    names = constants(LESSON, "wishes", "prompts", "fox", "unseen")
-    for prompt in [*names["wishes"], *names["prompts"], names["fox"], *names["unseen"].values()]:
+def test_what_stands_beside_the_unseen_was_in_training(unseen):
+    source = cell_with(LESSON, "left_out, other_colour, found")
+    colours = re.search(r"zip\(unseen, (\[.*?\]), drawn", source, re.DOTALL)[1]
+    for scene, colour in zip(unseen, ast.literal_eval(colours), strict=True):
+        (thing,) = scene.things
+        assert scenes.takes_colours(thing.word, scene.style)
+        assert not scenes.held_out_colour(thing.word, colour)
+
+
+def test_every_prompt_is_of_words_that_pocket_knows_but_the_dragon(unseen):
+    names = constants(LESSON, "prompts", "fox")
+    for prompt in [*names["prompts"], names["fox"], *(scene.caption() for scene in unseen)]:
         assert not unknown_words(prompt), prompt
     assert unknown_words("a dragon on a white background") == {"dragon": ["diamond"]}
 
 
-def test_pictures_of_one_seed_are_found_by_their_edges(lesson):
+def test_every_place_in_space_has_its_planet_in_a_corner_and_the_lesson_finds_it(lesson):
+    planet = definitions(LESSON, **constants(LESSON, "CORNERS", "ORANGE"))["planet"]
+    places = [scenes.draw(scenes.Scene((), ground="space", variant=variant)) for variant in range(scenes.VARIANTS)]
+    assert {planet(picture) for picture in places} == {"top left", "top right", "bottom left", "bottom right"}
+    assert planet(scenes.draw(scenes.Scene((), ground="night"))) is None
+    assert planet(places[0].resize((512, 512))) == planet(places[0])
+
+
+def test_edges_leave_out_the_middle_and_the_corners(lesson):
     one, other = np.zeros((10, 10, 3), np.uint8), np.full((10, 10, 3), 255, np.uint8)
     assert lesson["apart"](one, other) == lesson["apart"](other, one) == 255
     assert lesson["apart"](one, one) == 0
-    other[:2] = other[-2:] = other[:, :2] = other[:, -2:] = 0
+    other[:2, 2:-2] = other[-2:, 2:-2] = other[2:-2, :2] = other[2:-2, -2:] = 0
     assert lesson["apart"](lesson["edge"](one), lesson["edge"](other)) == 0
-    assert len(lesson["edge"](one)) == 100 - 6 * 6
-
-
-def test_the_four_emoji_of_a_word_stand_in_one_tile():
-    space = definitions(LESSON)
-    tile = space["emoji"]("car")
-    assert tile.shape == (128, 128, 3)
-    last = scenes.draw(scenes.Scene((scenes.Thing("car"),), style=scenes.STYLES[-1])).reduce(2)
-    assert np.array_equal(tile[64:, 64:], np.asarray(last))
+    assert lesson["edge"](one).shape == (4 * 2 * 6, 3)
 
 
 def test_what_the_judge_reads_of_another_model_is_left_out(capsys):
@@ -76,10 +97,10 @@ def test_what_the_judge_reads_of_another_model_is_left_out(capsys):
     assert "Skipped" in capsys.readouterr().out
 
 
-def test_the_count_of_looks_follows_the_law_to_be_found():
+def test_the_count_of_calls_follows_the_rule_to_be_found():
     pipe = sd15.narrow()
-    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)  # one look a step, as Pocket's
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)  # one call a step, as Pocket's
     pipe.set_progress_bar_config(disable=True)
-    looks = definitions(LESSON, pipe=pipe)["looks"]
+    count_calls = definitions(LESSON, pipe=pipe)["count_calls"]
     for steps, pictures, guidance in ((2, 1, 4.0), (1, 2, 1.5), (2, 1, 1.0), (1, 2, 0.5)):
-        assert looks(steps, pictures, guidance) == unet_calls(steps, pictures, guidance)
+        assert count_calls(steps, pictures, guidance) == unet_calls(steps, pictures, guidance)
