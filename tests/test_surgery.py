@@ -59,7 +59,7 @@ def test_a_skip_put_back_as_it_is_changes_nothing(unet, inputs):
 
 def test_what_comes_from_below_is_what_the_level_below_made(unet, inputs):
     whole = unet(*inputs).sample
-    ((_, made),) = surgery.passing(unet, [unet.up_blocks[0]], *inputs)
+    ((_, made),) = surgery.passing(unet, [unet.up_blocks[0].upsamplers[0]], *inputs)
     came = []
 
     def see(hidden):
