@@ -112,6 +112,7 @@ RENEWED = (
 def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
     """nbval runs them in order: what is committed, what the cell does, and what must be said of it, if anything."""
     png, other = encoded(sheet()), encoded(swapped(sheet()))
+    lighter, unlike = (encoded(Image.fromarray(np.asarray(sheet()) ^ change)) for change in (16, 255))
     warn = "import sys; print('a warning', file=sys.stderr)"
     cells = [
         (drawn(sheet()), DRAW.format(png, "png"), (), None),
@@ -121,6 +122,9 @@ def test_a_lesson_fails_at_the_cells_that_differ_and_says_how(tmp_path):
         ([], DRAW.format(png, "png"), (), "committed are 0 pictures, and this run drew 1"),
         (drawn(sheet()), DRAW.format(other, "png"), ("nbval-ignore-output",), None),
         (drawn(sheet()), "None", ("nbval-ignore-output",), "committed are 1 pictures, and this run drew 0"),
+        (drawn(sheet()), DRAW.format(lighter, "png"), (), "picture 1 differs by"),
+        (drawn(sheet()), DRAW.format(lighter, "png"), ("trained",), None),
+        (drawn(sheet()), DRAW.format(unlike, "png"), ("trained",), "picture 1 differs by"),
         ([], warn, (), "on stderr: a warning"),
         ([], warn, ("nbval-ignore-output",), "on stderr: a warning"),
         ([v4.new_output("stream", text="one")], "print('two', end='')", (), "mismatch 'stdout'"),
