@@ -23,7 +23,12 @@ from tools.stamp_notebooks import ADDRESS, REF, ROOT, colab_address
 FIRST_PAGE_BYTES = 300_000  # without pictures
 NARROW, WIDE = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
 MADE = "99_made"
-PAGES = ["index.html", "search.html", *(f"notebooks/{name}.html" for name in [*(p.stem for p in LESSONS), MADE])]
+PAGES = [
+    "index.html",
+    "teaching.html",
+    "search.html",
+    *(f"notebooks/{name}.html" for name in [*(p.stem for p in LESSONS), MADE]),
+]
 FIRST = LESSONS[0].stem  # has exercises with folded solutions
 TWO_STREAMS = [new_output("stream", text="\x1b[31mred\x1b[0m"), new_output("stream", text="two")]
 

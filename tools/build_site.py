@@ -4,7 +4,8 @@
 
 A lesson becomes a page of Markdown, with its pictures as files; Sphinx makes the rest, as `site/conf.py` says. The
 first page is `site/index.md`, with texts out of the README. Whatever Sphinx warns of, such as a dead link, is an error.
-One page more, `site/try.md`, draws in the browser; what it loads comes from `tools.draw_page`.
+Two pages more: `site/try.md` draws in the browser, with what comes from `tools.draw_page`, and `TEACHING.md` is for
+teachers.
 """
 
 import argparse
@@ -133,9 +134,9 @@ def index() -> str:
     return re.sub(r"\{\{ (.+?) \}\}", part, (SITE / "index.md").read_text(encoding="utf-8"))
 
 
-def draw() -> str:
-    """The page that draws, which stands on the site beside the first one."""
-    return relinked((SITE / "try.md").read_text(encoding="utf-8"), SITE).replace("](../", "](")
+def beside_the_first(file: Path) -> str:
+    """The text of a page that stands on the site beside the first one."""
+    return relinked(file.read_text(encoding="utf-8"), file.parent).replace("](../", "](")
 
 
 def build(folder: Path, lessons: Sequence[Path] = LESSONS, *, model: bool = True) -> int:
@@ -151,7 +152,8 @@ def build(folder: Path, lessons: Sequence[Path] = LESSONS, *, model: bool = True
         source = Path(temporary) / "source"
         shutil.copytree(ROOT / "images", source / "images", ignore=shutil.ignore_patterns("*.md"))
         (source / "index.md").write_text(index(), encoding="utf-8")
-        (source / "try.md").write_text(draw(), encoding="utf-8")
+        for file in (SITE / "try.md", ROOT / "TEACHING.md"):
+            (source / file.name.lower()).write_text(beside_the_first(file), encoding="utf-8")
         pictures = folder / "notebooks" / "pictures"
         pictures.mkdir(parents=True)
         (source / "notebooks").mkdir()

@@ -29,7 +29,8 @@ def draw() -> list[Drawing]:
         "without and with the words; guidance walks on from the first answer to the second; and the scheduler takes a "
         "part of it away from the latent. After the last round the clean latent leaves to the right, and above it the "
         "VAE's decoder makes it the picture: a blue fox in the snow. Bottom: the latent before every third round, from "
-        "noise to fox, and below it the picture that each guided answer implies: a blurred fox already in the first round.",
+        "noise to fox, and below it the picture that each guided answer implies: a blurred fox already in the first "
+        "round.",
     )
     _words(drawing)
     _ring(drawing)
