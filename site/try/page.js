@@ -15,6 +15,7 @@ const TILES = {  // the three pictures of a step, in the order in which a run ma
     clean: 'The clean one the U-Net sees in it',
     picture: 'The clean one, decoded',
 };
+const FINISHED = {...TILES, noisy: 'The finished latent', picture: 'The picture'};
 
 const find = selector => document.querySelector(selector);
 const fields = {
@@ -69,7 +70,7 @@ class Run {
             tile.setAttribute('role', 'img');
             row[name] = {tile, canvases: Array.from({length: name === 'picture' ? 1 : settings.shape[0]},
                 () => element(tile, 'canvas', {width: 1, height: 1}))};
-            element(figure, 'figcaption', {textContent: text});
+            row[name].caption = element(figure, 'figcaption', {textContent: text});
         }
         row.download = element(box, 'a', {className: 'draw-download', textContent: 'Download the picture', hidden: true});
         return row;
@@ -95,10 +96,13 @@ class Run {
             if (frame.pictures) paint(row.picture.canvases[0], frame.pictures[place]);
             const prompt = this.request.prompts[place];
             const told = {
-                noisy: `The noisy latent at ${at}`, clean: `The clean latent that the U-Net sees at ${at}`,
+                noisy: index < steps ? `The noisy latent at ${at}` : FINISHED.noisy, clean: `The clean latent that the U-Net sees at ${at}`,
                 picture: index < steps ? `The clean latent of ${at}, decoded` : `The picture drawn for the prompt: ${prompt}`,
             };
-            for (const name of Object.keys(TILES)) row[name].tile.setAttribute('aria-label', told[name]);
+            for (const name of Object.keys(TILES)) {
+                row[name].tile.setAttribute('aria-label', told[name]);
+                row[name].caption.textContent = (index < steps ? TILES : FINISHED)[name];
+            }
         });
         if (!frame.pictures && this.done) ask({kind: 'decode', run: this.number, index, clean: frame.clean});
     }
