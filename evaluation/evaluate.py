@@ -209,7 +209,7 @@ def share(values: Sequence[bool | None], clusters: Sequence[Any] | None = None) 
     n = len({clusters[i] for i in kept}) if clusters else len(kept)
     p, z = float(np.mean([values[i] for i in kept])), 1.96
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = ((middle + sign * half) / (1 + z * z / n) for sign in (-1, 1))
+    low, high = (min(1.0, max(0.0, (middle + sign * half) / (1 + z * z / n))) for sign in (-1, 1))  # rounding aside
     found = {"share": p, "low": low, "high": high, "pictures": len(kept)}
     return found | {"clusters": n} if clusters else found
 

@@ -151,7 +151,7 @@ made.
 
 # What to type for each part of the figures, in this order.
 MEASURED = """\
-    python -m training.train_judge --steps 3000                  # models/scene-judge
+    python -m training.train_judge                               # models/scene-judge
     accelerate launch -m evaluation.evaluate --model {pipeline}   # figures, to look at before anything is replaced
     cp -r {pipeline}/. models/pocket-diffusion
     accelerate launch -m evaluation.evaluate                     # the figures and this card"""

@@ -14,8 +14,8 @@ from helpers.sampling import Run, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-PROMPT = ("a blue fox", "in the snow,", "flat style")  # in the lines that it is shown in
-SEED, STEPS, GUIDANCE = 3, 20, 4.0
+PROMPT = ("a blue fox", "in the snow,", "noto style")  # in the lines that it is shown in
+SEED, STEPS, GUIDANCE = 7, 20, 4.0
 SAID = f"{' '.join(PROMPT)}; seed {SEED}, {STEPS} DDIM steps, guidance {GUIDANCE:g}"
 CHANNEL_LIMIT = 3.0  # what the strongest blue and red of a channel stand for
 NOISE = 0.5  # its standard deviation in the latents that colours are fitted to
