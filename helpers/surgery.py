@@ -1,4 +1,4 @@
-"""Reach into a U-Net while it works: see what passes, cut skip connections, leave a path out. Nothing stays behind.
+"""Reach into a U-Net while it works: see what passes, cut connections or swap them. Nothing stays behind.
 
 PyTorch calls a hook before or after a part of a network runs, and what the hook returns takes the place of what went
 in or came out. Every function here hangs hooks on parts, and takes them away again, after an exception too.
@@ -56,20 +56,11 @@ def cut_below(unet: nn.Module, level: int = 0, put: Callable[[Tensor], Tensor] =
 
 
 @contextlib.contextmanager
-def silent(*layers: nn.Module) -> Iterator[None]:
-    """Layers that answer with zeros while the block lasts, such as attention, whose answer is added to what goes in."""
-    with contextlib.ExitStack() as hooks:
-        for layer in layers:
-            hooks.enter_context(layer.register_forward_hook(lambda layer, args, output: torch.zeros_like(output)))
-        yield
-
-
-@contextlib.contextmanager
 def alone(*layers: nn.Module) -> Iterator[None]:
     """Self-attention layers in which each place looks at itself alone while the block lasts.
 
-    Its one share is 1 then, so that the answer is the layer's last linear map of its own value. Unlike `silent` this
-    takes away the looking around and nothing else.
+    Its one share is 1 then, so that the answer is the layer's last linear map of its own value. This takes away the
+    looking around and nothing else, which an answer of zeros would not.
     """
     with contextlib.ExitStack() as hooks:
         for layer in layers:

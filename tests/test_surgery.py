@@ -124,17 +124,11 @@ def test_the_shapes_are_those_of_the_skips_that_arrive(widths, layers, attention
     assert [shape[0] for shape in shapes] == skip_channels(widths, layers)
 
 
-def test_self_attention_is_found_in_order_and_silence_is_an_answer_of_zeros(unet, inputs):
+def test_self_attention_is_found_in_the_order_in_which_it_runs(unet, inputs):
     layers = surgery.self_attention(unet)
     assert list(layers) == ["level 1 down 1", "level 1 middle 1", "level 1 up 1", "level 1 up 2"]
-    whole = unet(*inputs).sample
     ((goes_in, comes_out),) = surgery.passing(unet, [layers["level 1 up 2"]], *inputs)
     assert goes_in.shape == comes_out.shape and comes_out.abs().max() > 0
-    with surgery.silent(layers["level 1 up 2"]):
-        ((_, silenced),) = surgery.passing(unet, [layers["level 1 up 2"]], *inputs)
-        assert not torch.equal(unet(*inputs).sample, whole)
-    assert silenced.abs().max() == 0
-    assert torch.equal(unet(*inputs).sample, whole)
 
 
 def test_what_the_skips_carry_is_what_their_makers_hand_on(unet, inputs):

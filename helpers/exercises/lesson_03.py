@@ -1,6 +1,5 @@
-"""The exercises of lesson 03: the skips of a U-Net, how far convolutions see, and a clock to be read."""
+"""The exercises of lesson 03: skips swapped between two noises, what a U-Net keeps, and how far convolutions see."""
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -29,15 +28,9 @@ def sees(layers: Sequence[str]) -> int:
     return width
 
 
-def waves(t: Tensor, half: int, period: float = 10_000) -> Tensor:
-    """The time code of t (B,), cosines first: (B, 2 half)."""
-    angles = t[:, None].float() * period ** (-torch.arange(half) / half)
-    return torch.cat([angles.cos(), angles.sin()], dim=1)
-
-
-def read_clock(code: Tensor) -> Tensor:
-    """The timesteps whose codes are nearest: (B,) whole numbers."""
-    return torch.cdist(code, waves(torch.arange(1000), code.shape[1] // 2)).argmin(dim=1)
+def swap(skip: Tensor) -> Tensor:
+    """Each of a batch gets the skip of the one before it, the first that of the last: (B, channels, h, w)."""
+    return skip.roll(1, 0)
 
 
 SKIP_CHANNELS = Exercise(
@@ -122,120 +115,117 @@ def _early(layers: Sequence[str]) -> int:
     return width
 
 
-def _codes() -> list[tuple[Tensor]]:
-    t = torch.tensor([0, 1, 2, 7, 63, 400, 401, 640, 998, 999])
-    noise = torch.randn(len(t), 64, generator=torch.Generator().manual_seed(3))
-    return [(waves(t, 32) + 0.01 * noise,), (waves(t, 8),)]
+def _skips() -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(shape, generator=generator),) for shape in [(4, 3, 2, 2), (3, 2, 4, 4), (5, 4, 1, 2)]]
 
 
-def _slowest(code: Tensor) -> Tensor:
-    half = code.shape[1] // 2
-    return (torch.acos(code[:, half - 1].clamp(-1, 1)) * 10_000 ** ((half - 1) / half)).round().long()
-
-
-READ_CLOCK = Exercise(
-    name="03.read_clock",
-    solution=read_clock,
-    cases=_codes,
+SWAP = Exercise(
+    name="03.swap",
+    solution=swap,
+    cases=_skips,
     hints=(
-        "There are only a thousand possible answers.",
-        "Make the codes of all thousand timesteps, and ask of each given code which of them is nearest.",
-        "`torch.cdist(code, known)` gives all distances, (B, 1000); `argmin` along dim 1 gives the nearest.",
+        "Nothing is computed: the same tensors, handed out in another order along the first dimension.",
+        "Latent 1 gets what was latent 0's, latent 2 what was latent 1's; and latent 0 what was the last one's.",
+        "`torch.roll` shifts a tensor along one dimension and puts what falls off the end at the beginning. Name the "
+        "dimension.",
     ),
     mistakes=(
         Mistake(
-            _slowest,
-            "one wave alone is not exact: noise in it is many timesteps. Use all the numbers of the code.",
+            lambda skip: skip.roll(1),
+            "without a dimension, roll shifts the flattened numbers by one, across rows and channels.",
         ),
         Mistake(
-            lambda code: torch.cdist(
-                code, waves(torch.arange(1000), code.shape[1] // 2).roll(code.shape[1] // 2, 1)
-            ).argmin(dim=1),
-            "sines and cosines have changed places: the cosines come first.",
+            lambda skip: skip.roll(1, 1),
+            "this shifts the channels of each skip. The latents of the batch lie along dimension 0.",
         ),
         Mistake(
-            lambda code: torch.cdist(code, waves(torch.arange(1000), code.shape[1] // 2)).min(dim=1).values,
-            "this is the distance to the nearest code. Asked is which code it is: argmin.",
+            lambda skip: skip.roll(-1, 0),
+            "each gets the skip of the one after it: the other way round.",
         ),
         Mistake(
-            lambda code: torch.cdist(code, waves(torch.arange(1000), code.shape[1] // 2)).argmax(dim=1),
-            "this is the timestep whose code is farthest away.",
+            lambda skip: skip.flip(0),
+            "in reverse order the middle one of an odd number keeps its own skip.",
         ),
         Mistake(
-            lambda code: (torch.atan2(code[:, code.shape[1] // 2], code[:, 0]) % (2 * math.pi)).round().long(),
-            "the fastest wave turns every 6.28 timesteps: it cannot tell 1 from 7.3. Use all the numbers.",
+            lambda skip: torch.cat([skip[:1], skip[:-1]]),
+            "the first one keeps its own skip; it should get that of the last.",
+        ),
+        Mistake(
+            torch.zeros_like,
+            "this is the cut. A swap puts in a skip that is as healthy as its own.",
         ),
     ),
 )
 
-EXERCISES = (SKIP_CHANNELS, SEES, READ_CLOCK)
+EXERCISES = (SWAP, SKIP_CHANNELS, SEES)
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",
-    question="You cut a wire of another network, and its error stays as it was. What follows?",
+    question="You cut a connection of another network, and its error stays as it was. What follows?",
     options=(
         Option(
-            "The wire carries nothing that matters for the task",
-            "Skip 1 carries more of the noise than skip 0, and to cut it costs far less. What is on a wire is found by "
-            "reading it.",
+            "The connection carries nothing that matters for the task",
+            "The noise can be read from skip 1, and the network takes hardly any of it from there. What a connection "
+            "carries is found by reading it.",
         ),
         Option(
-            "The network, as it is, does well without what the wire carries",
-            "It has learnt not to need it, or to get it from elsewhere. Whether anything is on the wire is another "
-            "question, and needs another test.",
+            "The network, as it is, does well without what the connection carries",
+            "It has learnt not to need it, or to get it from elsewhere. Whether the connection carries anything is "
+            "another question, and needs another test.",
             right=True,
         ),
         Option(
-            "A network trained without this wire would do as well",
-            "Perhaps, but the cut does not show it: this one was trained with the wire, and training may have needed "
-            "it. Nor does a large loss show the opposite: a new network might learn another way.",
+            "A network trained without this connection would do as well",
+            "Perhaps, but the cut does not show it: this one was trained with the connection, and training may have "
+            "needed it. Nor does a large loss show the opposite: a new network might learn another way.",
         ),
     ),
 )
 
 CLOCK = Quiz(
     name="03.clock",
-    question="A network was trained without being told the time at all. Could it still remove noise?",
+    question="A network is trained without ever being told the time. Can it learn to remove noise?",
     options=(
         Option(
-            "No, it would not know where to begin",
-            "How strong the noise is can be seen: a grainy picture looks grainy. It would have to guess the strength, "
-            "and often guess well.",
+            "No: under a wrong clock the estimates above got worse",
+            "That network was trained with a clock, and relies on it. What one trained without a clock would do cannot "
+            "be seen by lying to this one: the mistake of the cut connection again.",
         ),
         Option(
-            "Yes, but it has to guess how much there is",
-            "Much of the strength shows in the picture itself, and such networks work, if less well. Being told spares "
-            "the guess, which matters most where grain and detail look alike.",
+            "Yes: how strong the noise is can be seen in the latent",
+            "Sun et al. (2025, arXiv:2502.13129) trained many kinds of such models without it. Most lost a little, and "
+            "some even did better.",
             right=True,
         ),
         Option(
-            "Yes, just as well",
-            "A wrong clock changed the answer in every picture above, so the network does rely on being told. Without "
-            "it the same latent can mean more than one thing.",
+            "Only if all its latents are equally noisy",
+            "Then there would be nothing to tell. But a latent also shows how noisy it is, so a network can learn to "
+            "judge that for itself.",
         ),
     ),
 )
 
-PRICE = Quiz(
-    name="03.price",
-    question="You double the side of the picture, in pixels. By how much does the number of self-attention shares at "
-    "the top level grow?",
+SPARE = Quiz(
+    name="03.spare",
+    question="Each place may look anywhere but at the 9 places it looked at most, and the error hardly rises. What "
+    "follows?",
     options=(
         Option(
-            "Twice",
-            "That is the side. The number of places grows with the area, and each place looks at all places.",
+            "Those 9 places had nothing to give",
+            "Alone they bring most of the gain, as the row `only its 9 largest shares` shows.",
         ),
         Option(
-            "Four times",
-            "That is the number of places. Each of them now also looks at four times as many.",
-        ),
-        Option(
-            "Sixteen times",
-            "Four times as many places, each of which looks at four times as many: that is why large pictures need so "
-            "much memory.",
+            "Other places can stand in for them",
+            "The fox has many places that are alike. To leave some out shows what cannot be replaced, not what is of "
+            "use: the mistake of the cut connection, a third time.",
             right=True,
+        ),
+        Option(
+            "It does not matter where a place looks",
+            "A plain mean of all places looks everywhere alike, and brings clearly less than the layer's own shares.",
         ),
     ),
 )
 
-QUIZZES = (CUT_WIRE, CLOCK, PRICE)
+QUIZZES = (CUT_WIRE, CLOCK, SPARE)
