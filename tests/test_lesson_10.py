@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from accelerate.utils import set_seed
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler, UNet2DModel
 from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
@@ -264,14 +264,24 @@ def test_a_flat_weight_is_the_plain_loss_and_any_weight_has_mean_one(lesson):
 # --- runs
 
 
-@pytest.mark.parametrize("calls", [1, 6])
+# DDIMScheduler.step lands at t - 1000 // calls. That is the next of its timesteps, as Song et al. have it, only where
+# calls divides 1000; else the next step takes the latents for noisier or cleaner than they are. DPM-Solver of the first
+# order is DDIM too (Lu et al., 2022, arXiv:2206.00927), and steps between its own noise levels.
+DDIM = partial(DDIMScheduler.from_config, set_alpha_to_one=True)
+FIRST_ORDER = partial(
+    DPMSolverMultistepScheduler.from_config,
+    algorithm_type="dpmsolver++",
+    solver_order=1,
+    final_sigmas_type="zero",
+)
+
+
+@pytest.mark.parametrize(("library", "calls"), [(DDIM, 1), (DDIM, 5), (FIRST_ORDER, 5), (FIRST_ORDER, 6)])
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
 @torch.no_grad()
-def test_a_run_by_hand_is_the_librarys(lesson, kind, calls):
+def test_a_run_by_hand_is_the_librarys(lesson, kind, library, calls):
     network = lesson["build_network"]()
-    sampler = DDIMScheduler.from_config(
-        lesson["pipe"].scheduler.config, timestep_spacing="trailing", set_alpha_to_one=True, prediction_type=kind
-    )
+    sampler = library(lesson["pipe"].scheduler.config, timestep_spacing="trailing", prediction_type=kind)
     sampler.set_timesteps(calls)
     x, y = lesson["start"](2, seed=3)
     for t in sampler.timesteps:
