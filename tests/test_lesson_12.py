@@ -127,7 +127,7 @@ def test_every_patient_has_another_cause_and_is_known_to_the_exercises():
         assert set(patient.wrong) <= set(HEALTHY) and patient.cure in HEALTHY
         if number:
             assert EXERCISES[f"12.diagnosis_{number}"].solution() is patient.cause
-            assert f"11.{patient.cure}" in EXERCISES
+            assert f"12.{patient.cure}" in EXERCISES
 
 
 @each_patient
@@ -261,7 +261,7 @@ def test_the_code_that_a_patient_has_gets_a_hint():
         exec(code, space)
         name = re.match(r"def (\w+)", code)[1]
         names.add(name)
-        assert verdict(f"11.{name}", space[name]).kind == "mistake", name
+        assert verdict(f"12.{name}", space[name]).kind == "mistake", name
     assert names == {patient.cure for patient in PATIENTS[1:]}
 
 
