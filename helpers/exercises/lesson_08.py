@@ -1,24 +1,12 @@
-"""The exercises of lesson 08: what strength leaves to do, a mask for latents, a mask out of two prompts, inversion."""
+"""The exercises of lesson 08: a mask for latents, and a mask out of two prompts."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
-from helpers.schedules import alpha_bar, betas
-
-Predict = Callable[[Tensor, int], Tensor]
-
-
-def steps_left(timesteps: Sequence[int], strength: float) -> list[int]:
-    """The timesteps that image-to-image still takes: the last int(len(timesteps) * strength) of them.
-
-    As in diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`. timesteps: counts down. strength: from 0 to 1.
-    """
-    return list(timesteps[len(timesteps) - int(len(timesteps) * strength) :])
 
 
 def latent_mask(mask: Tensor, factor: int) -> Tensor:
@@ -37,62 +25,6 @@ def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
     """
     heat = (noise_target - noise_source).abs().mean(dim=(0, 1), keepdim=True)
     return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
-
-
-def invert(predict: Predict, x0: Tensor, timesteps: Sequence[int], alpha_bar: Tensor) -> Tensor:
-    """DDIM inversion from t = 0 up: Song et al. (2020), arXiv:2010.02502, section 4.3, eps asked for where it goes.
-
-    predict: eps of (x, t). x0: of any shape. timesteps: counts down. alpha_bar: (steps,). Returns x at timesteps[0].
-    """
-    return _invert(predict, x0, list(reversed(timesteps)), alpha_bar)
-
-
-def _invert(
-    predict: Predict, x: Tensor, upward: Sequence[int], bars: Tensor, *, told_start: bool = False, moves_on: bool = True
-) -> Tensor:
-    start = 0
-    for t in upward:
-        eps = predict(x, start if told_start else t)
-        estimate = (x - (1 - bars[start]).sqrt() * eps) / bars[start].sqrt()
-        x = bars[t].sqrt() * estimate + (1 - bars[t]).sqrt() * eps
-        start = t if moves_on else start
-    return x
-
-
-_TWENTY = list(range(951, 0, -50))
-_TEN = list(range(901, 0, -100))
-
-STEPS_LEFT = Exercise(
-    name="08.steps_left",
-    solution=steps_left,
-    cases=[(_TWENTY, 0.6), (_TEN, 0.35), (_TEN, 0.32), (_TWENTY, 1.0), (_TEN, 0.05)],
-    mistakes=(
-        Mistake(
-            lambda timesteps, strength: timesteps[: int(len(timesteps) * strength)],
-            "these are the first of them, the noisiest. The picture is already there: it is the end that is left.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[int(len(timesteps) * strength) :],
-            "this is the other way round: a high strength leaves many steps to take, strength 1 all of them.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[-int(len(timesteps) * strength) :],
-            "right, but for none: x[-0:] is x[0:], the whole list. Count from the front instead.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - math.ceil(len(timesteps) * strength) :],
-            "part of a step is not rounded up: the library cuts it off, with int.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - round(len(timesteps) * strength) :],
-            "half a step is not rounded: the library cuts it off, with int.",
-        ),
-        Mistake(
-            lambda timesteps, strength: int(len(timesteps) * strength),
-            "this is how many there are; asked for are the timesteps themselves, as a list.",
-        ),
-    ),
-)
 
 
 def _masks() -> list[tuple[Tensor, int]]:
@@ -203,49 +135,4 @@ DIFFERENCE_MASK = Exercise(
     ),
 )
 
-_BARS = alpha_bar(betas())
-
-
-def _predict(x: Tensor, t: int) -> Tensor:
-    """A stand-in for the U-Net: near the noise of data that is standard normal, so that a run stays near 1."""
-    return (1 - _BARS[t]).sqrt() * x + 0.1 * torch.sin(3 * x)
-
-
-def _runs() -> list[tuple[Predict, Tensor, list[int], Tensor]]:
-    x0 = torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(6))
-    return [(_predict, x0, _TEN, _BARS), (_predict, x0, [601, 301, 1], _BARS)]
-
-
-INVERT = Exercise(
-    name="08.invert",
-    solution=invert,
-    cases=_runs,
-    mistakes=(
-        Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps, bars),
-            "the timesteps count down, and this way leads up: go through them in reverse.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, told_start=True),
-            "the network is asked at the timestep the step starts from. Ask it at the one the step leads to.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, moves_on=False),
-            "every step starts from t = 0 here. The next one starts where the last one ended.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * torch.randn(x0.shape)
-            ),
-            "this adds random noise. Asked for is the noise that leads back to x0: the network's own, step by step.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * predict(x0, timesteps[0])
-            ),
-            "this is one leap to the top. The network's answer changes on the way: ask it at every timestep.",
-        ),
-    ),
-)
-
-EXERCISES = (STEPS_LEFT, LATENT_MASK, DIFFERENCE_MASK, INVERT)
+EXERCISES = (LATENT_MASK, DIFFERENCE_MASK)

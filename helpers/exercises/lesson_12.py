@@ -1,4 +1,4 @@
-"""The exercises of lesson 12: for each broken pipeline what is wrong with it, and each broken part mended.
+"""The exercises of lesson 12: for each broken pipeline what is wrong, broken parts mended, and the first difference.
 
 A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
 has to name the right one.
@@ -172,7 +172,7 @@ NOISES = Exercise(
 )
 
 
-# --- the sampler's scales
+# --- what several of them need
 
 
 def _samplers() -> list[Any]:
@@ -190,98 +190,6 @@ def _samplers() -> list[Any]:
 
 def _latents(seed: int = 0) -> Tensor:
     return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
-
-
-START = Exercise(
-    name="12.start",
-    solution=patients.start,
-    cases=lambda: [(_latents(), sampler) for sampler in _samplers()],
-    mistakes=(
-        Mistake(
-            lambda noise, scheduler: noise,
-            "right for DDIM, which starts from standard normal noise. Every scheduler says how large it wants it.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise / scheduler.init_noise_sigma,
-            "this makes the noise smaller. Euler starts from larger noise.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise * scheduler.sigmas[0],
-            "nearly right for Euler, and DDIM has no `sigmas`. `init_noise_sigma` is there in every scheduler.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise + scheduler.init_noise_sigma,
-            "this moves the noise. Its size has to change: multiply.",
-        ),
-    ),
-)
-
-
-def _moments() -> list[tuple[Tensor, Tensor, Any]]:
-    euler, ddim = _samplers()
-    moments = [(10, 0, euler), (1, 3, euler), (1, 0, ddim)]
-    return [(size * _latents(), scheduler.timesteps[index], scheduler) for size, index, scheduler in moments]
-
-
-def _sigma(scheduler: Any, t: Tensor) -> Tensor:
-    return scheduler.sigmas[int((scheduler.timesteps == t).nonzero()[0])]
-
-
-SHOWN = Exercise(
-    name="12.shown",
-    solution=patients.shown,
-    cases=_moments,
-    mistakes=(
-        Mistake(
-            lambda x, t, scheduler: x,
-            "the U-Net would be shown the sampler's own latents. Every scheduler can scale them for it.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / scheduler.init_noise_sigma,
-            "right at the first step only. How large the latents are changes with t.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / x.std(),
-            "a standard deviation of exactly 1 is not it: at low noise the picture's own spread counts too.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / _sigma(scheduler, t),
-            "dividing by sigma leaves out the picture's own variance of 1, and DDIM has no sigmas at all.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: scheduler.scale_model_input(x, t) * scheduler.init_noise_sigma,
-            "the scheduler's scaling is the whole answer. No further factor.",
-        ),
-    ),
-)
-
-
-# --- the time
-
-
-CLOCK = Exercise(
-    name="12.clock",
-    solution=patients.clock,
-    cases=[(torch.tensor([951, 901, 51, 1]), index) for index in (0, 1, 3)],
-    mistakes=(
-        Mistake(
-            lambda timesteps, index: torch.as_tensor(index),
-            "this is the number of the step. The U-Net was trained on timesteps, from 999 (noise) to 0.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[len(timesteps) - 1 - index],
-            "this is the list from behind. The run begins with high noise, as the list does.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[(index + 1) % len(timesteps)],
-            "this is where the step leads. The U-Net has to know the time of the latents it is shown.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[index].float() / 1000,
-            "the U-Net counts in timesteps of 0 to 999, not from 0 to 1.",
-        ),
-    ),
-)
 
 
 # --- guidance
@@ -534,17 +442,97 @@ TO_PIXELS = Exercise(
     ),
 )
 
+# --- the first difference
+
+QUANTITIES = ("x", "x_in", "eps", "x0")  # in the order in which a step computes them
+Place = tuple[int | None, str | None]
+
+
+def apart(ill: Tensor, well: Tensor) -> float:
+    """How far `ill` is from `well`, as a share of the length of `well`."""
+    return float((ill - well).norm() / well.norm())
+
+
+def first_divergence(ill: Sequence[Any], well: Sequence[Any], limit: float) -> Place:
+    """The step, counted from 1, and the quantity in which two runs are first further apart than `limit`.
+
+    ill, well: the moments of two runs, each with the tensors `x`, `x_in`, `eps` and `x0`; the runs may end at different
+    steps. limit: a share of the healthy tensor's length. Returns (None, None) if they are never that far apart.
+    """
+    for index, (a, b) in enumerate(zip(ill, well, strict=False), start=1):
+        for name in QUANTITIES:
+            if apart(getattr(a, name), getattr(b, name)) > limit:
+                return index, name
+    return None, None
+
+
+def _pairs() -> list[tuple[list[SimpleNamespace], list[SimpleNamespace], float]]:
+    """Two runs apart in `eps` from step 2 on, in `x` a hair before; two of which one ends early; two alike."""
+    well = [
+        SimpleNamespace(**{n: size * _latents(9 * i + j) for j, n in enumerate(QUANTITIES)})
+        for i, size in enumerate((9, 4, 1, 1))
+    ]
+    off = torch.ones(1, 4, 3, 3) * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]  # of mean 0
+
+    def changed(amounts: dict[tuple[int, str], float], steps: int = 4) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(**{n: getattr(m, n) + amounts.get((i, n), 0) * off for n in QUANTITIES})
+            for i, m in enumerate(well[:steps])
+        ]
+
+    first = changed({(0, "x"): 0.001, (1, "eps"): 0.8, (1, "x0"): 0.9, (2, "x"): 1.2, (2, "x_in"): 1.2, (3, "x"): 3.0})
+    early = changed({(0, "x0"): 0.5, (1, "x"): 2.0}, steps=2)
+    return [(first, well, 0.01), (early, well, 0.01), (changed({}), well, 0.01)]
+
+
+def _found(ill: Sequence[Any], well: Sequence[Any]) -> list[tuple[float, int, str]]:
+    pairs = enumerate(zip(ill, well, strict=False), start=1)
+    return [(apart(getattr(a, n), getattr(b, n)), i, n) for i, (a, b) in pairs for n in QUANTITIES]
+
+
+def _place(found: Sequence[tuple[float, int, str]], shift: int = 0) -> Place:
+    return (found[0][1] + shift, found[0][2]) if found else (None, None)
+
+
+FIRST_DIVERGENCE = Exercise(
+    name="12.first_divergence",
+    solution=first_divergence,
+    cases=_pairs,
+    mistakes=(
+        Mistake(
+            lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > limit], -1),
+            "the right place, counted from 0. Count the steps from 1, as the sheets do.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place(sorted(one for one in _found(ill, well) if one[0] > limit)[::-1]),
+            "this is where they are furthest apart. The cause is at the first difference, which may be a small one.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > 0]),
+            "two runs on two machines never agree to the last bit: ask for more than `limit`.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place(
+                sorted(
+                    (one for one in _found(ill, well) if one[0] > limit),
+                    key=lambda one: (QUANTITIES.index(one[2]), one[1]),
+                )
+            ),
+            "this goes through all steps of one quantity before the next quantity. Go step by step.",
+        ),
+    ),
+)
+
+
 EXERCISES = (
     *DIAGNOSES,
     PAD,
     BETAS,
     NOISES,
-    START,
-    SHOWN,
-    CLOCK,
     PREDICT,
     AS_NOISE,
     STEP,
     DECODE,
     TO_PIXELS,
+    FIRST_DIVERGENCE,
 )
