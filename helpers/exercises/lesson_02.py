@@ -269,22 +269,22 @@ ONE_LOOK = Quiz(
 
 ERROR_AT_THE_END = Quiz(
     name="02.error_at_the_end",
-    question="At t = 999 `sqrt(alpha_bar)` is about 0.07. The predicted noise is wrong by 0.1. By how much is the "
+    question="At t = 999 `sqrt(alpha_bar)` is about 0.07. The predicted noise is wrong by 0.05. By how much is the "
     "estimate of x0 wrong?",
     options=(
         Option(
-            "By about 0.007",
+            "By about 0.0035",
             "That multiplies by 0.07. The formula divides by it: x_t holds only 0.07 of the picture, so what is left "
             "after the noise is taken out has to be made larger.",
         ),
         Option(
-            "By about 0.1",
+            "By about 0.05",
             "Noise and picture would count alike only where x_t holds as much of one as of the other, near t = 354.",
         ),
         Option(
-            "By about 1.5",
-            "0.1 / 0.07 is about 1.5, more than the numbers of a latent themselves. So one look at t = 999 says "
-            "little about the picture, however good the network is.",
+            "By about 0.7",
+            "0.05 / 0.07 is about 0.7, nearly as much as the numbers of a latent themselves: a small error in the noise "
+            "is a large one in the picture.",
             right=True,
         ),
     ),
