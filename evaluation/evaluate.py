@@ -176,7 +176,7 @@ def verdicts(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, 
     """For each picture, what is right; None where a caption says nothing of it.
 
     words: the layout, and every word in its place. style, ground. colours: all that are named. swapped: two named
-    colours, each read at the other thing. leaked: exactly one of two things has the other's named colour.
+    colours, each read at the other thing, in its place. leaked: exactly one of two things has the other's named colour.
     """
     found: dict[str, list[bool | None]] = {
         name: [] for name in ("words", "style", "ground", "colours", "swapped", "leaked")
@@ -193,7 +193,8 @@ def verdicts(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, 
         found["colours"].append(whole and all(matches) if any(wanted) else None)
         two = len(set(wanted) - {None}) == 2
         others = [seen == colour for seen, colour in zip(reading.colours, wanted[::-1], strict=False)]
-        found["swapped"].append(whole and all(others) if two else None)
+        moved = reading.words == in_reading_order(scene)[::-1]  # then each thing took its own colour along
+        found["swapped"].append(whole and all(others) and not moved if two else None)
         found["leaked"].append(whole and sum(others) == 1 if two else None)
     return found
 

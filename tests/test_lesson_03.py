@@ -3,12 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from diffusers.models.embeddings import get_timestep_embedding
 from torch import nn
 from torch.testing import assert_close
 
 from helpers import surgery
-from helpers.exercises.lesson_03 import read_clock, sees, waves
+from helpers.exercises.lesson_03 import sees
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
@@ -28,14 +27,6 @@ def pipe():
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
     return definitions(LESSON, pipe=pipe, unet=pipe.unet, width=pipe.unet.config.block_out_channels[0])
-
-
-@pytest.mark.parametrize("half", [4, 32, 160])
-def test_the_clock_that_is_read_is_the_librarys(half):
-    t = torch.arange(0, 1000, 37)
-    code = get_timestep_embedding(t, 2 * half, flip_sin_to_cos=True, downscale_freq_shift=0)
-    assert_close(waves(t, half), code, rtol=0, atol=1e-3)
-    assert torch.equal(read_clock(code), t)
 
 
 @pytest.mark.parametrize("layers", [["conv"] * 3, ["conv", "halve", "conv"], ["halve", "conv", "halve", "conv"]])
@@ -64,12 +55,15 @@ def test_a_resnet_by_hand_is_the_librarys_with_its_clock(lesson, pipe):
             assert_close(lesson["resnet_by_hand"](resnet, x, clock), resnet(x, clock), rtol=0, atol=1e-5)
 
 
-def test_a_skip_made_flat_keeps_its_means_and_loses_its_pattern(lesson):
-    skip = normal(2, 3, 4, 4)
-    flat = lesson["flat"](skip)
-    assert flat.shape == skip.shape
-    assert_close(flat[0, :, 0, 0], skip.mean(dim=(0, 2, 3)))
-    assert flat.flatten(2).std(dim=2).max() < 1e-6
+def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
+    one, two, rest = normal(4, 4, 16, 16), normal(1, 4, 16, 16, seed=1), normal(4, 4, 16, 16, seed=2)
+    first, second, left = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
+    assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02 and abs(left - 0.09) < 0.01
+
+
+def test_neighbours_exchange_what_comes_from_below_in_both_halves_of_a_guided_batch(lesson):
+    guided = torch.arange(8.0).reshape(8, 1, 1, 1)
+    assert lesson["exchange"](guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
 
 
 @torch.no_grad()
@@ -90,16 +84,37 @@ def test_self_attention_that_may_look_at_itself_only_is_alone(lesson, pipe):
     inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
     with surgery.alone(layer):
         ((goes_in, comes_out),) = surgery.passing(pipe.unet, [layer], *inputs)
-    by_hand, shares = lesson["attend"](layer, goes_in, torch.eye(goes_in.shape[1], dtype=torch.bool))
+    itself = torch.eye(goes_in.shape[1], dtype=torch.bool)
+    by_hand, shares = lesson["attend"](layer, goes_in, lesson["only"](lambda scores: itself))
     assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
     assert_close(shares[0, 0], torch.eye(goes_in.shape[1]))
 
 
-@pytest.mark.parametrize("block", [1, 2])
-def test_noise_is_read_from_a_wire_that_holds_it_and_from_no_other(lesson, block):
-    noise, other = normal(64, 4, 8, 8), normal(64, 4 * block**2 + 3, 8 // block, 8 // block, seed=1)
-    turn = torch.linalg.qr(normal(4 * block**2, 4 * block**2, seed=2)).Q
-    held = torch.einsum("ij,bjhw->bihw", turn, F.pixel_unshuffle(noise, block)) + 5
-    assert lesson["unread"](torch.cat([held, other], dim=1), noise) < 0.02
-    assert lesson["unread"](other, noise) > 0.95
-    assert abs(lesson["unread"](held + normal(*held.shape, seed=3), noise) - 0.5) < 0.1
+@torch.no_grad()
+def test_equal_scores_are_a_plain_mean_and_the_largest_are_as_many_as_asked(lesson):
+    scores = normal(2, 3, 8, 8)
+    assert_close(torch.zeros_like(scores).softmax(dim=-1), torch.full_like(scores, 1 / 8))
+    largest = lesson["first"](3)(scores)
+    assert (largest.sum(dim=-1) == 3).all()
+    assert (
+        scores.masked_fill(~largest, torch.inf).amin(dim=-1) > scores.masked_fill(largest, -torch.inf).amax(-1)
+    ).all()
+    shares = lesson["only"](lesson["first"](3))(scores).softmax(dim=-1)
+    assert ((shares > 0).sum(dim=-1) == 3).all()
+    lots = lesson["lot"](normal(1, 2, 32, 32))
+    assert (lots.sum(dim=-1) == 9).all() and not torch.equal(lots[0, 0], lots[0, 1])
+
+
+def test_noise_is_read_from_a_skip_that_holds_it_and_from_no_other(lesson):
+    noise, other = normal(96, 4, 8, 8), normal(96, 7, 8, 8, seed=1)
+    turn = torch.linalg.qr(normal(4, 4, seed=2)).Q
+    held = torch.einsum("ij,bjhw->bihw", turn, noise) + 5
+    assert lesson["read"](torch.cat([held, other], dim=1), noise) < 0.02
+    assert lesson["read"](other, noise) > 0.95
+    assert abs(lesson["read"](held + normal(*held.shape, seed=3), noise) - 0.5) < 0.1
+
+
+def test_who_knows_the_picture_reads_the_noise_from_what_mixes_the_two(lesson):
+    noise, picture = normal(96, 4, 8, 8), 3 * normal(1, 4, 8, 8, seed=1)
+    assert lesson["read"](noise + picture, noise) > 0.8
+    assert lesson["read"](noise + picture, noise, knowing=True) < 0.02

@@ -16,8 +16,10 @@ from diffusers.training_utils import EMAModel
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
+from helpers import schedules
 from helpers.checksums import verify_checksums
 from helpers.exercises.lesson_10 import ends, guided_sample, min_snr_weight
+from helpers.sampling import predict_x0
 from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.pipelines.tiny import tiny_pipeline
@@ -97,7 +99,14 @@ def test_the_loss_of_the_velocity_is_the_librarys(lesson):
     x0, y, t, eps = lesson["batch"](3)
     target = scheduler.get_velocity(x0, eps, t)
     expected = F.mse_loss(network(scheduler.add_noise(x0, eps, t), t, class_labels=y).sample, target)
-    assert_close(lesson["velocity_loss"](network, 3), expected)
+    assert_close(lesson["velocity_errors"](network, x0, y, t, eps).mean(), expected)
+    # What follows from it as the noise is the library's too.
+    answer = network(x0, 500, y).sample
+    sampler = DDIMScheduler.from_config(scheduler.config, prediction_type="v_prediction")
+    sampler.set_timesteps(1000)
+    x0_implied = sampler.step(answer, 500, x0).pred_original_sample
+    noise = lesson["noise_by_velocity"](network, x0, 500, y)
+    assert_close(predict_x0(x0, noise, 500, scheduler.alphas_cumprod), x0_implied, rtol=1e-3, atol=1e-3)
 
 
 def test_a_batch_depends_on_its_step_and_covers_all_timesteps_and_labels(lesson):
@@ -251,14 +260,46 @@ def test_with_its_weight_every_question_counts_the_same(lesson, question, gamma)
 def test_a_flat_weight_is_the_plain_loss_and_any_weight_has_mean_one(lesson):
     network = lesson["build_network"]()
     plain = lesson["noise_loss"](network, 4)
+    errors, weighted = lesson["errors"], lesson["weighted"]
     for constant in (1.0, 7.0):
         weight = torch.full((1000,), constant)
-        assert_close(lesson["weighted"](weight)(network, 4), plain)
+        assert_close(weighted(errors, weight)(network, 4), plain)
     only = torch.zeros(1000)
     t = lesson["batch"](4)[2]
     only[t[0]] = 1.0
-    one = lesson["errors"](network, *lesson["batch"](4))[t == t[0]].sum() / len(t)
-    assert_close(lesson["weighted"](only)(network, 4), 1000 * one)
+    one = errors(network, *lesson["batch"](4))[t == t[0]].sum() / len(t)
+    assert_close(weighted(errors, only)(network, 4), 1000 * one)
+
+
+@torch.no_grad()
+def test_a_question_can_be_counted_as_the_other(lesson):
+    """Up to a constant, the losses of the lesson's four networks are errors of x0 times what their names say."""
+    losses = []
+
+    def train(steps, loss_of, watch=None):
+        losses.append(loss_of)
+        if watch:
+            watch(lesson["SHORT"], [], None)
+        return None, None, None
+
+    snr = schedules.snr(lesson["alpha_bar"])
+    made = lesson | {"snr": snr, "train": train, "by_noise": None}
+    exec(cell_with(LESSON, "four = {"), made)
+    assert list(made["four"]) == ["noise, SNR", "noise, SNR + 1", "velocity, SNR", "velocity, SNR + 1"]
+    network = lesson["build_network"]()
+    for loss, how, counts in zip(losses, ("v", "eps", "v"), (snr + 1, snr + 1, snr), strict=True):
+        ratios = []
+        for step in (0, 1):
+            x0, y, t, eps = lesson["batch"](step)
+            total = 0.0
+            for one in range(len(t)):
+                x_t = schedules.add_noise(x0[one : one + 1], eps[one : one + 1], int(t[one]), lesson["alpha_bar"])
+                seen = made["noise_by_velocity"] if how == "v" else lesson["noise_in"]
+                noise = seen(network, x_t, int(t[one]), y[one : one + 1])
+                implied = predict_x0(x_t, noise, int(t[one]), lesson["alpha_bar"])
+                total += counts[t[one]] * (implied - x0[one]).square().mean() / len(t)
+            ratios.append(float(loss(network, step) / total))
+        assert ratios[0] == pytest.approx(ratios[1], rel=1e-2)  # noise divided by a small root magnifies rounding
 
 
 # --- runs

@@ -27,7 +27,7 @@ def closed():
 @pytest.fixture
 def pictures():
     rng = np.random.default_rng(0)
-    return [scenes.draw(scenes.random_scene(rng, objects=1 + index % 2)) for index in range(12)]
+    return [scenes.draw(scenes.random_scene(rng, things=1 + index % 2)) for index in range(12)]
 
 
 @pytest.fixture

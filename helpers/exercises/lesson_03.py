@@ -1,4 +1,4 @@
-"""The exercises of lesson 03: skips swapped between two noises, what a U-Net keeps, and how far convolutions see."""
+"""The exercises of lesson 03: skips swapped between two noises, and how far convolutions see."""
 
 from collections.abc import Sequence
 
@@ -6,16 +6,6 @@ import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-
-
-def skip_channels(widths: Sequence[int], layers: int) -> list[int]:
-    """The channels of every skip connection of a Stable Diffusion U-Net, in the order in which they are made."""
-    channels = [widths[0]]  # of the first convolution
-    for level, width in enumerate(widths):
-        channels += [width] * layers
-        if level < len(widths) - 1:
-            channels.append(width)  # of the convolution that halves the picture
-    return channels
 
 
 def sees(layers: Sequence[str]) -> int:
@@ -31,48 +21,6 @@ def sees(layers: Sequence[str]) -> int:
 def swap(skip: Tensor) -> Tensor:
     """Each of a batch gets the skip of the one before it, the first that of the last: (B, channels, h, w)."""
     return skip.roll(1, 0)
-
-
-SKIP_CHANNELS = Exercise(
-    name="03.skip_channels",
-    solution=skip_channels,
-    cases=[([64, 128, 192], 1), ([320, 640, 1280, 1280], 2), ([32, 64], 3)],
-    hints=(
-        "Follow the diagram from its upper left: what is kept at the first level, and in which order?",
-        "The first convolution is kept too, before all blocks. Then each level gives one for each of its resnets.",
-        "Every level but the lowest gives one more, with its own channels: the convolution that halves the picture.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda widths, layers: skip_channels(widths, layers)[1:],
-            "one is missing at the start: the first convolution, before all blocks, is kept for a skip too.",
-        ),
-        Mistake(
-            lambda widths, layers: [*skip_channels(widths, layers), widths[-1]],
-            "one too many: the lowest level has nothing below it, so nothing is halved there.",
-        ),
-        Mistake(
-            lambda widths, layers: [widths[0]] + [width for width in widths for _ in range(layers)],
-            "the convolutions that halve the picture are kept as well: one more for every level but the lowest.",
-        ),
-        Mistake(
-            lambda widths, layers: skip_channels(widths, layers)[::-1],
-            "right, but in the order of the expanding path, which takes the last one first.",
-        ),
-        Mistake(
-            lambda widths, layers: _halved_into_next(widths, layers),
-            "a convolution that halves the picture keeps its channels; they change in the level below.",
-        ),
-    ),
-)
-
-
-def _halved_into_next(widths: Sequence[int], layers: int) -> list[int]:
-    channels = [widths[0]]
-    for width, below in zip(widths, [*widths[1:], None], strict=True):
-        channels += [width] * layers
-        channels += [] if below is None else [below]
-    return channels
 
 
 SEES = Exercise(
@@ -158,7 +106,7 @@ SWAP = Exercise(
     ),
 )
 
-EXERCISES = (SWAP, SKIP_CHANNELS, SEES)
+EXERCISES = (SWAP, SEES)
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",

@@ -1,4 +1,4 @@
-"""The exercises of lesson 06: a broken guidance mended, a lost scale found, several prompts at once."""
+"""The exercises of lesson 06: a broken guidance mended, several prompts at once."""
 
 from collections.abc import Callable, Sequence
 
@@ -19,19 +19,13 @@ def at_once(ask: Ask, x: Tensor, t: int, words: Tensor, empty: Tensor, s: float)
     return eps_empty + s * (eps_words - eps_empty)
 
 
-def scale_of(eps_empty: Tensor, eps_words: Tensor, eps: Tensor) -> float:
-    """The s for which eps_empty + s (eps_words - eps_empty) comes nearest to eps, by least squares."""
-    step = eps_words - eps_empty
-    return float(((eps - eps_empty) * step).sum() / (step * step).sum())
-
-
-def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+def compose(eps_empty: Tensor, answers: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
     """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
 
-    noise_uncond and each of `noises`: (B, 4, h, w). scales: as many as noises.
+    eps_empty and each of `answers`: (B, 4, h, w). scales: as many as answers.
     """
-    pulls = [scale * (noise - noise_uncond) for noise, scale in zip(noises, scales, strict=True)]
-    return noise_uncond + sum(pulls)
+    pulls = [scale * (answer - eps_empty) for answer, scale in zip(answers, scales, strict=True)]
+    return eps_empty + sum(pulls)
 
 
 def _network(x: Tensor, t: int, vectors: Tensor) -> Tensor:
@@ -104,49 +98,6 @@ AT_ONCE = Exercise(
 )
 
 
-def _steps() -> list[tuple[Tensor, Tensor, Tensor]]:
-    empty, words, rounding = torch.randn((3, 2, 4, 6, 6), generator=torch.Generator().manual_seed(8))
-    words = empty + 0.2 * words  # nearly the same, as in a run
-    exact = [(empty, words, empty + s * (words - empty)) for s in (7.5, -2.0, 0.0)]
-    return [*exact, (empty, words, empty + 4 * (words - empty) + 0.1 * rounding)]
-
-
-SCALE_OF = Exercise(
-    name="06.scale_of",
-    solution=scale_of,
-    cases=_steps,
-    hints=(
-        "Call the difference of the two answers `step`, and the way from the empty answer to eps `way`. way = s step.",
-        "The s with the least squares is the projection of `way` on `step`: their product over the step's own square.",
-        "Two sums: of `way * step` and of `step * step`.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda empty, words, eps: float((eps - empty).norm() / (words - empty).norm()),
-            "the ratio of two lengths has no sign, and rounding makes it longer. Project one on the other.",
-        ),
-        Mistake(
-            lambda empty, words, eps: float(((eps - empty) / (words - empty)).mean()),
-            "a mean of ratios: where the two answers hardly differ, rounding is divided by nearly nothing.",
-        ),
-        Mistake(
-            lambda empty, words, eps: scale_of(empty, words, eps) - 1,
-            "this counts from the answer to the words, as the paper's w does. s counts from the empty one.",
-        ),
-        Mistake(
-            lambda empty, words, eps: float(
-                torch.cosine_similarity((eps - empty).flatten(), (words - empty).flatten(), dim=0)
-            ),
-            "this is the cosine of the angle between both ways. s says how long one is, measured with the other.",
-        ),
-        Mistake(
-            lambda empty, words, eps: float((eps * words).sum() / (words * words).sum()),
-            "both arrows have to start at the empty answer: subtract it first.",
-        ),
-    ),
-)
-
-
 def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
     uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
     return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
@@ -201,19 +152,19 @@ COMPOSE = Exercise(
 
 SCALE = Quiz(
     name="06.scale",
-    question="From s = 1 to s = 4 the foxes become clear. What does guidance above 1 change at a single step?",
+    question="Some papers write guidance as ε_words + w (ε_words − ε_empty). They recommend w = 2. Which s is that?",
     options=(
         Option(
-            "It removes more noise than the network predicts",
-            "The guided answer is about as long as the plain one while s is small; it points elsewhere.",
+            "s = 1: both formulas start at one of the two answers, and there the counting begins",
+            "s = 1 is the plain answer to the words. That is w = 0, where the second term is gone.",
         ),
         Option(
-            "It asks the network with a stronger prompt",
-            "The vectors are the same at every scale, and so are both answers of the network.",
+            "s = 2: both multiply the same difference",
+            "They do, but this one starts at the answer to the words, which is one difference further on.",
         ),
         Option(
-            "It goes further along the difference that the words make",
-            "Away from the answer without words, past the answer with them, by a multiple of their difference.",
+            "s = 3: this formula starts one step later",
+            "From the empty answer it is one difference to the answer with words, and then w more: s = 1 + w.",
             right=True,
         ),
     ),
@@ -227,7 +178,7 @@ NEGATIVE = Quiz(
             "For that the walk would have to lead away from the answer to `a rose`, and here it leads nowhere.",
         ),
         Option(
-            "A rose as at s = 1, pale and soft",
+            "A rose as at s = 1",
             "Both answers are the same, so their difference is zero, and the plain answer to `a rose` is left.",
             right=True,
         ),
@@ -242,5 +193,5 @@ NEGATIVE = Quiz(
     ),
 )
 
-EXERCISES = (AT_ONCE, SCALE_OF, COMPOSE)
+EXERCISES = (AT_ONCE, COMPOSE)
 QUIZZES = (SCALE, NEGATIVE)

@@ -84,8 +84,9 @@ def draw() -> list[Drawing]:
         f"“{PROMPT}” (seed {SEED}). They are {lengths[0]:.1f} and {lengths[1]:.1f} long and {degrees[1]} apart. A "
         f"ruler repeats the step from the first tip to the second: after {weak} steps the answer has turned by "
         f"{degrees[weak]}, after {strong} by {degrees[strong]}, and there the push is {answers.push[strong]:.2f} times "
-        "as long as the answer. Below, the first channels of both answers look alike; their difference is faint, and drawn {ENLARGED} times as strong. At "
-        f"the right, for s = {', '.join(map(str, SCALES))}, the picture that the step implies and that of a whole run.",
+        "as long as the answer. Below, the first channels of both answers look alike; their difference is drawn "
+        f"{ENLARGED} times as strong. At the right, for s = {', '.join(map(str, SCALES))}, the picture that the step "
+        "implies and that of a whole run.",
     )
     _formula(drawing, degrees, lengths, answers.push[strong], strong)
     _arrows(drawing, tips(answers), degrees)
