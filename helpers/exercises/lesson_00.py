@@ -167,7 +167,7 @@ EVERY_STEP = Quiz(
         Option(
             "The U-Net",
             "At each step it looks at the latent as it is by then and says what in it is noise. The two other networks "
-            "work once. (The scheduler works at every step, too, but it is arithmetic, not a network.)",
+            "work once. The scheduler works at every step, too, but it is arithmetic, not a network.",
             right=True,
         ),
         Option(
