@@ -320,7 +320,7 @@ def _skips(drawing: Drawing, boxes: list[Box], layout: Layout) -> None:
         if number and boxes[number - 1].level != source.level:
             if layout.pictures:  # a box is wider than the ribbon
                 start = (source.left + source.width - 10, source.top)
-                end = (target.left + 10, target.top)
+                end = (target.left + 4, target.top)
             else:
                 beside = (layout.pitch - source.width) / 2 * 0.7
                 start = (source.left + source.width + beside, source.y)
