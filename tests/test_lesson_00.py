@@ -22,7 +22,7 @@ from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
 from tests.pipelines import sd15
 
 LESSON = NOTEBOOKS / "00_first_picture.ipynb"
-PROMPT = "a blue fox in the snow, flat style"
+PROMPT = "a blue fox in the snow, noto style"
 PADDING, SIDE, GAP = 56, 384, 16  # around the pictures above the lesson, of each, between them; in pixels
 
 
@@ -36,9 +36,9 @@ def test_the_frames_are_those_of_the_pipelines_run_from_its_noise_to_its_picture
     space = {"torch": torch, "np": np, "pipe": pipe, "run": run, "decode": decode}
     for text in ("result = run(", "estimates = decode("):
         exec(cell_with(LESSON, text), space)
-    generator = torch.Generator("cpu").manual_seed(3)
+    generator = torch.Generator("cpu").manual_seed(7)
     whole = pipe(PROMPT, num_inference_steps=20, guidance_scale=4.0, generator=generator).images[0]
-    noise = torch.randn(space["latents"][:1].shape, generator=torch.Generator("cpu").manual_seed(3))
+    noise = torch.randn(space["latents"][:1].shape, generator=torch.Generator("cpu").manual_seed(7))
     assert torch.equal(space["latents"][:1], noise)
     assert len(space["frames"]) == len(space["times"]) == len(space["latents"])
     assert len(space["estimates"]) == len(space["off_estimate"]) == len(space["frames"]) - 1
