@@ -343,6 +343,16 @@ def test_rows_of_samples_begin_alike_and_have_all_labels(lesson):
     assert torch.equal(lesson["start"](2)[0], lesson["start"](2)[0])
 
 
+@torch.no_grad()
+def test_one_walk_serves_all_three_questions(lesson):
+    """The pairs of the cell after exercise 1, once that is solved."""
+    network = lesson["build_network"]()
+    made = lesson | {"ends": ends, "by_noise": network, "by_velocity": network, "by_flow": network}
+    exec(cell_with(LESSON, "def walk("), made)
+    for mine, before in made["pairs"].values():
+        assert_close(mine, before, rtol=1e-3, atol=1e-3)
+
+
 def test_labels_reach_the_network(lesson):
     network, x = lesson["build_network"](), normal(1, 4, 16, 16)
     with torch.no_grad():
