@@ -56,6 +56,7 @@ def taken(pipe, **changed):
         "KEPT_STYLE": "twemoji",
         "KEPT_GROUNDS": ("green", "night"),
         "BATCH": 3,
+        "EXAM": 6,
         "MOMENTS": 2,
         "DRAWING": 2,
         "GUIDANCE": 2.0,
@@ -141,12 +142,12 @@ def test_the_judge_tells_flamingos_from_other_things(lesson):
 
 
 def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
-    # 16 pictures in the order of `ask`: two grounds taught, two kept out, of each four styles.
-    hits = [True] * 4 + [True, False, False, True] + [False, False, True, False] + [False] * 3 + [True]
+    # 12 pictures in the order of `ask`: a ground that was taught and two kept out, each in four styles.
+    hits = [True, True, False, True, True, False, False, True, True, False, True, False]
     lesson["is_flamingo"] = np.array
     lesson["known"] = len
     lesson["report"]("LoRA", 2048, hits, ["fox"] * 5)
-    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "4", "1", "3", "5"]
+    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "2", "3", "2", "5"]
     prompts = lesson["ask"](WORD)
     assert len(prompts) == len(hits)
     assert prompts[0] == "a flamingo on a white background, flat style"
