@@ -1,6 +1,6 @@
-"""The exercises of lesson 07: five of Stable Diffusion's seven parts, Euler's loop, and the search for a wrong part.
+"""The exercises of lesson 07: four of Stable Diffusion's seven parts, Euler's loop, and the search for a wrong part.
 
-`make_suspect` makes the pipelines of the last exercise. Reading on from there spoils it: each fault is named.
+`make_suspect` makes the pipelines of the search for a wrong part. Reading on from there spoils it: each fault is named.
 """
 
 from collections.abc import Callable, Sequence
@@ -84,7 +84,7 @@ def _generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
 
 
-# --- 1 and 2: tokens and vectors, given in the lesson; the last exercise compares them
+# --- 1 and 2: tokens and vectors, given in the lesson (as are the timesteps); the search for a wrong part compares them
 
 
 class _Tokenizer:
@@ -163,46 +163,6 @@ START_NOISE = Exercise(
 )
 
 
-# --- 4: timesteps
-
-TIMESTEPS = Exercise(
-    name="07.timesteps",
-    solution=timesteps,
-    cases=[(20,), (25,), (30,), (1,), (7,)],
-    hints=(
-        "How far apart are 20 of 1000 timesteps? And 30, if the distance has to be a whole number?",
-        "Begin at the lower end: 1, 1 + distance, 1 + 2 distances. A run goes the other way.",
-        "`1000 // steps` is the distance; `reversed(range(steps))` counts down.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda steps: timesteps(steps)[::-1],
-            "the right timesteps, but they rise: a run begins with the most noise.",
-        ),
-        Mistake(
-            lambda steps: [t - 1 for t in timesteps(steps)],
-            "all one too low: Stable Diffusion's settings shift them by 1, so that the last is 1 and not 0.",
-        ),
-        Mistake(
-            lambda steps: [round(1000 - 1000 / steps * i) - 1 for i in range(steps)],
-            'these begin at 999, spacing "trailing". Here the last one is 1, and the first is wherever the steps lead.',
-        ),
-        Mistake(
-            lambda steps: [round(t) for t in np.linspace(999, 0, steps)],
-            'these go from end to end, spacing "linspace". Here the last one is 1, and all distances are equal.',
-        ),
-        Mistake(
-            lambda steps: [1 + int(1000 / steps * i) for i in reversed(range(steps))],
-            "right where steps divide 1000. Elsewhere take the distance as a whole number first, then multiply.",
-        ),
-        Mistake(
-            lambda steps: [1 + 1000 // steps * i for i in range(steps, 0, -1)],
-            "all one distance too high: the last timestep is 1.",
-        ),
-    ),
-)
-
-
 # --- 5: guidance
 
 
@@ -246,7 +206,7 @@ GUIDED_NOISE = Exercise(
     cases=_guidance_cases,
     hints=(
         "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
-        "One call does both: put the latents into the batch twice, and give a row of vectors for each.",
+        "One call does both: the latents twice, and as many rows of vectors, first all the empty ones, then all words.",
         "`.sample.chunk(2)` takes the two answers apart. Begin at the first, and go s times the way to the second.",
     ),
     mistakes=(
@@ -673,31 +633,7 @@ WRONG_PART = Exercise(
     ),
 )
 
-EXERCISES = (START_NOISE, TIMESTEPS, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS, EULER_LOOP, WRONG_PART)
-
-SWAPPED = Quiz(
-    name="07.swapped",
-    question="In part 5 you mix up the two answers: the loop gets `words + s * (empty - words)`, with s = 4. What "
-    "guidance is that?",
-    options=(
-        Option(
-            "The same: the difference is only written the other way round",
-            "Both its start and its direction have changed. Only at s = 0.5, half way between the two answers, do the "
-            "formulas agree.",
-        ),
-        Option(
-            "Guidance of -3, away from the words",
-            "`words + s * (empty - words)` is `empty + (1 - s) * (words - empty)`. With s = 4 that is -3: each step "
-            "goes away from what was asked.",
-            right=True,
-        ),
-        Option(
-            "Guidance of 0: the words are ignored",
-            "That would be the answer without words alone. Here the words still count, and heavily; their sign is "
-            "wrong.",
-        ),
-    ),
-)
+EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS, EULER_LOOP, WRONG_PART)
 
 ONE_GENERATOR = Quiz(
     name="07.one_generator",
@@ -742,4 +678,4 @@ UNIT_NOISE = Quiz(
     ),
 )
 
-QUIZZES = (SWAPPED, ONE_GENERATOR, UNIT_NOISE)
+QUIZZES = (ONE_GENERATOR, UNIT_NOISE)
