@@ -11,13 +11,12 @@ import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
 from PIL import Image
 
-from helpers import costs, exercises, plots, stations
+from helpers import exercises, plots, stations
 from helpers.exercises import EXERCISES
 from helpers.exercises.lesson_07 import make_suspect
 from helpers.inputs import prompt_notes
 from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
-from helpers.pictures import generate
 from helpers.scenes import Scene, Thing
 from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -371,69 +370,3 @@ def test_the_prompts_in_pockets_place_are_of_its_world():
     scenes = constants(LESSON, "scenes", Scene=Scene, Thing=Thing)["scenes"]
     assert len(scenes) == 3
     assert [note for scene in scenes for note in prompt_notes(pocket, scene.caption())] == []
-
-
-# --- a table of options, which no lesson shows at present
-
-
-def test_peak_bytes_counts_what_is_alive_at_once():
-    with costs.PeakBytes() as counter:
-        a = torch.zeros(1000)  # 4 kB
-        b = a.view(10, 100)[2:]  # a view holds nothing of its own
-        a += 1  # in place
-        c = torch.ones(2000)  # 8 kB
-        del a, b
-        c = c.sum()
-    assert counter.most == 12_000
-    assert counter.now == 4
-
-
-def test_the_table_measures_each_option_and_leaves_the_pipeline_as_it_was(pipe):
-    before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
-    picture = generate(pipe, "a", steps=1)[0]
-    table = {cost.label: cost for cost in costs.compare(pipe, "a", steps=1, pictures=2)}
-
-    assert list(table) == [
-        "2 pictures, plain",
-        "  float16",
-        "  bfloat16",
-        "  attention slicing",
-        "  VAE slicing",
-        "1 of twice the side, plain",
-        "  VAE tiling",
-    ]
-    plain, sliced = table["2 pictures, plain"], table["  VAE slicing"]
-    drawn = [cost for cost in table.values() if not cost.missing]
-    assert {plain.label, sliced.label, "  attention slicing"} <= {cost.label for cost in drawn}
-    assert all(cost.seconds > 0 and cost.unet > 0 and cost.decoder > 0 and 0 <= cost.apart <= 255 for cost in drawn)
-    assert plain.apart == 0
-    assert max(table[label].apart for label in ("  attention slicing", "  VAE slicing")) <= 1
-    assert sliced.decoder < 0.7 * plain.decoder  # one picture at a time instead of two
-    assert sliced.unet == pytest.approx(plain.unet)
-    assert len({len(line) for line in (costs.HEAD, str(plain), str(sliced))}) == 1
-    hooks = (pipe.unet._forward_hooks, pipe.unet._forward_pre_hooks, pipe.vae.decoder._forward_hooks)
-    assert not any(hooks)
-
-    assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
-    assert not pipe.vae.use_slicing
-    assert not pipe.vae.use_tiling
-    assert apart(generate(pipe, "a", steps=1)[0], picture) == 0
-
-
-def test_a_dtype_that_takes_too_long_is_not_drawn_with(pipe, monkeypatch):
-    monkeypatch.setattr(costs, "TOO_SLOW", 0)
-    said = [cost.missing for cost in costs.compare(pipe, "a", steps=1, pictures=1) if "float16" in cost.label]
-    assert all("times as long" in text or "does not work" in text for text in said)
-    assert len(said) == 2
-
-
-def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(pipe):
-    switched = []
-
-    def fails():
-        raise RuntimeError("not on this machine\nand more")
-
-    cost = costs._with("odd", fails, lambda: switched.append("off"), pipe, [], {})
-    assert cost == costs.Cost("odd", "failed: not on this machine")
-    assert str(cost).split(maxsplit=1) == ["odd", "failed: not on this machine"]
-    assert switched == ["off"]
