@@ -217,7 +217,8 @@ UNKNOWN_WORD = Quiz(
     options=(
         Option(
             "It is left out, as if you had not written it",
-            "A tokenizer leaves nothing out. `a dragon` and `a` have different tokens, and so different vectors.",
+            "A tokenizer leaves out only what is too long. `a dragon` and `a` have different tokens, and so different "
+            "vectors.",
         ),
         Option(
             "The nearest word that it knows takes its place",
