@@ -52,7 +52,7 @@ JUMP = Exercise(
     solution=jump,
     cases=_jump_cases,
     hints=(
-        "Between s and t lie the steps s + 1 to t. Which product says what they leave of the variance?",
+        "Between s and t lie the timesteps s + 1 to t. Which product says what they leave of the variance?",
         "alpha_bar[t] is the product of all steps up to t, and alpha_bar[s] of those up to s. Divide.",
         "Then it is the closed form again, with that share in place of alpha_bar and x_s in place of x0.",
     ),
@@ -186,13 +186,13 @@ SAME_T = Quiz(
         ),
         Option(
             "The same photograph, shrunk to 16 × 16 pixels before the noise came",
-            "Each of its pixels got a noise of its own, and there are few to average: its neighbours are less alike "
-            "than those of the large one.",
+            "Each of its pixels got a noise of its own, where the large one has 32 × 32 noises to average: 1,024 times "
+            "less signal-to-noise.",
             right=True,
         ),
         Option(
             "The same photograph, shrunk to 16 × 16 pixels after the noise came",
-            "Shrinking averages the noise away. This is the clearest of the three to look at.",
+            "Shrinking averages most of the noise away: each pixel left is the mean of 32 × 32 noises.",
         ),
         Option(
             "None: the same t means the same two factors for all three",
