@@ -101,7 +101,7 @@ SWAP = Exercise(
         ),
         Mistake(
             torch.zeros_like,
-            "this is the cut. A swap puts in a skip that is as healthy as its own.",
+            "this is the cut. A swap puts in a skip that another noise made.",
         ),
     ),
 )
@@ -114,8 +114,8 @@ CUT_WIRE = Quiz(
     options=(
         Option(
             "The connection carries nothing that matters for the task",
-            "The noise can be read from skip 1, and the network takes hardly any of it from there. What a connection "
-            "carries is found by reading it.",
+            "At t = 100 most of the noise can be read from skip 1, and the network takes a tenth of it from there. "
+            "What a connection carries is found by reading it.",
         ),
         Option(
             "The network, as it is, does well without what the connection carries",
@@ -143,7 +143,8 @@ CLOCK = Quiz(
         Option(
             "Yes: how strong the noise is can be seen in the latent",
             "Sun et al. (2025, arXiv:2502.13129) trained many kinds of such models without it. Most lost a little, and "
-            "some even did better.",
+            "some even did better. But drawn with DDIM, the steps of lesson 02, pictures become clearly worse without "
+            "a clock (2026, arXiv:2604.25289).",
             right=True,
         ),
         Option(
@@ -165,8 +166,8 @@ SPARE = Quiz(
         ),
         Option(
             "Other places can stand in for them",
-            "The fox has many places that are alike. To leave some out shows what cannot be replaced, not what is of "
-            "use: the mistake of the cut connection, a third time.",
+            "Alone, the 9 bring most of the gain; left out, they are not missed. To leave something out shows what "
+            "cannot be replaced, not what is of use, as with the cut connection.",
             right=True,
         ),
         Option(
