@@ -171,8 +171,8 @@ WHO_KNOWS = Quiz(
 )
 PADDING = Quiz(
     name="05.padding",
-    question="The vector of `yellow` in `a yellow fox left of a pink owl on grass` was replaced by that of the empty "
-    "prompt. Why does Pocket still draw a yellow fox?",
+    question="In `a yellow fox left of a pink owl on grass` the vectors of `yellow` and `pink` were replaced by those of "
+    "the empty prompt. Why can the fox still be yellow?",
     options=(
         Option(
             "The U-Net has learnt that foxes are yellow",
@@ -180,12 +180,13 @@ PADDING = Quiz(
         ),
         Option(
             "The vectors of `fox` and of later tokens have read `yellow` too",
-            "The text encoder copied the colour into the tokens after it before anything was taken away.",
+            "The text encoder copied the colour into later tokens before anything was taken away. For the fox that is "
+            "enough. The owl keeps pink on its belly only.",
             right=True,
         ),
         Option(
-            "One vector of 32 is too little to be noticed by the U-Net, whichever it is",
-            "The number does not decide. What matters is whether other vectors hold the same.",
+            "Two vectors of 32 are too few to be noticed by the U-Net, whichever they are",
+            "They are noticed: the owl beside it turns brown, all but its belly.",
         ),
     ),
 )
