@@ -668,8 +668,8 @@ UNIT_NOISE = Quiz(
         ),
         Option(
             "Near 1, as at every other timestep",
-            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network answers "
-            "can be weaker: the next figure shows it.",
+            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network "
+            "answers can be weaker: the next figure shows it.",
             right=True,
         ),
         Option(
