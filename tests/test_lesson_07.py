@@ -120,6 +120,19 @@ def test_each_fault_is_in_the_part_whose_number_it_bears(lesson):
         assert [name for name in own if getattr(parts, name) is not own[name]] == [numbers[where]], label
 
 
+def test_without_the_offset_the_last_answer_changes_nothing(lesson):
+    x, alpha_bar = torch.randn((1, 4, 4, 4), generator=seeded(0)), torch.linspace(0.999, 0.005, 1000)
+    loop = lesson["part"].ddim_loop
+
+    def ends(times, last):
+        """The last latents, where the network answers `last` when it is asked for the last time."""
+        return loop(lambda x, t: last if t == times[-1] else 0.5 * x, x, times, alpha_bar)
+
+    for times, same in ((lesson["no_offset"](20), True), (lesson["timesteps"](20), False)):
+        apart = (ends(times, torch.zeros_like(x)) - ends(times, torch.ones_like(x))).abs().max()
+        assert (float(apart) < 1e-5) is same
+
+
 def test_squeezed_noise_is_even_and_keeps_its_order(lesson):
     noise = lesson["part"].start_noise([0], (4, 64, 64)).flatten()
     even = lesson["even_noise"]([0], (4, 64, 64)).flatten()
@@ -271,6 +284,22 @@ def test_the_count_of_suspects_is_printed_with_or_without_a_search(lesson, pipe,
         "suspect 5: None",
         "3 got away",
     ]
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "found"), [(lambda x, t: 0.5 * x, None), (lambda x, t: x * t / 1000, "ddim_loop")]
+)
+def test_only_a_stand_in_that_sees_t_tells_of_a_wrong_timestep(lesson, stand_in, found):
+    sound, alpha_bar = lesson["part"], torch.linspace(0.999, 0.005, 1000)
+
+    def told_the_next(predict, x, times, alpha_bar):
+        after = dict(zip(times, [*times[1:], 0], strict=True))
+        return sound.ddim_loop(lambda x, t: predict(x, after[t]), x, times, alpha_bar)
+
+    x = torch.randn((1, 4, 4, 4), generator=seeded(0))
+    inputs = {"ddim_loop": (stand_in, x, sound.timesteps(20), alpha_bar)}
+    search = EXERCISES["07.wrong_part"].solution
+    assert search(sound, lesson["changed"](ddim_loop=told_the_next), inputs) == found
 
 
 @pytest.mark.parametrize("number", [0, 6])

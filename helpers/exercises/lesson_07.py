@@ -63,7 +63,7 @@ def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
 def euler_loop(
     predict: Callable[[Tensor, int], Tensor], noise: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
 ) -> Tensor:
-    """The clean latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
+    """The clean latents after all Euler steps: Song et al. (2020), arXiv:2010.02502, equations 13 and 14."""
     sigmas = [((1 - alpha_bar[t]) / alpha_bar[t]) ** 0.5 for t in timesteps] + [torch.zeros(())]
     x = noise * (sigmas[0] ** 2 + 1) ** 0.5
     for t, (sigma, sigma_next) in zip(timesteps, pairwise(sigmas), strict=True):
@@ -75,7 +75,7 @@ def wrong_part(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[st
     """The name of the first part that answers otherwise than the sound one to the same inputs; None if none does."""
     for name, given in inputs.items():
         right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
-        if right.shape != other.shape or not torch.allclose(right.double(), other.double(), atol=1e-3):
+        if right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3):
             return name
     return None
 
@@ -580,7 +580,7 @@ def _wrong_search(
 
 
 def _apart(right: Tensor, other: Tensor) -> bool:
-    return right.shape != other.shape or not torch.allclose(right.double(), other.double(), atol=1e-3)
+    return right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3)
 
 
 WRONG_PART = Exercise(
@@ -668,7 +668,8 @@ UNIT_NOISE = Quiz(
         ),
         Option(
             "Near 1, as at every other timestep",
-            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`.",
+            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network "
+            "answers can be weaker: the next figure shows it.",
             right=True,
         ),
         Option(
