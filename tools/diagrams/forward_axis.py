@@ -112,3 +112,5 @@ def _shares(drawing: Drawing, shown: list[int], signal: list[float], noise: list
     drawing.line([(x, AXIS + 10), (x, FOOT + 24)], kit.XT, line=1)
     drawing.add("circle", cx=x, cy=y, r=7, fill=kit.WHITE, stroke=kit.XT, stroke_width=2)
     drawing.text(x, FOOT + 37, f"SNR = 1, $t$ = {crossing}", colour=kit.XT, anchor="middle", bold=True)
+    words = "for a picture of variance 1: equal factors"
+    drawing.text(x + 76, FOOT + 37, words, size=kit.SMALL, colour=kit.SECOND)
