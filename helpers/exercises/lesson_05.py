@@ -171,8 +171,8 @@ WHO_KNOWS = Quiz(
 )
 PADDING = Quiz(
     name="05.padding",
-    question="In `a yellow fox left of a pink owl on grass` the vectors of `yellow` and `pink` were replaced by those of "
-    "the empty prompt. Why can the fox still be yellow?",
+    question="In `a yellow fox left of a pink owl on grass` the vectors of `yellow` and `pink` were replaced by those "
+    "of the empty prompt. Why can the fox still be yellow?",
     options=(
         Option(
             "The U-Net has learnt that foxes are yellow",
