@@ -101,8 +101,15 @@ def test_equal_scores_are_a_plain_mean_and_the_largest_are_as_many_as_asked(less
     ).all()
     shares = lesson["only"](lesson["first"](3))(scores).softmax(dim=-1)
     assert ((shares > 0).sum(dim=-1) == 3).all()
-    lots = lesson["lot"](normal(1, 2, 32, 32))
-    assert (lots.sum(dim=-1) == 9).all() and not torch.equal(lots[0, 0], lots[0, 1])
+    lots, others = (lesson["lot"](normal(1, 2, 32, 32), seed=seed) for seed in (4, 5))
+    assert (lots.sum(dim=-1) == 9).all() and not torch.equal(lots, others) and not torch.equal(lots[0], lots[1])
+
+
+def test_scores_dealt_to_other_places_keep_their_sizes(lesson):
+    scores = normal(2, 3, 8, 8)
+    dealt = lesson["dealt"](scores, seed=0)
+    assert not torch.equal(dealt, scores)
+    assert_close(dealt.sort(dim=-1).values, scores.sort(dim=-1).values, rtol=0, atol=0)
 
 
 def test_noise_is_read_from_a_skip_that_holds_it_and_from_no_other(lesson):
