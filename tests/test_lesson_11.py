@@ -136,6 +136,7 @@ def test_the_judge_tells_flamingos_from_other_things(lesson):
     pictures = [lesson["real_pictures"](name, i, 2) for i, name in enumerate(names)]
     assert [len(of_one) for of_one in pictures] == [2 * len(STYLES)] * len(names)
     lesson["centres"] = torch.cat([lesson["centres_of"](of_one) for of_one in pictures])
+    lesson["reach"] = lesson["to_centres"](lesson["real_pictures"](WORD, 999, 6))[:, -len(STYLES) :].amin(dim=1).max()
     for name in names:
         found = lesson["is_flamingo"](lesson["real_pictures"](name, 99, 2)).tolist()
         assert found.count(name == WORD) >= 7
