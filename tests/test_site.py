@@ -138,7 +138,8 @@ def test_the_first_page_says_what_the_readme_says(site):
     links = [link["href"] for link in page.all("a")]
     assert {f"notebooks/{lesson.stem}.html" for lesson in LESSONS} <= set(links)
     rows = re.findall(r"^\| \[[^|]*\) \| ([^|]*) \|$", readme, re.MULTILINE)
-    assert len(rows) >= len(LESSONS) and all(row in page.text for row in rows)
+    text = page.text.replace("’", "'")  # as Sphinx writes it
+    assert len(rows) >= len(LESSONS) and all(row in text for row in rows)
     assert "make lab" in page.text and "CC BY 4.0" in page.text
     assert ADDRESS in links and f"{ADDRESS}/blob/{REF}/LICENSE" in links
     assert not [link for link in links if "actions/workflows" in link], "badges fetch pictures from another host"
@@ -233,8 +234,8 @@ def is_sideways(page) -> bool:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_needs_no_other_host_and_is_as_wide_as_a_phone(open_page, name):
     page = open_page(name)
-    if page.locator(".math").count():
-        page.locator("mjx-container").first.wait_for()
+    if page.locator(".math:visible").count():  # the others are folded away
+        page.locator("mjx-container:visible").first.wait_for()
     assert not is_sideways(page)
     hidden = page.locator(".picture img").evaluate_all(
         "imgs => imgs.filter(img => !img.getClientRects().length).length"
@@ -334,7 +335,7 @@ def test_the_sidebar_of_a_narrow_page_opens_for_the_keyboard(open_page):
 
 @in_browser
 def test_the_search_finds_prose_and_captions(open_page):
-    for words, lesson in (("skip connections", "02_"), ("three prompts, three pictures", "00_")):
+    for words, lesson in (("skip connections", "03_"), ("three prompts, three pictures", "00_")):
         page = open_page(f"search.html?q={words}")
         page.locator(f'#search-results a[href*="{lesson}"]').first.wait_for()
         page.close()

@@ -53,7 +53,7 @@ def relinked(text: str, folder: Path) -> str:
         path = (folder / link[0]).resolve()
         if path in LESSONS:
             return link[0].removesuffix(".ipynb") + ".md"
-        if path.suffix in {".png", ".svg"} or not path.exists():  # of a file that is not there Sphinx warns
+        if path.suffix in {".png", ".svg", ".jpg"} or not path.exists():  # of a file that is not there Sphinx warns
             return link[0]
         return f"{ADDRESS}/{'tree' if path.is_dir() else 'blob'}/{REF}/{path.relative_to(ROOT).as_posix()}"
 
