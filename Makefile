@@ -15,13 +15,16 @@ LESSONS_INSTALLED := .venv/.installed-lessons
 PLAYGROUND_INSTALLED := .venv/.installed-playground
 SITE_INSTALLED := .venv/.installed-site
 INSTALLED := .venv/.installed
+# What runs Pocket Diffusion in a browser, from the npm registry: two of the package's many files.
+ONNXRUNTIME := 1.30.0
+RUNTIME := runs/onnxruntime-web-$(ONNXRUNTIME)/ort-wasm-simd-threaded.wasm
 FIRST_LESSON := $(notdir $(firstword $(NOTEBOOKS)))
 # Jupyter refuses to serve root, who is the only user of many containers, unless told that it is meant.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),--allow-root)
 NBVAL_FLAGS := --nbval-current-env --nbval-cell-timeout $(LESSON_SECONDS)
 # Two lessons that take seconds; `make test QUICK=notebooks/x.ipynb` runs another one. The others come with test-all.
 QUICK ?= notebooks/00_first_picture.ipynb notebooks/01_forward_noising.ipynb
-LONG := $(wildcard notebooks/09_*.ipynb notebooks/08_*.ipynb)
+LONG := $(wildcard notebooks/11_*.ipynb notebooks/10_*.ipynb)
 OTHERS := $(filter-out $(QUICK) $(LONG),$(wildcard notebooks/*.ipynb))
 # One thread for each worker: two that reckon with two cores each wait for one another. Whole files go to a worker
 # (loadscope), so that a lesson has one kernel, in the order in which they are named: what takes minutes first and short
@@ -32,7 +35,7 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 # A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
 export DIFFUSERS_DISABLE_REMOTE_CODE := 1
 
-.PHONY: help lab playground site dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
+.PHONY: help lab playground site student onnxruntime dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -47,9 +50,22 @@ playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND
 	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
 
 # Never over an older one, whose pages would stay.
-site: $(SITE_INSTALLED) ## make a static site of the lessons as they are committed, in runs/site
+site: $(SITE_INSTALLED) $(RUNTIME) ## make a static site of the lessons as they are committed, and a page to draw on, in runs/site
 	rm -rf runs/site
 	$(BIN)/python -m tools.build_site runs/site
+
+# Into a folder beside `notebooks`, where links to pictures hold; never over copies that are there.
+student: $(LESSONS_INSTALLED) ## copies of the lessons for a class, in student/: no solutions, answers or outputs
+	$(BIN)/python -m tools.student_notebooks student
+
+onnxruntime: $(RUNTIME) ## fetch what draws in a browser (needs npm), so that `make test-all` tests that page too
+$(RUNTIME):
+	@command -v npm >/dev/null || { \
+		echo "The page to draw on needs onnxruntime-web, which npm fetches, and npm is not here: see https://nodejs.org" >&2; exit 1; }
+	rm -rf runs/onnxruntime-web-*
+	@mkdir -p $(@D)
+	cd $(@D) && npm pack --silent onnxruntime-web@$(ONNXRUNTIME) && tar -xzf onnxruntime-web-$(ONNXRUNTIME).tgz --strip-components=2 \
+		package/dist/ort.wasm.bundle.min.mjs package/dist/$(@F) && rm onnxruntime-web-*.tgz && touch $(@F)
 
 dev: $(INSTALLED) ## install everything, for changing the course: tests and training too
 

@@ -1,4 +1,4 @@
-"""Measure how well and how fast each sampler draws with Pocket Diffusion, once, for lesson 07.
+"""Measure how well and how fast each sampler draws with Pocket Diffusion, once, for lesson 09.
 
     python -m evaluation.measure_samplers
 
@@ -26,6 +26,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from evaluation.evaluate import verdicts
 from helpers.checksums import sha256, write_checksums
 from helpers.judge import JUDGE, features, read
 from helpers.latents import decode, encode
@@ -34,7 +35,6 @@ from helpers.measures import frechet_distance
 from helpers.sampling import run
 from helpers.scenes import Scene, draw, random_scene
 from training.flags import add_flags, filled
-from training.train_judge import in_reading_order, layout_of
 
 RUNS = Path("runs") / "samplers.csv"
 FILE = "samplers.csv"
@@ -45,7 +45,7 @@ COLUMNS = (
     "pictures",
     "words",  # how many pictures show the right things in the right places
     "style",
-    "background",
+    "ground",
     "frechet",  # distance to real pictures of other scenes
     "frechet_error",  # its standard error
     "seconds",  # for one picture, in a batch
@@ -97,15 +97,15 @@ def build_sampler(name: str, pipe: StableDiffusionPipeline) -> SchedulerMixin:
 
 
 def measured_scenes(config: SamplersConfig, start: int = 0, count: int | None = None) -> list[Scene]:
-    """Scenes in turn of one object and of two. Scene i depends on the seed and i alone, as does its noise."""
+    """Scenes in turn of one thing and of two. Scene i depends on the seed and i alone, as does its noise."""
     numbers = range(start, start + (config.pictures if count is None else count))
-    return [random_scene(np.random.default_rng((config.seed, i)), objects=1 + i % 2) for i in numbers]
+    return [random_scene(np.random.default_rng((config.seed, i)), things=1 + i % 2) for i in numbers]
 
 
 def jackknife_error(found: Tensor, reference: Tensor, groups: int) -> float:
     """Standard error of the Frechet distance of features (N, D), by leaving out one group of pictures at a time.
 
-    found: of pictures with one object and with two in turn. Each group has as many of both, for a set that lacks one
+    found: of pictures with one thing and with two in turn. Each group has as many of both, for a set that lacks one
     kind is at another distance.
     """
     number = torch.arange(len(found)) // 2 % groups
@@ -164,26 +164,18 @@ def measure_row(
         pictures, calls, seconds = draw_row(pipe, name, steps, config, batch_size)
         threads = f", {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else ""
         device = f"{pipe.device.type}{threads}"
-    readings = read(pictures)
-    right = [
-        reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
-        for reading, scene in zip(readings, scenes, strict=True)
-    ]
-    pairs = list(zip(readings, scenes, strict=True))
-    found = features(pictures)
+    told, found = verdicts(read(pictures), scenes), features(pictures)
     return {
         "sampler": name,
         "steps": steps,
         "calls": calls,
         "pictures": len(pictures),
-        "words": sum(right),
-        "style": sum(reading.style == scene.style for reading, scene in pairs),
-        "background": sum(reading.background == scene.background for reading, scene in pairs),
+        **{name: sum(told[name]) for name in ("words", "style", "ground")},
         "frechet": f"{frechet_distance(found, reference):.3f}",
         "frechet_error": f"{jackknife_error(found, reference, config.groups):.3f}",
         "seconds": f"{seconds:.4f}",
         "device": device,
-        "right": "".join(str(int(one)) for one in right),
+        "right": "".join(str(int(one)) for one in told["words"]),
     }
 
 

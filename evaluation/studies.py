@@ -1,7 +1,7 @@
-"""Longer measurements of Pocket Diffusion, beside the figures of `evaluate.py`: an hour and a half on two cores.
+"""Longer measurements of Pocket Diffusion, beside the figures of `evaluate.py`.
 
     accelerate launch -m evaluation.studies distance                 # Frechet distance and memorisation
-    accelerate launch -m evaluation.studies settings                 # steps and guidance
+    accelerate launch -m evaluation.studies steps                    # how many are enough
     accelerate launch -m evaluation.studies choices --runs runs/gamma-5 runs/gamma-inf      # what training chose
 
 Each writes its part of `studies.json` into the model's folder, and the model card again. Pictures are kept under
@@ -22,8 +22,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
-from evaluation.evaluate import EvaluationConfig, draw_with, judged, pair_scenes, sheet, single_scenes, weights_key
-from evaluation.model_card import write_card
+from evaluation.evaluate import EvaluationConfig, asked, draw_with, judged, paired, sheet, small, weights_key
+from evaluation.model_card import of_this_world, write_card
 from helpers.checksums import write_checksums
 from helpers.judge import features
 from helpers.latents import decode, encode
@@ -36,7 +36,7 @@ from training.run_folder import HISTORY, history
 from training.unet import UNetConfig
 
 FILE, NEAREST = "studies.json", "nearest.webp"
-KINDS = ("one object", "two objects")
+KINDS = ("one thing", "two things")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,14 +49,13 @@ class StudiesConfig:
     kept: int = 250  # pictures in a file
     seed: int = 3_000_000  # far from the seeds of training, evaluation and samplers
     steps: tuple[int, ...] = (10, 20, 100)
-    guidances: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0, 6.0, 8.0)  # 1 is none: the prediction for the prompt alone
     timesteps: tuple[int, ...] = (50, 200, 400, 600, 800, 950)  # where the error of a training choice is measured
     shown: int = 6  # pictures with their nearest training pictures
 
 
 def unseen_scenes(config: StudiesConfig, seed: int) -> list[Scene]:
-    """Scenes of one object and of two in turn; scene i depends on the seed and i alone."""
-    return [random_scene(np.random.default_rng((seed, i)), objects=1 + i % 2) for i in range(config.pictures)]
+    """Scenes of one thing and of two in turn; scene i depends on the seed and i alone."""
+    return [random_scene(np.random.default_rng((seed, i)), things=1 + i % 2) for i in range(config.pictures)]
 
 
 def in_parts(count: int, part: int) -> Iterator[slice]:
@@ -94,12 +93,6 @@ def all_features(pictures: Sequence[Image.Image]) -> Tensor:
     return torch.cat([features(pictures[part]) for part in in_parts(len(pictures), 100)])
 
 
-def small(pictures: Sequence[Image.Image]) -> Tensor:
-    """Pictures as rows of 32 x 32 x 3 numbers from 0 to 1: enough to tell a shift by a pixel from another emoji."""
-    rows = [np.asarray(picture.resize((32, 32), Image.Resampling.BOX)).reshape(-1) for picture in pictures]
-    return torch.from_numpy(np.stack(rows)).float() / 255
-
-
 def nearest(pictures: Tensor, training: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     """Each row's root mean squared distance to the nearest row of the parts of `training`, and that row's number.
 
@@ -117,14 +110,16 @@ def nearest(pictures: Tensor, training: Iterable[Tensor]) -> tuple[Tensor, Tenso
 
 
 def trained_scenes(model: Path) -> list[Scene]:
-    """All scenes that the U-Net of a model was trained on, each once, as its `training.json` tells.
+    """All scenes of this world that the U-Net of a model was trained on, each once, as its `training.json` tells.
 
-    Raises FileNotFoundError if there is none.
+    The first weights were those of Pocket Diffusion 2, whose scenes no program draws any more: see `of_this_world`.
+    Raises FileNotFoundError if no run is of this world.
     """
-    runs = [filled(UNetConfig(), run["settings"]) for run in history(model) if run["program"] == "train_unet"]
+    runs = [run for run in history(model) if run["program"] == "train_unet" and of_this_world(run)]
     if not runs:
         raise FileNotFoundError(f"{model / HISTORY} tells of no training of a U-Net: nobody knows what it was shown")
-    return list(dict.fromkeys(scene for config in runs for scene in training_scenes(config)))
+    configs = [filled(UNetConfig(), run["settings"]) for run in runs]
+    return list(dict.fromkeys(scene for config in configs for scene in training_scenes(config)))
 
 
 def distance_study(
@@ -153,8 +148,8 @@ def distance_study(
     distances, numbers = nearest(torch.cat([small(pictures) for pictures in sources.values()]), rows)
     found = dict(zip(sources, zip(distances.split(len(scenes)), numbers.split(len(scenes)), strict=True), strict=True))
     memory, read = {}, {}
-    for kind, objects in zip(KINDS, (1, 2), strict=True):
-        numbers = [i for i, scene in enumerate(scenes) if len(scene.words) == objects]
+    for kind, things in zip(KINDS, (1, 2), strict=True):
+        numbers = [i for i, scene in enumerate(scenes) if len(scene.things) == things]
         read[kind] = judged([drawn[i] for i in numbers], [scenes[i] for i in numbers])
         distances = {name: there[numbers] for name, (there, _) in found.items()}
         limit = distances["reconstruction"].quantile(0.05)
@@ -176,43 +171,43 @@ def distance_study(
     return results, sheet(shown, config.shown)
 
 
-def shares_with(
+def judged_with(
     pipe: StableDiffusionPipeline,
     config: StudiesConfig,
     evaluation: EvaluationConfig,
     accelerator: Accelerator,
     folder: Path,
-) -> dict[str, dict[str, float]]:
-    """What the judge reads in the evaluation's pictures of one object and of two, drawn with these settings."""
-    kinds = dict(zip(KINDS, (single_scenes(evaluation), pair_scenes(evaluation)), strict=True))
-    return {
-        kind: judged(kept_pictures(pipe, scenes, config, evaluation, accelerator, folder / kind), scenes)
-        for kind, scenes in kinds.items()
-    }
-
-
-def settings_study(
-    pipe: StableDiffusionPipeline, config: StudiesConfig, accelerator: Accelerator, runs: Path
 ) -> dict[str, dict]:
-    """The same prompts and the same noise with other numbers of steps, then with other guidance."""
+    """What the judge reads in the evaluation's pictures of one thing and of two, drawn with these settings."""
+    found = {}
+    for kind in KINDS:
+        scenes = asked(kind, evaluation)
+        pictures = kept_pictures(pipe, scenes, config, evaluation, accelerator, folder / kind)
+        found[kind] = judged(pictures, scenes)
+    return found
 
-    def shares(**changed: float) -> dict[str, dict[str, float]]:
-        evaluation = replace(config.evaluation, **changed)
-        folder = runs / f"{evaluation.steps}-{evaluation.guidance:g}"
-        return shares_with(pipe, config, evaluation, accelerator, folder)
 
+def steps_study(pipe: StableDiffusionPipeline, config: StudiesConfig, accelerator: Accelerator, runs: Path) -> dict:
+    """The same prompts and the same noise with other numbers of steps; each beside the most, picture by picture."""
+    found = {
+        steps: judged_with(pipe, config, replace(config.evaluation, steps=steps), accelerator, runs / f"{steps}-steps")
+        for steps in config.steps
+    }
+    most = found[max(config.steps)]
+    for kinds in found.values():
+        for kind, read in kinds.items():
+            read["against most steps"] = paired(read["right"], most[kind]["right"])
     return {
         "pictures": config.evaluation.pictures,
-        "default": {"steps": config.evaluation.steps, "guidance": config.evaluation.guidance},
-        "steps": {str(steps): shares(steps=steps) for steps in config.steps},
-        "guidance": {f"{guidance:g}": shares(guidance=guidance) for guidance in config.guidances},
+        "guidance": config.evaluation.guidance,
+        "steps": {str(steps): kinds for steps, kinds in found.items()},
     }
 
 
 @torch.no_grad()
 def noise_errors(pipe: StableDiffusionPipeline, config: StudiesConfig) -> dict[str, float]:
-    """Mean squared error of the predicted noise at single timesteps, on the evaluation's pairs of objects."""
-    scenes = pair_scenes(config.evaluation)
+    """Mean squared error of the predicted noise at single timesteps, on the evaluation's pairs of things."""
+    scenes = asked("two things", config.evaluation)
     x0 = encode(pipe, [draw(scene) for scene in scenes])
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(config.seed)).to(x0)
     text = pipe.encode_prompt([scene.caption() for scene in scenes], pipe.device, 1, False)[0]
@@ -239,14 +234,14 @@ def choices_study(config: StudiesConfig, accelerator: Accelerator, trained: Sequ
             drawn = runs / weights_key(folder / "pipeline") / weights
             results[f"{folder.name}, {weights}"] = {
                 "errors": noise_errors(pipe, config),
-                **shares_with(pipe, config, config.evaluation, accelerator, drawn),
+                **judged_with(pipe, config, config.evaluation, accelerator, drawn),
             }
     return {"pictures": config.evaluation.pictures, "runs": results}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("distance", "settings", "choices"))
+    parser.add_argument("study", choices=("distance", "steps", "choices"))
     parser.add_argument("--model", type=Path, default=POCKET, help="folder of the pipeline; the results go there too")
     parser.add_argument("--runs", type=Path, nargs="+", default=[], help="of `choices`: folders of train_unet's runs")
     args = parser.parse_args()
@@ -261,8 +256,8 @@ def main() -> None:
     if args.study == "distance":
         training = trained_scenes(args.model)
         results, picture = distance_study(pipe, training, config, accelerator, runs / weights / "distance")
-    elif args.study == "settings":
-        results = settings_study(pipe, config, accelerator, runs / weights)  # pictures of other weights are not these
+    elif args.study == "steps":
+        results = steps_study(pipe, config, accelerator, runs / weights)  # pictures of other weights are not these
     else:
         results = choices_study(config, accelerator, args.runs, runs)
     if accelerator.is_main_process:

@@ -18,7 +18,8 @@ from helpers.plots import picture_file
 
 FILM_BYTES = 30_000  # a third more as text in a notebook
 # Frames, colours of all their pictures, largest side of a picture: the first that fits is taken, or the last.
-FILMS = ((12, 96, 128), (12, 40, 128), (12, 20, 128), (9, 16, 128), (8, 24, 96), (8, 16, 96), (6, 16, 96))
+FILMS = ((12, 96, 128), (12, 40, 128), (12, 24, 128), (8, 24, 128), (6, 32, 128), (8, 32, 96), (6, 24, 96))
+SAMPLE = 10_000  # pixels of all frames, from which the palette is chosen
 FRAME, FIRST, LAST = 167, 1000, 2000  # milliseconds: six frames a second, and time to look at both ends
 
 PADDING, GAP, ROW_NAMES = 16, 8, 96
@@ -89,10 +90,14 @@ def _animated(frames: list[Image.Image], colours: int) -> bytes:
     column = Image.new("RGB", (width, height * len(frames)))
     for index, frame in enumerate(frames):
         column.paste(frame, (0, index * height))
-    # Those of pictures are chosen from every ninth pixel, which takes a tenth of the time; the text keeps its own.
-    sample = column.resize((width // 3, column.height // 3), Image.Resampling.NEAREST).quantize(colours)
+    # Those of pictures are chosen from a sample, which takes a tenth of the time; the text keeps its own. The last
+    # frame counts as much as all others together: a run begins with noise of every colour, which need not be true.
+    pixels = [np.asarray(frame).reshape(-1, 3) for frame in frames]
+    sample = [some[:: 1 + len(frames) * len(some) // SAMPLE] for some in pixels]
+    sample = Image.fromarray(np.concatenate(sample + sample[-1:] * len(frames))[None])
+    chosen = sample.quantize(colours, kmeans=1)  # without it rare colours, such as a fox's orange, are lost
     own = [part for colour in (CARD, HAIRLINE, LINE, SECOND, INK) for part in ImageColor.getrgb(colour)]
-    palette = [*own, *sample.getpalette()[: 3 * colours]]
+    palette = [*own, *chosen.getpalette()[: 3 * colours]]
     whole = Image.new("P", (1, 1))
     whole.putpalette(palette + palette[-3:] * (256 - len(palette) // 3))
     indices = np.asarray(column.quantize(palette=whole, dither=Image.Dither.NONE))

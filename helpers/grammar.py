@@ -1,6 +1,6 @@
 """The grammar of Pocket's captions: which words it has, and how a prompt could go on.
 
-    a fox [left of a pizza] [on a blue background] [, flat style]
+    a [red] fox [left of a [blue] pizza] [on a white background, or on grass] [, flat style]
 
 What stands in brackets may be missing.
 """
@@ -8,35 +8,39 @@ What stands in brackets may be missing.
 import difflib
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
-from helpers.scenes import BACKGROUNDS, PLURALS, RELATIONS, STYLES, WORDS, with_article
+from helpers.grounds import PLACES
+from helpers.scenes import COLOURS, GROUNDS, PLAIN, PLURALS, RELATIONS, STYLES, WORDS, Thing
 
-OBJECTS = [with_article(word) for word in WORDS]
+THINGS = [Thing(word).phrase for word in WORDS]
+COLOURED = [Thing(word, colour).phrase for colour in COLOURS for word in WORDS]
 
 
 def suggestions(prompt: str, limit: int) -> list[tuple[str, str]]:
     """Up to `limit` ways a prompt could go on, each as (what would be added, whole prompt); `limit` is at least 2.
 
     A word that is being typed is completed, also one that stands where the grammar has no place for it; a word with a
-    slip is offered as the nearest ones that Pocket knows.
+    slip is offered as the nearest ones that Pocket knows. Coloured things are offered once a colour is typed.
     """
     text = re.sub(r"\s+", " ", prompt.lstrip())
     match = CAPTION.match(text.lower())
     done, rest = text[: match.end()], text[match.end() :].lower()
 
-    offered = [
-        (phrase.strip(" ,"), done + phrase)
-        for phrase in _next(match, rest)
-        if phrase != rest and (phrase.startswith(rest) or re.sub(r"^an? ", "", phrase).startswith(rest.strip() or " "))
-    ]
-    if offered:
-        return _spread(offered, limit)
+    for phrases in _next(match, rest):
+        offered = [
+            (phrase.strip(" ,"), done + phrase)
+            for phrase in phrases
+            if phrase != rest
+            and (phrase.startswith(rest) or re.sub(r"^an? ", "", phrase).startswith(rest.strip() or " "))
+        ]
+        if offered:
+            return _spread(offered, limit)
 
     head, _, fragment = text.rpartition(" ")
     if not fragment or not rest:  # nothing is being typed, or a whole caption is there
         return []
-    vocabulary = dict.fromkeys([*WORDS, *BACKGROUNDS, *STYLES])
+    vocabulary = dict.fromkeys([*WORDS, *COLOURS, *PLAIN, *STYLES])
     near = [word for word in vocabulary if word.startswith(fragment.lower())]
     near = near or difflib.get_close_matches(fragment.lower(), vocabulary, n=3)
     return [(word, f"{head} {word}".strip()) for word in near if word != fragment.lower()][:limit]
@@ -62,29 +66,34 @@ def _any_of(phrases: Iterable[str]) -> str:
 
 # As much of a caption as a prompt begins with; each part needs the first one.
 CAPTION = re.compile(
-    rf"(?P<one>(?:{_any_of(OBJECTS)})\b)?"
-    rf"(?(one)(?: (?P<relation>{_any_of(RELATIONS)}) (?P<other>{_any_of(OBJECTS)})\b)?)"
-    rf"(?(one)(?P<background> on an? (?:{_any_of(BACKGROUNDS)}) background\b)?)"
+    rf"(?P<one>(?:{_any_of(THINGS + COLOURED)})\b)?"
+    rf"(?(one)(?: (?P<relation>{_any_of(RELATIONS)}) (?P<other>{_any_of(THINGS + COLOURED)})\b)?)"
+    rf"(?(one)(?P<ground> (?:{_any_of(GROUNDS.values())})\b)?)"
     rf"(?(one)(?P<style>, (?:{_any_of(STYLES)}) style\b)?)"
 )
 
 
-def _next(match: re.Match, rest: str) -> list[str]:
-    """The phrases that may stand after what `CAPTION` has read of a prompt; `rest` is what it has not read."""
-    if match["one"] is None:
-        return OBJECTS
-    backgrounds = [f" on {with_article(name)} background" for name in BACKGROUNDS]
+def _next(match: re.Match, rest: str) -> Iterator[list[str]]:
+    """The phrases that may stand after what `CAPTION` has read of a prompt; `rest` is what it has not read.
+
+    They come in groups; of a later one something is offered only where nothing of those before it fits.
+    """
+    grounds = [f" {phrase}" for phrase in GROUNDS.values()]
     styles = [f", {style} style" for style in STYLES]
-    if match["style"]:
-        return []
-    if match["background"]:
-        return styles
-    if match["other"]:
-        return backgrounds + styles
-    for relation in RELATIONS:
-        if rest.startswith(f" {relation}"):
-            return [f" {relation} {other}" for other in OBJECTS]
-    return [f" {relation}" for relation in RELATIONS] + backgrounds + styles
+    if match["one"] is None:
+        yield THINGS
+        yield COLOURED
+    elif match["ground"] and not match["style"]:
+        yield styles
+    elif match["other"] and not match["style"]:
+        yield grounds + styles
+    elif not match["style"]:
+        relation = next((relation for relation in RELATIONS if rest.startswith(f" {relation}")), None)
+        if relation:
+            yield [f" {relation} {other}" for other in THINGS]
+            yield [f" {relation} {other}" for other in COLOURED]
+        else:
+            yield [f" {relation}" for relation in RELATIONS] + grounds + styles
 
 
 def _spread(items: list, count: int) -> list:
@@ -97,8 +106,9 @@ def _spread(items: list, count: int) -> list:
 @functools.cache
 def _vocabulary() -> dict[str, tuple[str, ...]]:
     """Every single word of the captions, and what to offer for it: itself, or the names it is part of."""
-    whole = [*WORDS, *BACKGROUNDS, *STYLES, *RELATIONS, "on", "background", "style"]
-    whole += [with_article(word).split()[0] for word in WORDS if word not in PLURALS]  # a, an
+    places = [phrase for phrase, _ in PLACES.values()]
+    whole = [*WORDS, *COLOURS, *PLAIN, *STYLES, *RELATIONS, *places, "on", "background", "style"]
+    whole += [Thing(word).phrase.split()[0] for word in WORDS if word not in PLURALS]  # a, an
     singles = {part for phrase in whole for part in phrase.split()}
     return {
         single: (single,) if single in whole else tuple(dict.fromkeys(p for p in whole if single in p.split()))

@@ -14,6 +14,7 @@ from helpers.palette import CARD, PLAIN, ROLES, Role
 from helpers.picture_grids import LABEL, PADDING, PER_INCH, SMALL, STYLE, hairline
 
 MARKERS = ("o", "s", "^", "D")
+STEPS = [1, 2, 2.5, 5, 10]  # between ticks, times a power of ten
 APART = 15  # pixels, at least, between the names at the ends of two curves
 BELOW, LEFT, ABOVE = 58, 80, 30  # pixels for the axes' names, and over them
 LETTER = 7.4  # pixels, about, that a letter of a name takes
@@ -69,6 +70,8 @@ def lines(
     figure, axis = axes(width, height, xlabel=xlabel, ylabel=ylabel, ends=list(values))
     with plt.style.context(STYLE):
         _draw(axis, across, values, styles, logx, logy, falling)
+        if not logx:
+            _tick_within(axis, across)
         for name, at, text in marks:
             if name not in values:
                 raise ValueError(f"There is no curve {name!r} to mark: choose one of {', '.join(values)}")
@@ -113,6 +116,8 @@ def multiples(
                 axis.set_ylabel(ylabel)
             else:
                 axis.tick_params(labelleft=False)
+        if not logx:
+            _tick_within(figure.axes[0], np.concatenate([across for across, _, _ in checked.values()]))
         for axis, (across, values, styles) in zip(figure.axes, checked.values(), strict=True):
             _name_ends(figure, axis, across, values, styles)
         hairline(figure)
@@ -187,12 +192,22 @@ def _draw(
                 ruler.set_ticks(across)
                 ruler.set_ticks([], minor=True)
         else:
-            ruler.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+            ruler.set_major_locator(MaxNLocator(5, steps=STEPS))
             ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", "\N{MINUS SIGN}")))
+    axis.margins(x=0.02)  # a name stands right of the axes, and so near its curve's end
     if falling and not axis.xaxis_inverted():
         axis.invert_xaxis()
     for name in values:
         _curve(axis, across, values[name], *styles[name])
+
+
+def _tick_within(axis: Axes, across: np.ndarray) -> None:
+    """Ticks along x where there are values only: round numbers, but the end itself where one is just beside it."""
+    low, high = float(across.min()), float(across.max())
+    ticks = MaxNLocator(4, steps=STEPS).tick_values(low, high)  # four spaces: five ticks
+    near = (high - low) / 100
+    ticks = [next((end for end in (low, high) if abs(tick - end) <= near), tick) for tick in ticks]
+    axis.set_xticks([tick for tick in ticks if low <= tick <= high])
 
 
 def _curve(axis: Axes, across: np.ndarray, values: np.ndarray, role: Role, marker: str) -> None:

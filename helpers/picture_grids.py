@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from PIL import Image
 
 from helpers.images import as_numbers, as_picture
 from helpers.palette import CARD, HAIRLINE, INK, LINE, ROLES, SECOND
@@ -73,21 +74,25 @@ def difference(before: Any, after: Any) -> Map:
 def attention(picture: Any, shares: Any, largest: float) -> np.ndarray:
     """A picture under the attention that a word gets: greyed, and the words' green the stronger the larger the share.
 
-    picture: as in `as_picture`. shares: (rows, columns), each place's share, from 0 to 1. largest: the share that
-    is drawn in full colour, the largest of all maps to be compared.
+    picture: as in `as_picture`. shares: (rows, columns), each place's share, from 0 to 1, drawn as a square; or a list
+    of such maps, one for each layer: then their mean is drawn, each enlarged smoothly, because squares of different
+    sizes on top of each other look like shapes that no layer has seen. largest: the share that is drawn in full
+    colour, the largest of all maps to be compared; a caption should say it.
 
     Returns (height, width, 3) uint8. Raises ValueError for shares that are not 2-D, and for a largest share of 0.
     """
     pixels = as_picture(picture).astype(float)
-    shares = as_numbers(shares)
-    if shares.ndim != 2:
-        raise ValueError(f"Shares have the shape (rows, columns), not {shares.shape}")
+    maps = [as_numbers(one) for one in (shares if isinstance(shares, list) else [shares])]
+    for one in maps:
+        if one.ndim != 2:
+            raise ValueError(f"Shares have the shape (rows, columns), not {one.shape}")
     if not largest > 0:
         raise ValueError(f"The largest share is above 0, not {largest}")
     grey = 255 - 0.35 * (255 - pixels.mean(axis=2, keepdims=True))
-    rows = np.arange(pixels.shape[0]) * shares.shape[0] // pixels.shape[0]
-    columns = np.arange(pixels.shape[1]) * shares.shape[1] // pixels.shape[1]
-    strength = np.clip(shares[rows][:, columns, None] / largest, 0, 1)
+    way = Image.Resampling.NEAREST if len(maps) == 1 else Image.Resampling.BICUBIC
+    size = pixels.shape[1], pixels.shape[0]
+    enlarged = [np.asarray(Image.fromarray(one.astype(np.float32)).resize(size, way)) for one in maps]
+    strength = np.clip(np.mean(enlarged, axis=0)[..., None] / largest, 0, 1)
     green = np.array([int(ROLES["words"].ink[i : i + 2], 16) for i in (1, 3, 5)])
     return np.rint(grey * (1 - strength) + green * strength).astype(np.uint8)
 
@@ -100,6 +105,7 @@ def grid(
     numbers: Sequence[Sequence[str]] = (),
     side: int = 128,
     role: str | None = None,
+    scale: str = "",
 ) -> Figure:
     """Pictures and maps in rows.
 
@@ -109,6 +115,7 @@ def grid(
     side: of a tile, in pixels of the page, such as 128 or 256: pictures of 128 pixels are enlarged by whole factors and
         keep their square pixels; larger ones are smoothed.
     role: the one of `palette.ROLES` in whose colour the tiles are framed; by default a hairline.
+    scale: what the colours of the maps count, such as `of 255`, over their scale; at most 12 characters.
 
     Raises ValueError for no tiles, for names, heads or numbers that do not match them, for maps of two kinds, and for a
     figure that would be wider than 960 pixels.
@@ -160,18 +167,24 @@ def grid(
         if maps:
             x, tall = left + count * (side + GAP) + 8, min(side, 128)
             axis = _tile(figure, x, top + (side - tall) / 2, BAR, tall, width, height)
-            _draw_scale(axis, COLOURS[maps[0].kind], norm)
+            _draw_scale(axis, COLOURS[maps[0].kind], norm, scale)
         hairline(figure)
     return figure
 
 
 def heat_map(
-    values: Map | Any, *, names: Sequence[str] = (), heads: Sequence[str] = (), cell: tuple[int, int] = (36, 28)
+    values: Map | Any,
+    *,
+    names: Sequence[str] = (),
+    heads: Sequence[str] = (),
+    cell: tuple[int, int] = (36, 28),
+    scale: str = "",
 ) -> Figure:
     """A table of numbers as colours, with its scale at the right.
 
     values: a `Map`, or what one takes, (rows, columns). names: one for each row, at the left. heads: one for each
     column, on top; leave some empty where they would touch. cell: width and height of a number, in pixels of the page.
+    scale: what the colours count, such as `distance`, over their scale; at most 12 characters.
 
     Raises ValueError for names or heads that do not match, and for a figure wider than 960 pixels.
     """
@@ -194,7 +207,7 @@ def heat_map(
         for c, head in enumerate(heads):
             _name_column(figure, head, left + (c + 0.5) * wide, top)
         bar = _tile(figure, left + columns * wide + 16, top, BAR, tall, width, height)
-        _draw_scale(bar, COLOURS[found.kind], norm)
+        _draw_scale(bar, COLOURS[found.kind], norm, scale)
         hairline(figure)
     return figure
 
@@ -249,12 +262,14 @@ def _scale(maps: Sequence[Map]) -> Normalize | None:
     return Normalize(-limit if maps[0].kind == SIGNED else 0, limit)
 
 
-def _draw_scale(axis: Axes, colours: Any, norm: Normalize) -> None:
-    """A bar from the lowest to the highest value, with three ticks at its right."""
+def _draw_scale(axis: Axes, colours: Any, norm: Normalize, counts: str) -> None:
+    """A bar from the lowest to the highest value, with three ticks at its right; over it, what they count."""
     axis.imshow(np.linspace(norm.vmax, norm.vmin, 128)[:, None], cmap=colours, norm=norm, aspect="auto")
     ticks = np.linspace(norm.vmax, norm.vmin, 3)
     axis.yaxis.tick_right()
-    axis.set_yticks([0, 63.5, 127], [f"{tick:.3g}" for tick in ticks])
+    axis.set_yticks([0, 63.5, 127], [f"{tick:.3g}".replace("-", "\N{MINUS SIGN}") for tick in ticks])
+    if counts:
+        axis.annotate(counts, (0, 1), (0, 10), "axes fraction", "offset points", color=SECOND, size=SMALL)
     axis.tick_params(length=0, pad=4, labelsize=SMALL, labelcolor=SECOND)
     for spine in axis.spines.values():
         spine.set(color=LINE, linewidth=0.9)

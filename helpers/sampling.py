@@ -175,6 +175,25 @@ def _loop(
     return x
 
 
+def normal(count: int, seed: int, like: Tensor) -> Tensor:
+    """Standard normal noise (count, channels, height, width), one tensor for each latent or picture.
+
+    like: a tensor (B, channels, height, width) whose shape but for B, device and dtype the noise has. It is drawn on
+    the CPU, so that every machine has the same.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((count, *like.shape[1:]), generator=generator, dtype=like.dtype).to(like.device)
+
+
+@torch.no_grad()
+def predict(pipe: "StableDiffusionPipeline", x: Tensor, t: int | Tensor, words: Tensor) -> Tensor:
+    """The noise that the U-Net sees in latents x (B, channels, h, w) at timestep t, of the same shape.
+
+    words: vectors of one prompt (1, tokens, width), which all latents share, or of one for each (B, tokens, width).
+    """
+    return pipe.unet(x, t, words.expand(len(x), -1, -1)).sample
+
+
 def guide(noise_uncond: Tensor, noise_text: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance: uncond + s (text - uncond), Ho & Salimans (2022), arXiv:2207.12598, equation 6.
 

@@ -35,9 +35,9 @@ if find_chromium() is None:  # all of it at once, so that the summary has one li
 pytestmark = pytest.mark.browser
 
 LESSONS = [path.stem for path in lessons.LESSONS]
-# An exercise and one column of pictures; the viewer of a whole run; one that a training renews.
-STEPPED = ("00_first_picture", "05_stable_diffusion_pipeline", "08_train_from_scratch")
-RESTARTED = ("01_forward_noising", "03_vae_latent_decoding")
+# An exercise and one column of pictures; two columns that move together; one that a training renews.
+STEPPED = ("00_first_picture", "01_forward_noising", "10_train_from_scratch")
+RESTARTED = ("01_forward_noising", "04_vae_latent_decoding")
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 800, "height": 900}
 FRAMES = 5  # of the notebook that is made here, whose every colour is known
 VIEWER = re.compile(r"\b(step_viewer|run_viewer|LiveViewer)\(")
@@ -186,7 +186,9 @@ async () => {
             const context = canvas.getContext('2d');
             context.drawImage(img, 0, 0);
             const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
-            opaque = data.every((value, index) => index % 4 !== 3 || value === 255);
+            let clear = 0;
+            for (let alpha = 3; alpha < data.length; alpha += 4) clear += data[alpha] < 255;
+            opaque = 4 * clear / data.length < 0.001;
         }
         found.push({
             width: img.naturalWidth, height: img.naturalHeight, shown: img.getBoundingClientRect().width, opaque,
@@ -328,8 +330,8 @@ def test_what_is_spoiled_is_found(open_notebook):
 def test_every_picture_of_a_lesson_is_decoded_and_opaque(unrun):
     found = unrun.page.evaluate(PICTURES)
     assert [picture for picture in found if not (picture["width"] and picture["height"] and picture["shown"])] == []
-    # A figure with a clear background would be black on black in the dark theme. The badge that links to Colab brings
-    # its own background; only its round corners are clear.
+    # A figure with a clear background would be black on black in the dark theme. Round corners may be clear: those of a
+    # diagram, less than a thousandth of it, and those of the badge that links to Colab, which is small.
     assert [picture for picture in found if not (picture["opaque"] or picture["badge"])] == []
     figures = [output for cell in unrun.cells for output in cell.get("outputs", []) if is_figure(output)]
     assert figures
@@ -364,6 +366,10 @@ def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
     assert counts(ran) == list(range(1, sum(map(is_code, ran)) + 1))
 
 
+def has_viewer(lesson):
+    return any(is_code(cell) and VIEWER.search(source(cell)) for cell in lesson.cells)
+
+
 def is_player(output):
     return 'class="step-viewer"' in "".join(output.get("data", {}).get("text/html", ""))
 
@@ -371,7 +377,7 @@ def is_player(output):
 def test_every_viewer_of_a_lesson_is_there_in_place_of_its_film(lesson):
     outputs = [output for cell in lesson.cells for output in cell.get("outputs", [])]
     players = sum(map(is_player, outputs))
-    assert players
+    assert bool(players) == has_viewer(lesson)
     assert lesson.page.locator(".step-viewer .sv-card").count() == players
     figures = sum(map(is_figure, outputs)) - players  # each player has its film before it
     assert lesson.page.locator(".jp-RenderedImage:visible").count() == figures
@@ -536,9 +542,10 @@ def report(capsys, name, seconds):
 
 def test_every_viewer_of_a_lesson_is_alive(lesson, capsys):
     viewers = lesson.page.locator(".step-viewer").all()
-    assert viewers, "every lesson has a viewer"
+    assert bool(viewers) == has_viewer(lesson)
     seconds = [taken for element in viewers for taken in use_viewer(Viewer(lesson.page, element))]
-    report(capsys, lesson.name, seconds)
+    if seconds:
+        report(capsys, lesson.name, seconds)
 
 
 def test_a_viewer_that_training_renews_shows_its_end(lesson):
@@ -656,7 +663,7 @@ def colour_notebook():
             "    view.renew(f'step {i} of 3', plt.figure(figsize=(2, 1), dpi=80), frames[:i])"
         ),
         new_code_cell("exercises.quiz('02.one_look')"),
-        new_code_cell("exercises.hint('02.estimate_x0')"),
+        new_code_cell("exercises.hint('02.noise_of')"),
         new_markdown_cell("<details>\n<summary>What do you expect?</summary>\n\nThe answer to it.\n\n</details>"),
     ]
     return new_notebook(cells=cells, metadata=KERNEL)
@@ -700,7 +707,7 @@ def check_answers_open_by_keyboard(page):
     assert open_by_key(page, expected.locator("summary"), "Enter")
     assert expected.get_by_text("The answer to it").is_visible()
     # It looks like a card, so its style was not removed.
-    card = page.get_by_text("Quiz 02.one_look").locator("xpath=..")
+    card = page.get_by_text("Open the answer you expect").locator("xpath=..")
     style = card.evaluate("card => [getComputedStyle(card).borderRadius, getComputedStyle(card).backgroundColor]")
     assert style == ["14px", "rgb(250, 251, 252)"]
 

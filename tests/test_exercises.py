@@ -11,7 +11,7 @@ from helpers import exercises
 from helpers.exercises import EXERCISES, QUIZZES, Exercise, Mistake, Option, Quiz, difference, verdict
 from tests.lessons import LESSONS, checks, code_cells, imports, solutions
 
-HINTED = ("00", "02")  # lessons whose exercises all have hints
+HINTED = ("00", "02", "03", "05", "06")  # lessons whose exercises all have hints
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -62,13 +62,13 @@ def asked(monkeypatch):
 
 def test_hints_come_one_by_one_and_then_the_solution_is_named(capsys, asked):
     for _ in range(5):
-        exercises.hint("02.estimate_x0")
+        exercises.hint("02.noise_of")
     exercises.hint("02.sample")
     *given, first_of_the_other = capsys.readouterr().out.splitlines()
-    hints = EXERCISES["02.estimate_x0"].hints
+    hints = EXERCISES["02.noise_of"].hints
     assert given == [
-        *[f"02.estimate_x0: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
-        *["02.estimate_x0: there are no more hints. The solution is folded below the check."] * 2,
+        *[f"02.noise_of: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
+        *["02.noise_of: there are no more hints. The solution is folded below the check."] * 2,
     ]
     assert first_of_the_other.startswith("02.sample: hint 1 of 3: ")
 
@@ -103,6 +103,7 @@ def test_a_quiz_folds_each_verdict_under_its_answer_and_needs_no_script():
         ["AYes &amp; no", "✕ No. It is not both."],
         ["B&lt;b&gt;No&lt;/b&gt;", "✓ Right. b comes first."],
     ]
+    assert TWO.name not in card and "Open the answer you expect" in card
     assert not re.search(r"<script|<style|\bopen\b[^ ]*>|\son\w+=", card)
     assert re.search(r"Is <code [^>]*>a &lt; b</code> true\?", card)
 
@@ -110,7 +111,7 @@ def test_a_quiz_folds_each_verdict_under_its_answer_and_needs_no_script():
 def test_a_quiz_as_text_keeps_the_answer_to_itself(monkeypatch, capsys):
     monkeypatch.setitem(QUIZZES, TWO.name, TWO)
     exercises.quiz("99.made")  # outside of a notebook it is printed
-    assert capsys.readouterr().out == "99.made: Is `a < b` true?\nA. Yes & no\nB. <b>No</b>\n"
+    assert capsys.readouterr().out == "Is `a < b` true?\nA. Yes & no\nB. <b>No</b>\n"
 
 
 # --- the mechanism, on exercises made here
@@ -235,7 +236,7 @@ def test_a_result_instead_of_the_function_is_told_so():
 
 
 def test_the_wrong_number_of_arguments_is_reported():
-    answer = verdict("00.compression", lambda height: height)
+    answer = verdict("00.ahead", lambda height: height)
     assert answer.kind == "raised"
     assert "raised TypeError" in answer.text
     assert "takes 1 positional argument but 2 were given" in answer.text
@@ -253,7 +254,7 @@ def test_an_error_deep_in_a_library_is_placed_in_the_learners_line(monkeypatch):
 
 
 def test_an_exit_does_not_end_the_kernel():
-    assert verdict("00.compression", lambda *arguments: exit()).kind == "raised"
+    assert verdict("00.ahead", lambda *arguments: exit()).kind == "raised"
 
 
 def test_an_interrupt_stays_an_interrupt():
@@ -261,7 +262,7 @@ def test_an_interrupt_stays_an_interrupt():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        verdict("00.compression", endless)
+        verdict("00.ahead", endless)
 
 
 def test_one_missing_case_is_wrong_not_unanswered():

@@ -63,7 +63,9 @@ plain = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), st.text(), st.lists(st.text(), max_size=2)
 )  # what JSON can hold
 anything = plain | st.binary()
-words = st.sampled_from([*grammar.OBJECTS, " left of ", " on a blue background", ", flat style", "a dragon", " "])
+words = st.sampled_from(
+    [*grammar.THINGS, "a red fox", " left of ", " on a blue background", ", flat style", "a dragon", " "]
+)
 texts = st.one_of(st.text(), st.lists(words, max_size=8).map("".join))
 whole = st.one_of(st.integers(-2, 1100), st.integers(), st.integers(0, 2**64))
 numbers = st.one_of(st.floats(-1, 60), st.floats(), st.integers(-2, 60))

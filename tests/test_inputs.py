@@ -217,7 +217,7 @@ def test_what_is_kept_is_what_the_encoder_reads(pipe):
     [
         ("a foxx", "foxx", ["fox"]),
         ("a kat", "kat", ["cat"]),
-        ("a hart", "hart", ["red heart", "yellow heart", "green heart"]),
+        ("a hart", "hart", ["heart", "shark"]),
         ("an ice cream", "ice", ["icecream"]),
         ("a hot dog", "hot", ["hotdog"]),
         ("a palmtree", "palmtree", ["palm tree"]),

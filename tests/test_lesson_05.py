@@ -1,36 +1,39 @@
-"""Lesson 05: its loop draws what the pipeline draws, its article cells choose rightly, its table tells the truth.
+"""What lesson 05 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
-The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
-"""
+import itertools
+import math
 
-import copy
-
-import numpy as np
+import matplotlib.pyplot as plt
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
-from PIL import Image
+import torch.nn.functional as F
+from diffusers import DDIMScheduler
+from matplotlib.colors import to_hex
+from transformers import CLIPTokenizer
 
-from helpers.inputs import prompt_notes
-from helpers.loading import ARTICLE_MODEL, load_pipeline
-from helpers.pictures import generate
-from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
-from tests.pipelines.tiny import SIDE, tiny_pipeline
+from helpers.exercises.lesson_05 import attend, clip_loss
+from helpers.judge import NOTHING, read_pocket
+from helpers.loading import POCKET
+from helpers.plots import faults
+from helpers.sampling import normal
+from helpers.scenes import WORDS
+from helpers.token_chips import chips, merging
+from tests.lessons import NOTEBOOKS, definitions
+from tests.pipelines.tiny import tiny_pipeline
 
-LESSON = NOTEBOOKS / "05_stable_diffusion_pipeline.ipynb"
-SAMPLERS = {
-    "ddim": lambda config: DDIMScheduler.from_config(config),
-    "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
-    "euler": lambda config: EulerDiscreteScheduler.from_config(config),
-}
-STEPS = 4
-PROMPT = "a mushroom on a blue background, flat style"
+LESSON = NOTEBOOKS / "05_text_conditioning.ipynb"
+WORDS_TO_CUT = [
+    *dict.fromkeys(part for word in WORDS for part in word.split()),  # one order in every process
+    "pizzeria",
+    "café",
+    "🦊",
+    "Schadenfreude",
+    "mississippi",
+]
 
 
-@pytest.fixture(scope="module")
-def lesson() -> dict:
-    """The imports, functions and classes of the lesson, as in the notebook, without anything else being run."""
-    return definitions(LESSON, own=SIDE, STEPS=1, BATCH=2, pipe=None)  # what defaults of functions refer to
+def noise(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -40,185 +43,196 @@ def pipe():
     return pipe
 
 
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
+@pytest.fixture(scope="module")
+def lesson(pipe):
+    """The lesson's functions, on the tiny pipeline."""
+    text_model = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
+    empty = pipe.encode_prompt("", "cpu", 1, False)[0]
+    return definitions(LESSON, pipe=pipe, encoder=text_model, empty=empty, alpha_bar=pipe.scheduler.alphas_cumprod)
 
 
-def difference(a: Image.Image, b: Image.Image) -> int:
-    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b).astype(int)).max())
+@pytest.fixture(scope="module")
+def ids(pipe):
+    options = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+    return pipe.tokenizer(["a fox left of", "an owl"], **options).input_ids
 
 
-# --- by hand equals the library
+# The tokenizer
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_the_picture_by_hand_is_that_of_the_pipeline(lesson, pipe, monkeypatch, name):
-    own = pipe.scheduler
-    monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](own.config))
-    expected = pipe(PROMPT, num_inference_steps=STEPS, guidance_scale=4.0, generator=seeded(3)).images[0]
-    latents = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](own.config), steps=STEPS, guidance=4.0, seed=3)
-    picture = lesson["paint"](pipe, latents)[0]
-    assert picture.size == expected.size
-    assert difference(picture, expected) <= 1
-    assert np.asarray(picture).std() > 1, "a picture of one colour proves little"
+@pytest.fixture(scope="module")
+def tokenizer():
+    return CLIPTokenizer.from_pretrained(POCKET / "tokenizer")
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_a_loop_that_forgets_a_scale_would_be_noticed(lesson, pipe, monkeypatch, name):
-    """The comparison above is worth something: Euler not scaled, DDIM with another seed, PNDM with other steps."""
-    wrong = {"ddim": {"seed": 1}, "pndm": {"steps": STEPS + 1}, "euler": {}}[name]
-    sampler = SAMPLERS[name](pipe.scheduler.config)
-    if name == "euler":
-        sampler = lesson["NotScaled"].from_config(pipe.scheduler.config)
-    arguments = {"steps": STEPS, "seed": 0} | wrong
-    right = lesson["by_hand"](pipe, PROMPT, SAMPLERS[name](pipe.scheduler.config), steps=STEPS, seed=0)
-    latents = lesson["by_hand"](pipe, PROMPT, sampler, **arguments)
-    assert difference(*(lesson["paint"](pipe, x)[0] for x in (right, latents))) > 1
+@pytest.mark.parametrize("word", WORDS_TO_CUT)
+def test_merging_a_word_ends_with_the_library_s_tokens(tokenizer, word):
+    rows = merging(tokenizer, word)
+    assert rows[-1] == tokenizer.tokenize(word)
+    assert all("".join(row) == "".join(rows[0]) and len(row) < len(above) for above, row in itertools.pairwise(rows))
 
 
-@pytest.mark.parametrize("values", [(0, 255), (255, 0)])
-def test_the_ruler_does_not_wrap_around(lesson, values):
-    assert lesson["difference"](*(Image.new("L", (2, 2), value) for value in values)) == 255
+@pytest.mark.parametrize("text", ["", "a fox"])
+def test_merging_takes_one_word(tokenizer, text):
+    with pytest.raises(ValueError, match="give one"):
+        merging(tokenizer, text)
 
 
-# --- the article's pictures
+@pytest.mark.parametrize("text", ["", "a fox", "a fox on a blue background, flat style, " * 9])
+def test_ids_are_start_tokens_end_and_padding(tokenizer, text):
+    lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer, "device": "cpu"}))
+    start, end, length = tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.model_max_length
+    words = tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))[: length - 2]
+    assert lesson["to_ids"](text).tolist() == [[start, *words, *[end] * (length - 1 - len(words))]]
 
 
-class Painter:
-    """Stands for the article's model, which no test can load."""
-
-    def set_progress_bar_config(self, **options):
-        pass
+# The text encoder
 
 
-def article(monkeypatch, tmp_path, *, cuda: bool, load) -> tuple[dict, list[tuple]]:
-    """Run the two article cells in an empty folder; the namespace, and what was to be drawn."""
-    drawn = []
-
-    def generate(painter, words, **options):
-        drawn.append((painter, words, options))
-        return [Image.new("RGB", (8, 8))]
-
-    namespace = {"pipe": object(), "name": "Pocket Diffusion"}
-    exec("\n".join(source for source in code_cells(LESSON) if source.startswith(("import ", "from "))), namespace)
-    namespace |= {"load_pipeline": load, "generate": generate}
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
-    monkeypatch.chdir(tmp_path)
-    exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
-    exec(cell_with(LESSON, "article_pictures = []"), namespace)
-    return namespace, drawn
+@torch.no_grad()
+def test_the_text_encoder_by_hand_is_transformers(pipe, lesson, ids):
+    torch.testing.assert_close(lesson["encode"](ids), pipe.text_encoder(ids).last_hidden_state, rtol=1e-5, atol=1e-5)
 
 
-def test_with_a_gpu_the_article_is_drawn_with_its_own_model(monkeypatch, tmp_path, capsys):
-    asked, painter = [], Painter()
-
-    def load(*names, **options):
-        asked.append((names, options))
-        return painter
-
-    _, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
-    assert asked == [((ARTICLE_MODEL,), {"dtype": torch.float16})]
-    assert [one is painter for one, _, _ in drawn] == [True] * 3
-    words = [words for _, words, _ in drawn]
-    assert len({text for text in words if "Alice in Wonderland" in text}) == 2
-    assert len([text for text in words if "Cheshire cat" in text]) == 1
-    assert all((options["height"], options["width"]) == (768, 768) for _, _, options in drawn)
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
-    assert "Pocket" not in capsys.readouterr().out
+@torch.no_grad()
+def test_vectors_of_earlier_tokens_do_not_depend_on_later_ones(lesson, ids):
+    place = 5
+    other = ids.clone()
+    other[:, place] = (other[:, place] + 7) % 256
+    before, after = lesson["encode"](ids), lesson["encode"](other)
+    torch.testing.assert_close(before[:, :place], after[:, :place], rtol=1e-5, atol=1e-6)
+    assert ((before[:, place:] - after[:, place:]).norm(dim=-1) > 1e-4).all()
 
 
-def test_without_a_gpu_nothing_is_asked_of_the_network(monkeypatch, tmp_path, capsys):
-    def load(*names, **options):
-        raise AssertionError("the network was asked")
-
-    namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load)
-    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
-    assert not any("Alice" in words or "Cheshire" in words for _, words, _ in drawn)
-    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
-    assert "So Pocket Diffusion draws three prompts of Pocket's world here" in capsys.readouterr().out
+# Attention
 
 
-def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path, capsys):
-    def load(*names, **options):
-        raise ConnectionError("the model hub could not be reached")
-
-    namespace, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
-    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
-    said = capsys.readouterr().out
-    assert "The article's model could not be had: the model hub could not be reached" in said
-    assert "So Pocket Diffusion draws" in said
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_attention_by_hand_is_torch_s(lesson, heads):
+    q, k, v = noise(2, 6, 8), noise(2, 5, 8, seed=1), noise(2, 5, 8, seed=2)
+    split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    expected = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
+    torch.testing.assert_close(lesson["attention_by_hand"](q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(attend(q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_the_prompts_in_pockets_place_are_of_its_world():
-    pocket, prompts = load_pipeline("pocket", device="cpu"), constants(LESSON, "prompts")["prompts"]
-    assert len(prompts) == 3
-    assert [note for prompt in prompts for note in prompt_notes(pocket, prompt)] == []
+@torch.no_grad()
+def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
+    name = next(name for name, _ in pipe.unet.named_modules() if name.endswith("attn2"))
+    layer, seen = pipe.unet.get_submodule(name), {}
+
+    def keep(layer, args, kwargs, output):
+        seen.update(x=args[0], text=kwargs["encoder_hidden_states"], output=output)
+
+    handle = layer.register_forward_hook(keep, with_kwargs=True)
+    pipe.unet(noise(2, 4, 8, 8), 500, encoder_hidden_states=lesson["encode"](ids))
+    handle.remove()
+    q, k, v = layer.to_q(seen["x"]), layer.to_k(seen["text"]), layer.to_v(seen["text"])
+    for by_hand in (attend, lesson["attention_by_hand"]):
+        torch.testing.assert_close(layer.to_out[0](by_hand(q, k, v, layer.heads)), seen["output"], rtol=1e-4, atol=1e-5)
 
 
-# --- the table of options
+# The loop
 
 
-def test_peak_bytes_counts_what_is_alive_at_once(lesson):
-    with lesson["PeakBytes"]() as counter:
-        a = torch.zeros(1000)  # 4 kB
-        b = a.view(10, 100)[2:]  # a view holds nothing of its own
-        a += 1  # in place
-        c = torch.ones(2000)  # 8 kB
-        del a, b
-        c = c.sum()
-    assert counter.most == 12_000
-    assert counter.now == 4
+@torch.no_grad()
+def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
+    other = tiny_pipeline()
+    other.set_progress_bar_config(disable=True)
+    other.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, clip_sample=False, timestep_spacing="leading")
+    text, _ = pipe.encode_prompt("a fox", "cpu", 1, False)
+    x = normal(2, 5, torch.zeros(1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2))
+    options = {"num_inference_steps": 10, "guidance_scale": 4.0, "output_type": "latent", "latents": x}
+    theirs = other(["a fox"] * 2, negative_prompt=[""] * 2, **options).images
+    torch.testing.assert_close(lesson["draw"](text, x), theirs, rtol=1e-4, atol=1e-4)
 
 
-def run_table(lesson, pipe, *, slowness: dict) -> list[tuple[str, str]]:
-    """The table of the lesson on a CPU, with a small pipeline."""
-    namespace = lesson | {"pipe": pipe, "prompt": "a", "name": "tiny", "own": SIDE, "slowness": slowness}
-    for text in ("def measure(", "table = []", 'plain = row("plain")', "compile_too = on_cuda"):
-        source = cell_with(LESSON, text).replace("STEPS, BATCH = 3, 4", "STEPS, BATCH = 1, 2")
-        exec(source, namespace)
-    return namespace["table"]
+# Measuring
 
 
-def test_the_table_measures_what_applies_and_says_what_does_not(lesson, pipe):
-    before = {name: type(processor) for name, processor in pipe.unet.attn_processors.items()}
-    strides = {name: p.stride() for name, p in pipe.unet.named_parameters()}
-    picture = generate(pipe, "a", steps=1)[0]
-    table = dict(run_table(lesson, pipe, slowness={torch.float32: 1.0, torch.float16: 40.0}))
-
-    assert table["CPU offload"] == "needs CUDA"
-    assert table["float16"] == "not drawn: it was 40 times slower above"
-    assert table["bfloat16"] == "does not work on this cpu"
-    assert "compil" in table["compile"]
-    measured = ["plain", "attention slicing", "channels last", "VAE slicing", "plain, twice the side"]
-    for label in [*measured, "VAE tiling, twice the side"]:
-        assert table[label].endswith("of 255"), label
-        assert float(table[label].split()[0]) > 0
-        assert float(table[label].split()[2]) > 0
-    assert table["plain"].endswith(" 0 of 255")
-
-    assert {name: type(processor) for name, processor in pipe.unet.attn_processors.items()} == before
-    assert {name: p.stride() for name, p in pipe.unet.named_parameters()} == strides
-    assert not pipe.vae.use_slicing
-    assert not pipe.vae.use_tiling
-    assert difference(generate(pipe, "a", steps=1)[0], picture) == 0
+def test_the_interval_of_a_share_is_wilson_s(lesson):
+    low, high = lesson["wilson"](10, 12)
+    # Both ends solve |p - share| = z sqrt(p (1 - p) / n), which defines the interval.
+    for p in (low, high):
+        assert abs(p - 10 / 12) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 12))
+    assert lesson["wilson"](0, 12)[0] == 0 and lesson["wilson"](12, 12)[1] == 1
 
 
-def test_the_table_says_when_there_is_no_compiler(lesson, pipe):
-    no_compiler = type("NoCompiler", (), {"which": staticmethod(lambda name: None)})
-    made = {"shutil": no_compiler, "pipe": pipe, "on_cuda": False, "table": [], "name": "tiny"}
-    namespace = lesson | made | {"STEPS": 1, "BATCH": 2}
-    exec(cell_with(LESSON, "compile_too = on_cuda"), namespace)
-    assert ("compile", "no compiler found") in namespace["table"]
+@pytest.mark.parametrize(
+    ("seen", "found"),
+    [
+        (("red", "blue"), [True, True]),
+        (("blue", "red"), [False, False]),
+        (("red", "red"), [True, False]),
+        (("blue",), [False, False]),
+        (("red",), [True, False]),
+        ((), [False, False]),
+    ],
+)
+def test_what_was_read_is_held_against_what_was_asked(lesson, seen, found):
+    assert lesson["match"](seen, ("red", "blue")) == found
 
 
-def test_an_option_that_fails_is_a_line_of_its_own_and_is_switched_off(lesson, pipe):
-    switched = []
-    namespace = copy.copy(lesson)
+def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
+    told = lesson["tell"]("orange", "owl", "blue", "rocket", "white")
+    assert told == "an orange owl left of a blue rocket on a white background"
+    for text in (told, lesson["tell"]("red", "fox", "yellow", "butterfly", "orange")):
+        pieces = [piece.removesuffix("</w>") for piece in tokenizer.tokenize(text)]
+        assert len(pieces) == 12 and pieces[3:5] == ["left", "of"] and pieces[-1] == "background"
 
-    def fails():
-        raise RuntimeError("not on this machine\nand more")
 
-    exec(cell_with(LESSON, "table = []"), namespace)
-    assert namespace["row"]("odd", fails, lambda: switched.append("off")) is None
-    assert namespace["table"] == [("odd", "failed: not on this machine")]
-    assert switched == ["off"]
+def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
+    length = tokenizer.model_max_length
+    lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer}), empty=torch.zeros(1, length, 4))
+    sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"), "snow")
+    pieces = ["start", *tokenizer.tokenize(sentence), "end"]
+
+    def taken(kind):
+        return [pieces[place].removesuffix("</w>") for place in lesson["places_of"](kind, sentence, *wish)]
+
+    assert taken("colours") == ["red", "blue"]
+    assert taken("things") == ["fox", "car"]
+    assert taken("ground") == ["in", "the", "snow"]
+    assert taken("end") == ["end"]
+    assert taken("all words") == sentence.split()
+    assert list(lesson["places_of"]("padding", sentence, *wish)) == list(range(len(pieces), length))
+
+
+# Helpers that this lesson alone uses
+
+
+def test_clip_s_loss_is_two_cross_entropies():
+    pictures, texts = noise(5, 8), noise(5, 8, seed=1)
+    scores = 7 * F.normalize(pictures, dim=1) @ F.normalize(texts, dim=1).T
+    pairs = torch.arange(5)
+    expected = (F.cross_entropy(scores, pairs) + F.cross_entropy(scores.T, pairs)) / 2
+    torch.testing.assert_close(clip_loss(pictures, texts, 7), expected)
+    assert clip_loss(pictures, pictures, 7) < clip_loss(pictures, pictures.flip(0), 7)
+
+
+def test_a_picture_of_another_model_is_not_judged(pipe, capsys):
+    assert read_pocket(pipe, ["anything", "of any kind"]) == [NOTHING, NOTHING]
+    assert capsys.readouterr().out == "Skipped: the judge reads Pocket's pictures only.\n"
+
+
+def test_chips_show_every_text_once_and_go_on_in_the_next_line():
+    figure = chips([["start", "a", "fox", "end"]], numbers=[["7", "1", "2", "8"]], plain=["start", "end"])
+    (axis,) = figure.axes
+    assert [text.get_text() for text in axis.texts] == ["start", "7", "a", "1", "fox", "2", "end", "8"]
+    colours = [to_hex(box.get_facecolor()) for box in axis.patches]
+    assert colours[0] == colours[3] != colours[1] == colours[2]
+    assert not faults(figure)
+    plt.close(figure)
+
+    many = chips([["butterfly"] * 20], names=["a long row"])
+    assert not faults(many)
+    assert len({text.get_position()[1] for text in many.axes[0].texts}) > 1
+    plt.close(many)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"), [(([],), {}), (([["a"]],), {"names": ["1", "2"]}), (([["a"]],), {"numbers": [["1", "2"]]})]
+)
+def test_chips_that_do_not_fit_together_are_refused(arguments, names):
+    with pytest.raises(ValueError, match=r"chip|names"):
+        chips(*arguments, **names)

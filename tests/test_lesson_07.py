@@ -1,369 +1,401 @@
-"""Lesson 07: its solvers are the library's samplers and have the order they claim; what was measured can be trusted.
+"""Lesson 07: its parts draw what the pipeline draws, its suspects are wrong, its article cells choose rightly.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import csv
-import math
-from itertools import pairwise
+from types import SimpleNamespace
 
-import diffusers
 import numpy as np
 import pytest
 import torch
-from torch.testing import assert_close
+from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler
+from PIL import Image
 
-from evaluation import measure_samplers
-from evaluation.measure_samplers import (
-    COLUMNS,
-    SAMPLERS,
-    SHARED,
-    SamplersConfig,
-    build_sampler,
-    jackknife_error,
-    measure,
-    measured_scenes,
-    plan,
-    read_rows,
-    setup_key,
-    write_rows,
-)
-from helpers.exercises.lesson_07 import ancestral_step, midpoint_step, trailing, two_step
-from helpers.judge import read
-from helpers.latents import decode
-from helpers.loading import POCKET, load_pipeline
-from helpers.measures import frechet_distance
-from helpers.sampling import run
-from helpers.scenes import draw
-from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
-from training.train_judge import in_reading_order, layout_of
+from helpers import exercises, plots, stations
+from helpers.exercises import EXERCISES
+from helpers.exercises.lesson_07 import make_suspect
+from helpers.inputs import prompt_notes
+from helpers.judge import NOTHING, Reading, read_pocket
+from helpers.loading import ARTICLE_MODEL, load_pipeline
+from helpers.scenes import Scene, Thing
+from tests.lessons import NOTEBOOKS, cell_with, code_cells, constants, definitions
+from tests.pipelines.tiny import SIDE, tiny_pipeline
 
-LESSON = NOTEBOOKS / "07_samplers.ipynb"
-SHAPE = (2, 4, 4, 4)
-FEW = SamplersConfig(
-    pictures=4, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=2
-)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+LESSON = NOTEBOOKS / "07_stable_diffusion_pipeline.ipynb"
+GIVEN = ("token_ids", "text_vectors", "timesteps")
+WRITTEN = ("start_noise", "guided_noise", "ddim_loop", "to_pixels")  # by the learner
+NUMBERS = ("token_ids", "text_vectors", "start_noise", "timesteps", "guided_noise", "ddim_loop", "to_pixels")
+SAMPLERS = {
+    "ddim": lambda config: DDIMScheduler.from_config(config),
+    "pndm": lambda config: PNDMScheduler.from_config(config, skip_prk_steps=True),
+    "euler": lambda config: EulerDiscreteScheduler.from_config(config),
+}
+STEPS = 4
+PROMPT = "a mushroom on grass"
 
 
 @pytest.fixture(scope="module")
 def pipe():
     pipe = tiny_pipeline()
     pipe.set_progress_bar_config(disable=True)
+    settings = constants(LESSON, "settings")["settings"]
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config, **settings)
     return pipe
 
 
 @pytest.fixture(scope="module")
-def lesson(pipe):
-    """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    alpha_bar = pipe.scheduler.alphas_cumprod.double()
-    table = ((1 - alpha_bar) / alpha_bar).sqrt().numpy()
-    words, empty = pipe.encode_prompt("a cat", pipe.device, 1, do_classifier_free_guidance=True)
-    toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
-    made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
-    with torch.no_grad():
-        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS"), **made, **toy)
+def lesson(pipe) -> dict:
+    """The imports and functions of the lesson, with the course's own parts and a small model."""
+    space = definitions(LESSON, pipe=pipe, seed=0)
+    given = {name: space[name] for name in GIVEN}
+    space["part"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
+    return space
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def apart(a, b) -> int:
+    return int(np.abs(np.asarray(a).astype(int) - np.asarray(b)).max())
 
 
 # --- by hand equals the library
 
 
-@pytest.mark.parametrize("steps", [1, 2, 5])
-@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
-@torch.no_grad()
-def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
-    solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
-    sigmas = lesson["stairs"](steps)
-    factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
-    ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
-    theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
-    assert len(ours) == steps + 1
-    assert lesson["distance"](ours[-1], theirs) < 1e-4
+def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
+    seeds = [3, 1]
+    with torch.no_grad():
+        pictures = lesson["draw"](pipe, lesson["part"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+    generators = [seeded(seed) for seed in seeds]
+    theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
+    assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
+    assert pictures[0].std() > 1, "a picture of one colour proves little"
+    assert apart(*pictures) > 1
 
 
-@torch.no_grad()
-def test_another_solver_would_be_noticed(lesson, pipe):
-    sigmas = lesson["stairs"](5)
-    ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
-    theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
-    assert lesson["distance"](ours, theirs) > 1e-2
+def test_a_picture_of_another_size_is_drawn(lesson, pipe):
+    with torch.no_grad():
+        picture = lesson["draw"](pipe, lesson["part"], PROMPT, steps=1, size=8)[0]
+    assert picture.shape == (8 * pipe.vae_scale_factor, 8 * pipe.vae_scale_factor, 3)
 
 
-def fixed_answers(scheduler, steps, *, seed=0):
-    """A run with a stand-in for the U-Net that is told what the latents are before they are scaled for it."""
-    scheduler.set_timesteps(steps)
-    x = normal(*SHAPE) * scheduler.init_noise_sigma
-    generator = torch.Generator().manual_seed(seed)
-    options = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
-    for t in scheduler.timesteps:
-        shown = scheduler.scale_model_input(x, t)
-        x = scheduler.step(answer(shown, float(t)), t, x, **options).prev_sample
-    return x
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_with_any_sampler_the_loop_draws_the_pipelines_picture(lesson, pipe, monkeypatch, name):
+    own = pipe.scheduler
+    monkeypatch.setattr(pipe, "scheduler", SAMPLERS[name](own.config))
+    expected = pipe(PROMPT, num_inference_steps=STEPS, guidance_scale=4.0, generator=seeded(3)).images[0]
+    with torch.no_grad():
+        parts = lesson["with_sampler"](SAMPLERS[name](own.config))
+        picture = lesson["draw"](pipe, parts, PROMPT, [3], steps=STEPS)[0]
+    assert apart(picture, expected) <= 1
+    assert picture.std() > 1
 
 
-def answer(x, t):
-    return math.sqrt(t / 1000) * x + 0.1 * torch.sin(3 * x)
+def test_two_calls_of_the_unet_differ_in_the_last_bit_at_most(lesson, pipe):
+    with torch.no_grad():
+        pictures = [
+            lesson["draw"](pipe, lesson["changed"](**other), PROMPT, [0, 5], steps=STEPS)
+            for other in ({}, {"guided_noise": lesson["two_calls"]})
+        ]
+    assert apart(*pictures) <= 1
 
 
-def shown(x, sigma):
-    return x / math.sqrt(sigma**2 + 1)
+def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
+    faults = constants(LESSON, "loud", "quiet", **{**lesson, "prompt": PROMPT})
+    wrong_parts = {name: parts for kind in ("loud", "quiet") for name, (_, parts) in faults[kind].items()}
+    wrong_parts["padding cut"] = lesson["cut"](PROMPT)
+    with torch.no_grad():
+        right = lesson["draw"](pipe, lesson["part"], PROMPT, steps=STEPS)
+        wrong = {name: lesson["draw"](pipe, parts, PROMPT, steps=STEPS) for name, parts in wrong_parts.items()}
+    assert len(wrong) == 10  # as the lesson's summary counts
+    assert {name for name, pictures in wrong.items() if np.array_equal(pictures, right)} == set()
 
 
-@pytest.mark.parametrize("kind", ["Euler", "Heun", "DPM++ 2M", "UniPC", "PNDM", "DDIM", "DDPM", "Euler a"])
-@pytest.mark.parametrize("steps", [1, 4, 5, 7, 20])
-def test_trailing_gives_the_timesteps_of_every_sampler(pipe, kind, steps):
-    one = build_sampler(kind, pipe)
-    one.set_timesteps(steps)
-    assert list(dict.fromkeys(int(t) for t in one.timesteps)) == trailing(steps, 1000)
+def test_each_fault_is_in_the_part_whose_number_it_bears(lesson):
+    numbers = {f"part {number}": name for number, name in enumerate(NUMBERS, start=1)}
+    faults = constants(LESSON, "loud", "quiet", **{**lesson, "prompt": PROMPT})
+    for label, (where, parts) in {**faults["loud"], **faults["quiet"]}.items():
+        own = vars(lesson["part"])
+        assert [name for name in own if getattr(parts, name) is not own[name]] == [numbers[where]], label
 
 
-@pytest.mark.parametrize("steps", [2, 6, 20])
-def test_the_ancestral_step_is_the_librarys_for_the_same_dice(pipe, steps):
-    scheduler = build_sampler("Euler a", pipe)
-    expected = fixed_answers(scheduler, steps, seed=4)
-    scheduler.set_timesteps(steps)
-    dice = torch.Generator().manual_seed(4)
-    sigmas = scheduler.sigmas.tolist()
-    x = normal(*SHAPE) * sigmas[0]
-    for t, (sigma, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True):
-        x = ancestral_step(x, answer(shown(x, sigma), t), sigma, after, torch.randn(SHAPE, generator=dice))
-    assert_close(x, expected, rtol=1e-4, atol=1e-4)
+def test_without_the_offset_the_last_answer_changes_nothing(lesson):
+    x, alpha_bar = torch.randn((1, 4, 4, 4), generator=seeded(0)), torch.linspace(0.999, 0.005, 1000)
+    loop = lesson["part"].ddim_loop
+
+    def ends(times, last):
+        """The last latents, where the network answers `last` when it is asked for the last time."""
+        return loop(lambda x, t: last if t == times[-1] else 0.5 * x, x, times, alpha_bar)
+
+    for times, same in ((lesson["no_offset"](20), True), (lesson["timesteps"](20), False)):
+        apart = (ends(times, torch.zeros_like(x)) - ends(times, torch.ones_like(x))).abs().max()
+        assert (float(apart) < 1e-5) is same
 
 
-def test_the_two_step_rule_is_pndms_where_the_steps_are_equal():
-    eps, before = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    x = normal(*SHAPE)
-    assert_close(two_step(x, eps, before, 3.0, 2.0, 1.0), x - (3 * eps - before) / 2)
+def test_squeezed_noise_is_even_and_keeps_its_order(lesson):
+    noise = lesson["part"].start_noise([0], (4, 64, 64)).flatten()
+    even = lesson["even_noise"]([0], (4, 64, 64)).flatten()
+    assert (float(even.mean()), float(even.std())) == (pytest.approx(0.5, abs=0.01), pytest.approx(0.289, abs=0.01))
+    assert torch.equal(noise.argsort(), even.argsort())
 
 
-def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
-    """From one start: the library takes Euler's from sigma times the noise, not from sqrt(sigma^2 + 1) times it.
+def test_the_euler_loop_without_a_scheduler_draws_what_diffusers_draws(lesson, pipe):
+    loop = EXERCISES["07.euler_loop"].solution
+    euler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
+    with torch.no_grad():
+        ours = lesson["draw"](pipe, lesson["changed"](ddim_loop=loop), PROMPT, steps=STEPS)[0]
+        theirs = lesson["draw"](pipe, lesson["with_sampler"](euler), PROMPT, steps=STEPS)[0]
+        fault = lesson["changed"](ddim_loop=lesson["ends_clean"])
+        fault = lesson["draw"](pipe, fault, PROMPT, steps=STEPS)[0]
+    assert apart(ours, theirs) <= 2
+    assert apart(ours, fault) <= 2  # as the lesson says: Euler ends at alpha_bar 1
 
-    With a number of steps that divides 1000: otherwise DDIM rounds the timesteps between its steps in its own way.
+
+def test_edges_of_one_colour_have_no_variety(lesson):
+    grey = np.full((6, 32, 32, 3), 128, np.uint8)
+    assert lesson["variety"](grey) == 0
+    grey[::2] = 108
+    assert lesson["variety"](grey) == 10
+
+
+def test_until_an_answer_is_right_the_course_goes_on_with_its_own():
+    own = EXERCISES["07.start_noise"].solution
+    assert exercises.or_reference("07.start_noise", lambda seeds, shape: None) is own
+    assert exercises.or_reference("07.start_noise", lambda seeds, shape: own(seeds[::-1], shape)) is own
+
+    def right(seeds, shape):
+        return torch.cat([own([seed], shape) for seed in seeds])
+
+    assert exercises.or_reference("07.start_noise", right) is right
+    with pytest.raises(ValueError, match="Unknown exercise"):
+        exercises.or_reference("07.nothing", right)
+
+
+def test_the_given_timesteps_are_the_librarys(lesson, pipe):
+    for steps in (20, 30, 7):
+        scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+        scheduler.set_timesteps(steps)
+        assert lesson["timesteps"](steps) == scheduler.timesteps.tolist()
+
+
+def test_of_another_models_pictures_nothing_is_read(pipe, capsys):
+    assert read_pocket(pipe, [Image.new("RGB", (SIDE, SIDE))] * 2) == [NOTHING] * 2
+    assert capsys.readouterr().out == "Skipped: the judge reads Pocket's pictures only.\n"
+
+
+@pytest.mark.parametrize("length", [8, 77])
+def test_the_seven_parts_are_drawn_without_texts_that_touch(length):
+    texts = [
+        [("start", 1), *[("end", 2)] * (length - 1)],
+        [("start", 1), ("mushroom", 77), *[("end", 2)] * (length - 2)],
+    ]
+    latent, picture = torch.randn(4, 8, 8, generator=seeded(0)), Image.new("RGB", (16, 16), "red")
+    moments = [stations.Moment(t, latent, latent, t / 1000, picture) for t in (951, 751, 551, 351, 151, 1)]
+    figure = stations.seven_parts(
+        texts,
+        torch.randn(2, length, 12, generator=seeded(1)),
+        latent,
+        moments,
+        list(range(951, 0, -50)),
+        latent,
+        1.1 * torch.ones(3, 16, 16),
+        picture,
+    )
+    assert plots.faults(figure) == []
+    shown = {text.get_text() for text in figure.texts}
+    assert {"Tokens", "mushroom", f"end × {length - 1}", f"end × {length - 2}", "t = 951", "t = 1"} <= shown
+    assert "beyond 255 (red) and 0 (blue), by up to 13" in shown
+    assert {f"{float((t / 1000 * latent).std()):.2f}" for t in (951, 751, 551, 351, 151, 1)} <= shown
+    plots.plt.close(figure)
+
+
+def test_two_pictures_stand_beside_the_count_of_what_differs():
+    one = np.zeros((16, 16, 3), np.uint8)
+    other = one.copy()
+    other[3, 4] = 7
+    for pair, texts in (((one, one), {"0", "equal bit for bit"}), ((one, other), {"3", "by 7 of 255 at most"})):
+        figure = stations.side_by_side(*pair, ("mine", "theirs"))
+        assert plots.faults(figure) == []
+        assert {"mine", "theirs", "of 768 numbers differ", *texts} <= {text.get_text() for text in figure.texts}
+        plots.plt.close(figure)
+
+
+def test_folded_numbers_are_printed_where_nothing_can_be_folded(capsys):
+    stations.folded("The numbers", ["a 1", "b 2"])
+    assert capsys.readouterr().out == "The numbers\na 1\nb 2\n"
+
+
+# --- the search for a wrong part
+
+
+def test_each_suspect_has_one_wrong_part_and_the_usual_inputs_find_two(lesson, pipe):
+    sound, search = lesson["part"], EXERCISES["07.wrong_part"].solution
+    suspects = {number: make_suspect(sound, number) for number in range(1, 6)}
+    for one in suspects.values():
+        assert sum(getattr(one, name) is not function for name, function in vars(sound).items()) == 1
+    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
+    with torch.no_grad():
+        given = {
+            **lesson,
+            "prompt": PROMPT,
+            "ids": ids,
+            "vectors": sound.text_vectors(pipe.text_encoder, *ids),
+            "shape": (4, SIDE // 2, SIDE // 2),
+            "noise": sound.start_noise([0], (4, SIDE // 2, SIDE // 2)),
+            "times": sound.timesteps(20),
+            "alpha_bar": pipe.scheduler.alphas_cumprod,
+            "latent": sound.start_noise([1], (4, SIDE // 2, SIDE // 2)),
+        }
+        inputs = constants(LESSON, "inputs", **given)["inputs"]
+        # With the inputs that anybody would try, as the lesson prints.
+        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
+        assert found == {1: "ddim_loop", 2: None, 3: "text_vectors", 4: None, 5: None}
+        # And under "Which inputs it takes".
+        unet, _, t, vectors, guidance = inputs["guided_noise"]
+        inputs["timesteps"] = (30,)
+        inputs["start_noise"] = ([3, 8], given["shape"])
+        several = sound.start_noise([3, 8], given["shape"]).to(given["noise"])
+        inputs["guided_noise"] = (unet, several, t, vectors, guidance)
+        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
+    assert found == {1: "ddim_loop", 2: "timesteps", 3: "text_vectors", 4: "guided_noise", 5: "start_noise"}
+
+
+@pytest.mark.parametrize("solved", [True, False])
+def test_the_count_of_suspects_is_printed_with_or_without_a_search(lesson, pipe, capsys, solved):
+    sound = lesson["part"]
+    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
+    noise = sound.start_noise([0], (4, SIDE // 2, SIDE // 2))
+    space = {**lesson, "prompt": PROMPT, "ids": ids, "noise": noise, "latent": noise, "shape": noise.shape[1:]}
+    space |= {"vectors": sound.text_vectors(pipe.text_encoder, *ids), "times": sound.timesteps(20)}
+    space |= {"alpha_bar": pipe.scheduler.alphas_cumprod}
+    space["suspects"] = {number: make_suspect(sound, number) for number in range(1, 6)}
+    if solved:
+        space["wrong_part"] = EXERCISES["07.wrong_part"].solution
+    with torch.no_grad():
+        exec(cell_with(LESSON, 'exercises.check("07.wrong_part"'), space)
+        exec(cell_with(LESSON, "got away"), space)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-6:] == [
+        "suspect 1: ddim_loop",
+        "suspect 2: None",
+        "suspect 3: text_vectors",
+        "suspect 4: None",
+        "suspect 5: None",
+        "3 got away",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stand_in", "found"), [(lambda x, t: 0.5 * x, None), (lambda x, t: x * t / 1000, "ddim_loop")]
+)
+def test_only_a_stand_in_that_sees_t_tells_of_a_wrong_timestep(lesson, stand_in, found):
+    sound, alpha_bar = lesson["part"], torch.linspace(0.999, 0.005, 1000)
+
+    def told_the_next(predict, x, times, alpha_bar):
+        after = dict(zip(times, [*times[1:], 0], strict=True))
+        return sound.ddim_loop(lambda x, t: predict(x, after[t]), x, times, alpha_bar)
+
+    x = torch.randn((1, 4, 4, 4), generator=seeded(0))
+    inputs = {"ddim_loop": (stand_in, x, sound.timesteps(20), alpha_bar)}
+    search = EXERCISES["07.wrong_part"].solution
+    assert search(sound, lesson["changed"](ddim_loop=told_the_next), inputs) == found
+
+
+@pytest.mark.parametrize("number", [0, 6])
+def test_there_is_no_other_suspect(lesson, number):
+    with pytest.raises(ValueError, match="choose a number from 1 to 5"):
+        make_suspect(lesson["part"], number)
+
+
+# --- the article's pictures
+
+
+class Painter:
+    """Stands for the article's model, which no test can load."""
+
+    def set_progress_bar_config(self, **options):
+        pass
+
+
+def article(monkeypatch, tmp_path, *, cuda: bool, load, reads=lambda seed: NOTHING) -> tuple[dict, list[tuple]]:
+    """Run the two article cells in an empty folder; the namespace, and what the second was to draw.
+
+    reads: what the judge reads in a picture that was drawn from a seed.
     """
-    side = pipe.unet.config.sample_size
-    noise = normal(1, pipe.unet.config.in_channels, side, side)
-    high = float(build_sampler("Euler", pipe).sigmas.max())
-    drawn = {}
-    for name in ("DDIM", "Euler", "DDPM", "Euler a", "UniPC"):
-        start = noise * math.sqrt(high**2 + 1) / high if name.startswith("Euler") else noise
-        options = {"steps": 4, "guidance": 4.0, "seed": 1, "latents": start}
-        drawn[name] = run(pipe, "a cat", sampler=build_sampler(name, pipe), **options).latents
-
-    def apart(a, b):
-        return float((drawn[a] - drawn[b]).norm() / drawn[b].norm())
-
-    assert apart("DDIM", "Euler") < 1e-4
-    assert apart("DDPM", "Euler a") < 1e-4
-    assert apart("DDIM", "DDPM") > 0.1
-    assert apart("DDIM", "UniPC") > 1e-3
-
-
-# --- the order that is claimed
-
-
-def toy_orders(lesson, solve):
-    x = 5 * torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    slope, ladder = lesson["toy_slope"], lesson["ladder"]
-    truth = lesson["heun"](slope, x, ladder(2001, 0.05, 5)[:-1])[-1]
-    errors = [float((solve(slope, x, ladder(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
-    return math.log2(errors[0] / errors[1])
-
-
-def by_midpoint(slope, x, sigmas):
-    path = [x]
-    for sigma, after in pairwise(sigmas):
-        path.append(midpoint_step(slope, path[-1], sigma, after))
-    return path
-
-
-def by_trend(slope, x, sigmas):
-    path, before = [x], None
-    for i, (sigma, after) in enumerate(pairwise(sigmas)):
-        eps = slope(path[-1], sigma)
-        if before is None:
-            path.append(path[-1] + (after - sigma) * eps)
-        else:
-            path.append(two_step(path[-1], eps, before, sigmas[i - 1], sigma, after))
-        before = eps
-    return path
-
-
-@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm_solver", 2)])
-def test_the_solvers_have_their_order(lesson, name, order):
-    assert toy_orders(lesson, lesson[name]) == pytest.approx(order, abs=0.15)
-
-
-@pytest.mark.parametrize("solve", [by_midpoint, by_trend])
-def test_the_exercises_are_of_order_two(lesson, solve):
-    assert toy_orders(lesson, solve) == pytest.approx(2, abs=0.15)
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.7, 5.0])
-def test_the_toy_slope_is_minus_sigma_times_the_score(lesson, sigma):
-    x = torch.linspace(-6, 6, 25, dtype=torch.float64).requires_grad_()
-    (score,) = torch.autograd.grad(lesson["log_density"](x, sigma).sum(), x)
-    assert_close(lesson["toy_slope"](x.detach(), sigma), -sigma * score, rtol=0, atol=1e-8)
-
-
-def test_the_ladder_is_karras(pipe, lesson):
-    one = build_sampler("Euler", pipe)
-    one = type(one).from_config(one.config, use_karras_sigmas=True)
-    one.set_timesteps(8)
-    sigmas = one.sigmas.tolist()
-    np.testing.assert_allclose(lesson["ladder"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
-
-
-def test_a_path_drawn_as_the_network_sees_it_begins_as_standard_noise(lesson):
-    sigmas = lesson["stairs"](4)
-    path = lesson["euler"](lambda x, sigma: 0 * x, math.sqrt(sigmas[0] ** 2 + 1) * lesson["normal"](1, 0), sigmas)
-    curve = lesson["seen"](path, sigmas)
-    assert_close(curve[0], lesson["normal"](1, 0).flatten())
-    assert_close(curve[-1], path[-1].flatten())
-
-
-# --- the statistics
-
-
-@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
-def test_wilson(lesson, hits, n, least, most):
-    assert lesson["wilson"](hits, n) == pytest.approx((least, most), abs=1e-3)
-
-
-def test_the_sign_test_counts_coins(lesson):
-    assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
-    assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))
-    assert lesson["sign_test"]("1000", "0111") == (1, 3, pytest.approx(2 * 5 / 16))
-
-
-def test_the_jackknife_error_is_the_spread_of_repeated_measurements():
-    generator = torch.Generator().manual_seed(0)
-    reference = torch.randn(4000, 4, generator=generator)
-    sets = [torch.randn(200, 4, generator=generator) * 1.3 + 0.5 for _ in range(40)]
-    spread = np.std([frechet_distance(x, reference) for x in sets], ddof=1)
-    errors = [jackknife_error(x, reference, 10) for x in sets]
-    assert np.mean(errors) == pytest.approx(spread, rel=0.35)  # 40 sets tell a spread to about 11 %
-
-
-# --- the lesson and the script speak of the same things
-
-
-def test_the_table_of_the_lesson_is_that_of_the_script(pipe, lesson):
-    assert lesson["SAMPLERS"] == SAMPLERS
-    for name in SAMPLERS:
-        ours, theirs = lesson["sampler"](name), build_sampler(name, pipe)
-        assert type(ours) is type(theirs) is getattr(diffusers, SAMPLERS[name][0])
-        assert dict(ours.config) == dict(theirs.config)
-        assert ours.config.timestep_spacing == SHARED["timestep_spacing"]
-
-
-def test_the_scenes_of_the_lesson_are_those_of_the_script(lesson):
-    scenes = measured_scenes(SamplersConfig(), count=6)
-    assert [lesson["scene_of"](i) for i in range(6)] == scenes
-    assert [len(scene.words) for scene in scenes] == [1, 2] * 3
-    assert not any(scene.held_out() for scene in scenes)
-    assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
-
-
-def test_the_lesson_judges_as_the_script_does(lesson):
-    scenes = measured_scenes(SamplersConfig(), count=12)
-    readings = read([draw(scene) for scene in scenes])
-    for reading in readings:
-        for scene in scenes:
-            expected = reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
-            assert lesson["is_right"](reading, scene) == expected
-    assert sum(map(lesson["is_right"], readings, scenes)) >= 10
-
-
-# --- measuring
-
-
-@pytest.fixture(scope="module")
-def pocket():
-    pipe = load_pipeline("pocket", device="cpu")
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
-
-
-def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_path, monkeypatch):
-    file = tmp_path / "runs" / "samplers.csv"
-    rows = measure(pocket, POCKET, FEW, file, batch_size=2)
-    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(FEW)
-    written = read_rows(file)
-    assert [tuple(row) for row in written] == [COLUMNS] * len(plan(FEW))
-    calls = {(row["sampler"], row["steps"]): row["calls"] for row in written}
-    assert calls == {
-        ("real", "0"): "0",
-        ("rebuilt", "0"): "0",
-        ("DDIM", "1"): "1",
-        ("DDIM", "2"): "2",
-        ("Heun", "2"): "3",
-    }
-    for row in written:
-        assert len(row["right"]) == int(row["pictures"]) == FEW.pictures
-        assert row["right"].count("1") == int(row["words"])
-        assert float(row["frechet"]) > 0
-        assert (float(row["seconds"]) > 0) == (row["sampler"] not in ("real", "rebuilt"))
-
     drawn = []
-    real_row = measure_samplers.measure_row
 
-    def counted(pipe, name, steps, *rest):
-        drawn.append((name, steps))
-        return real_row(pipe, name, steps, *rest)
+    def generate(painter, words, **options):
+        drawn.append((painter, words, options))
+        return [Image.new("RGB", (8, 8))]
 
-    monkeypatch.setattr(measure_samplers, "measure_row", counted)
-    other = {**written[2], "setup": "another"}
-    write_rows(file, [*written[:2], other, written[4]])
-    again = measure(pocket, POCKET, FEW, file)  # in one batch instead of two
-    assert drawn == [("DDIM", 1), ("DDIM", 2)]  # the row of another setup counts as missing
-    assert [row["right"] for row in again] == [row["right"] for row in rows]
-    assert float(again[2]["frechet"]) == pytest.approx(float(rows[2]["frechet"]), rel=1e-2)
-
-
-def test_a_row_draws_what_the_pipeline_draws(pocket):
-    """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
-    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
-    assert (len(pictures), calls) == (FEW.pictures, 2)
-    assert seconds > 0
-    own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
-    try:
-        latents = pocket(
-            [scene.caption() for scene in measured_scenes(FEW)],
-            num_inference_steps=2,
-            guidance_scale=FEW.guidance,
-            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(FEW.pictures)],
-            output_type="latent",
-        ).images
-    finally:
-        pocket.scheduler = own
-    for ours, theirs in zip(pictures, decode(pocket, latents), strict=True):
-        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+    namespace = {"pipe": object(), "name": "Pocket Diffusion"}
+    exec("\n".join(source for source in code_cells(LESSON) if source.startswith(("import ", "from "))), namespace)
+    namespace |= {"load_pipeline": load, "generate": generate}
+    namespace["read_pocket"] = lambda pipe, pictures: [reads(drawn[-1][2]["seed"])]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.chdir(tmp_path)
+    exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
+    drawn.clear()
+    exec(cell_with(LESSON, "article_pictures = []"), namespace)
+    return namespace, drawn
 
 
-def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
-    (tmp_path / "unet").mkdir()
-    weights = tmp_path / "unet" / "model.safetensors"
-    weights.write_bytes(b"one")
-    key = setup_key(tmp_path, FEW)
-    assert len(key) == 12
-    assert setup_key(tmp_path, FEW) == key
-    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",)})
-    assert setup_key(tmp_path, more_rows) == key
-    assert setup_key(tmp_path, SamplersConfig(**{**vars(FEW), "guidance": 5.0})) != key
-    weights.write_bytes(b"two")
-    assert setup_key(tmp_path, FEW) != key
+def test_with_a_gpu_the_article_is_drawn_with_its_own_model(monkeypatch, tmp_path, capsys):
+    asked, painter = [], Painter()
+
+    def load(*names, **options):
+        asked.append((names, options))
+        return painter
+
+    _, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
+    assert asked == [((ARTICLE_MODEL,), {"dtype": torch.float16})]
+    assert [one is painter for one, _, _ in drawn] == [True] * 3
+    words = [words for _, words, _ in drawn]
+    assert len({text for text in words if "Alice in Wonderland" in text}) == 2
+    assert len([text for text in words if "Cheshire cat" in text]) == 1
+    assert all((options["height"], options["width"]) == (768, 768) for _, _, options in drawn)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
+    assert "Pocket" not in capsys.readouterr().out
 
 
-def test_the_file_that_is_shipped_is_whole_and_of_the_model_that_is_shipped():
-    rows = read_rows(POCKET / measure_samplers.FILE)
-    config = SamplersConfig(pictures=int(rows[0]["pictures"]))
-    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(config)
-    assert {row["setup"] for row in rows} == {setup_key(POCKET, config)}
-    assert config.pictures >= 50
-    with open(POCKET / measure_samplers.FILE, encoding="utf-8", newline="") as lines:
-        assert tuple(next(csv.reader(lines))) == COLUMNS
+def test_without_a_gpu_nothing_is_asked_of_the_internet(monkeypatch, tmp_path, capsys):
+    def load(*names, **options):
+        raise AssertionError("the internet was asked")
+
+    namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load)
+    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
+    assert not any("Alice" in words or "Cheshire" in words for _, words, _ in drawn)
+    assert sorted(path.name for path in (tmp_path / "pictures").iterdir()) == [f"picture_{i}.jpg" for i in range(3)]
+    assert "So Pocket Diffusion draws three prompts of Pocket's world here" in capsys.readouterr().out
+
+
+def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path, capsys):
+    def load(*names, **options):
+        raise ConnectionError("the model hub could not be reached")
+
+    namespace, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
+    assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
+    said = capsys.readouterr().out
+    assert "The article's model was not loaded: the model hub could not be reached" in said
+    assert "So Pocket Diffusion draws" in said
+
+
+def test_each_prompt_in_pockets_place_takes_the_first_seed_that_the_judge_reads_rightly(monkeypatch, tmp_path):
+    def load(*names, **options):
+        raise AssertionError("the internet was asked")
+
+    wanted = Reading("one", ("panda",), ("red",), "flat", "grass")
+    worse = Reading("one", ("panda",), ("red",), "flat", "sky")
+    reads = {0: worse, 1: worse, 2: wanted}
+    namespace, drawn = article(monkeypatch, tmp_path, cuda=False, load=load, reads=lambda seed: reads.get(seed, worse))
+    # The panda is read at seed 2; the others never are.
+    assert namespace["starts"] == [0, 0, 2]
+    assert [options["seed"] for _, _, options in drawn] == [0, 0, 2]
+
+
+def test_the_prompts_in_pockets_place_are_of_its_world():
+    pocket = load_pipeline("pocket", device="cpu")
+    scenes = constants(LESSON, "scenes", Scene=Scene, Thing=Thing)["scenes"]
+    assert len(scenes) == 3
+    assert [note for scene in scenes for note in prompt_notes(pocket, scene.caption())] == []

@@ -1,297 +1,382 @@
-"""Lesson 09: its loss is the library's, training moves what it may and nothing else, and what is saved comes back.
+"""Lesson 09: its solvers are the library's samplers and have the order they claim; what was measured can be trusted.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
-import hashlib
+import csv
+import math
+from itertools import pairwise
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from peft import LoraConfig, inject_adapter_in_model
-from PIL import Image
-from safetensors.torch import load_file
 from torch.testing import assert_close
 
-from helpers import scenes
-from helpers.exercises.lesson_09 import adapted, lora_size, merge, prior_loss
-from helpers.scenes import BACKGROUNDS, SIZE, SPRITES, STYLES, WORDS, place_scene
+from evaluation import measure_samplers
+from evaluation.measure_samplers import (
+    COLUMNS,
+    SAMPLERS,
+    SHARED,
+    SamplersConfig,
+    build_sampler,
+    jackknife_error,
+    measure,
+    measured_scenes,
+    plan,
+    read_rows,
+    setup_key,
+    write_rows,
+)
+from helpers.exercises.lesson_09 import ancestral_step, midpoint_step, trailing, two_step
+from helpers.judge import read
+from helpers.latents import decode
+from helpers.loading import POCKET, load_pipeline
+from helpers.measures import frechet_distance
+from helpers.sampling import run
+from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, constants, definitions
 from tests.pipelines.tiny import tiny_pipeline
+from training.train_judge import in_reading_order, layout_of
 
-LESSON = NOTEBOOKS / "09_fine_tuning.ipynb"
-WORD, TOKEN = "flamingo", "<flamingo>"
-TARGETS = ["to_q", "to_k", "to_v", "to_out.0"]
-ATLAS = SPRITES.parent / "new-word" / f"{WORD}.webp"
+LESSON = NOTEBOOKS / "09_samplers.ipynb"
+SHAPE = (2, 4, 4, 4)
+FEW = SamplersConfig(
+    pictures=4, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=2
+)
 
 
 def normal(*shape, seed=0):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
-def new_sprites():
-    with Image.open(ATLAS) as image:
-        atlas = image.convert("RGBA")
-    return {style: atlas.crop((i * SIZE, 0, (i + 1) * SIZE, SIZE)) for i, style in enumerate(STYLES)}
-
-
-def taken(pipe, **changed):
-    """The lesson's functions, with random latents in the place of the encoded pictures."""
-    rng = np.random.default_rng(0)
-    made = {
-        "pipe": pipe,
-        "device": pipe.device,
-        "alpha_bar": pipe.scheduler.alphas_cumprod,
-        "WORD": WORD,
-        "TOKEN": TOKEN,
-        "TARGETS": TARGETS,
-        "NAMES": (*WORDS, WORD),
-        "KEPT_OUT_STYLE": "twemoji",
-        "KEPT_OUT_BACKGROUNDS": ("green", "purple"),
-        "SEEN_STYLES": list(STYLES[:3]),
-        "BATCH": 3,
-        "MOMENTS": 2,
-        "DRAWING": 2,
-        "GUIDANCE": 2.0,
-        "new_sprites": new_sprites(),
-        "scenes": [place_scene((WORD,), style, "white", None, rng) for style in STYLES[:3] for _ in range(2)],
-        "latents": normal(6, 4, 32, 32, seed=9),
-    }
-    found = definitions(LESSON, **(made | changed))
+@pytest.fixture(scope="module")
+def pipe():
+    pipe = tiny_pipeline()
     pipe.set_progress_bar_config(disable=True)
-    return found
+    return pipe
 
 
-@pytest.fixture
-def lesson():
-    return taken(tiny_pipeline())
-
-
-# --- the new word
-
-
-def test_the_new_sprites_are_those_of_the_hash_and_of_no_known_word():
-    with Image.open(ATLAS) as image:
-        pixels = np.asarray(image.convert("RGBA"))
-    assert pixels.shape == (SIZE, len(STYLES) * SIZE, 4)
-    assert hashlib.sha256(pixels.tobytes()).hexdigest() == ATLAS.with_suffix(".sha256").read_text().strip()
-    assert WORD not in WORDS
-    for tile in new_sprites().values():
-        alpha = np.asarray(tile)[..., 3]
-        assert alpha.max() == 255
-        assert alpha[0, 0] == 0
-
-
-def test_old_scenes_are_drawn_as_ever_and_new_ones_with_the_new_sprite(lesson):
-    rng = np.random.default_rng(3)
-    old = place_scene(("fox",), "noto", "blue", None, rng)
-    assert np.array_equal(lesson["draw_any"](old), scenes.draw(old))
-    new = np.asarray(lesson["draw_any"](place_scene((WORD,), "noto", "blue", None, rng)))
-    assert new.shape == (SIZE, SIZE, 3)
-    assert tuple(new[0, 0]) == BACKGROUNDS["blue"]
-    assert (new != BACKGROUNDS["blue"]).any(axis=2).mean() > 0.1
-
-
-def test_the_judge_of_125_words_reads_real_pictures(lesson):
-    # Few words at two backgrounds, as the lesson makes its centres; a stand-in for the ceiling that it prints.
-    names = ("fox", "pizza", "bird", "key", WORD)
-    lesson["NAMES"] = names
-    real = lesson["real_pictures"](0, ("white", "blue"))
-    assert [len(pictures) for pictures in real] == [2 * len(STYLES)] * len(names)
-    lesson["centres"] = torch.cat([lesson["centres_of"](pictures) for pictures in real])
-    for name, pictures in zip(names, lesson["real_pictures"](1, ("yellow",)), strict=True):
-        assert lesson["read_words"](pictures).count(name) >= 3
-        others = [lesson["middle_distance"](pictures, [other] * len(pictures)) for other in names if other != name]
-        assert lesson["middle_distance"](pictures, [name] * len(pictures)) < min(others)
-
-
-def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson):
-    # 16 pictures in the order of `ask`: two backgrounds seen, two kept out, of each four styles.
-    hits = [True] * 4 + [True, False, False, True] + [False, False, True, False] + [False] * 3 + [True]
-    lesson["read_words"] = lambda pictures: [WORD if hit else "fox" for hit in pictures]
-    lesson["middle_distance"] = lambda pictures, names: 2.25
-    report = lesson["report"](hits)
-    assert report == "4 of 6 seen, 1 of 6 on a new background, 3 of 4 in the new style; middle distance 2.2"
-    prompts = lesson["ask"](WORD)
-    assert len(prompts) == len(hits)
-    assert prompts[0] == "a flamingo on a white background, flat style"
-    assert prompts[-1] == "a flamingo on a purple background, twemoji style"
-    assert lesson["ask"](TOKEN, ["pink"])[1] == "a <flamingo> on a pink background, glossy style"
-
-
-# --- loss, batches and loop
-
-
-@torch.no_grad()
-def test_the_loss_is_the_librarys(lesson):
-    pipe = lesson["pipe"]
-    x0, captions, t, eps = lesson["batch"](3, WORD)
-    embedded, _ = pipe.encode_prompt(captions, pipe.device, 1, False)
-    x_t = pipe.scheduler.add_noise(x0, eps, t)
-    expected = F.mse_loss(pipe.unet(x_t, t, embedded).sample, eps)
-    assert_close(lesson["errors"](pipe, x0, captions, t, eps).mean(), expected)
-
-
-def test_a_batch_depends_on_its_step_and_names_what_its_scene_shows(lesson):
-    first, again, other = (lesson["batch"](step, TOKEN) for step in (5, 5, 6))
-    assert torch.equal(first[0], again[0])
-    assert first[1] == again[1]
-    assert torch.equal(first[3], again[3])
-    assert not torch.equal(first[3], other[3])
-    captions = [text for step in range(100) for text in lesson["batch"](step, TOKEN)[1]]
-    assert all(text.startswith("a <flamingo>") for text in captions)
-    assert not any("twemoji" in text for text in captions)
-    for phrase in ("background", "style"):
-        assert 0.7 < np.mean([phrase in text for text in captions]) < 0.9
-
-
-def test_training_lowers_the_loss_moves_only_the_adapters_and_repeats(lesson):
-    pipe = lesson["pipe"]
-    frozen = {name: value.clone() for name, value in pipe.unet.state_dict().items()}
-    text = lesson["fingerprint"](pipe.text_encoder.parameters())
-    runs = []
-    for _ in range(2):
-        weights = lesson["add_lora"](pipe, 4)
-        seen = []
-
-        def same_batch(step):
-            return lesson["errors"](pipe, *lesson["batch"](0, WORD)).mean()
-
-        losses = lesson["train"](pipe, weights, 1e-2, 6, same_batch, lambda step, losses: seen.append(step))  # noqa: B023
-        runs.append((losses, lesson["fingerprint"](weights)))
-        assert seen == [3, 6]
-        assert losses[-1] < losses[0]
-        pipe.unload_lora_weights()
-    assert runs[0] == runs[1]
-    assert lesson["fingerprint"](pipe.text_encoder.parameters()) == text
-    assert all(torch.equal(value, frozen[name]) for name, value in pipe.unet.state_dict().items())
-
-
-# --- the vector
-
-
-def test_the_vector_takes_the_place_of_its_row_and_no_other_gets_a_gradient(lesson):
-    pipe = lesson["pipe"]
-    pipe.tokenizer.add_tokens(TOKEN)
-    pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
-    pipe.text_encoder.requires_grad_(False)
-    pipe.unet.requires_grad_(False)
-    table = pipe.text_encoder.get_input_embeddings()
-    new_id = pipe.tokenizer.convert_tokens_to_ids(TOKEN)
-    vector = normal(table.embedding_dim).requires_grad_(True)
-    lesson |= {"vector": vector, "new_id": new_id, "table": table}
-
-    hook = table.register_forward_hook(lesson["put_vector"])
-    with_hook = lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"])
-    before = lesson["fingerprint"](lesson["all_but_new"]())
-    (gradient,) = torch.autograd.grad(lesson["errors"](pipe, *lesson["batch"](0, TOKEN)).mean(), [vector])
-    assert gradient.abs().max() > 0
-    hook.remove()
-    plain = lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"])
-    assert not torch.allclose(with_hook[0], plain[0])
-    assert torch.equal(with_hook[1], plain[1])
-
+@pytest.fixture(scope="module")
+def lesson(pipe):
+    """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
+    alpha_bar = pipe.scheduler.alphas_cumprod.double()
+    table = ((1 - alpha_bar) / alpha_bar).sqrt().numpy()
+    words, empty = pipe.encode_prompt("a cat", pipe.device, 1, do_classifier_free_guidance=True)
+    toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
+    made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
     with torch.no_grad():
-        table.weight[new_id] = vector
-    assert_close(lesson["text_of"](pipe, [f"a {TOKEN}", "a fox"]), with_hook)
-    assert lesson["fingerprint"](lesson["all_but_new"]()) == before
-    with torch.no_grad():
-        table.weight[0, 0] += 1e-6
-    assert lesson["fingerprint"](lesson["all_but_new"]()) != before
+        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS"), **made, **toy)
 
 
-# --- adapters
+# --- by hand equals the library
 
 
-@pytest.mark.parametrize(("rank", "alpha"), [(1, 1), (3, 6), (8, 2)])
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("steps", [1, 2, 5])
+@pytest.mark.parametrize("name", ["Euler", "Heun", "DPM++ 2M"])
 @torch.no_grad()
-def test_lora_by_hand_is_pefts_layer(lesson, rank, alpha, bias):
-    box = torch.nn.Sequential(torch.nn.Linear(5, 7, bias=bias))
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=["0"]), box)
-    a, b, x = normal(rank, 5, seed=1), normal(7, rank, seed=2), normal(2, 3, 5, seed=3)
-    box[0].lora_A["default"].weight.copy_(a)
-    box[0].lora_B["default"].weight.copy_(b)
-    frozen = box[0].base_layer
-    by_hand = lesson["lora_linear"](x, frozen.weight, frozen.bias, a, b, alpha)
-    assert_close(by_hand, box(x), rtol=1e-4, atol=1e-4)
-    if not bias:
-        assert_close(adapted(x, frozen.weight, a, b, alpha, 1.0), box(x), rtol=1e-4, atol=1e-4)
+def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
+    solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
+    sigmas = lesson["stairs"](steps)
+    factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
+    ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
+    theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
+    assert len(ours) == steps + 1
+    assert lesson["distance"](ours[-1], theirs) < 1e-4
 
 
 @torch.no_grad()
-def test_adapters_begin_at_nothing_are_saved_loaded_scaled_and_fused(lesson, tmp_path):
-    pipe, paint, same = lesson["pipe"], lesson["paint"], lesson["same"]
-    prompts = ["a fox", "a cat", "a dog"]
-    plain = paint(pipe, prompts)
-    weights = lesson["add_lora"](pipe, 2)
-    assert all(value.dtype == torch.float32 for value in weights)
-    assert same(paint(pipe, prompts), plain)
-
-    for i, value in enumerate(weights):
-        value.add_(0.3 * normal(*value.shape, seed=i))
-    changed = paint(pipe, prompts)
-    assert max(lesson["differences"](changed, plain)) > 0
-    assert lesson["save_lora"](pipe, tmp_path) == (tmp_path / "pytorch_lora_weights.safetensors").stat().st_size
-    assert len(load_file(tmp_path / "pytorch_lora_weights.safetensors")) == len(weights)
-
-    pipe.unload_lora_weights()
-    assert same(paint(pipe, prompts), plain)
-    pipe.load_lora_weights(tmp_path, adapter_name="new")
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
-    pipe.set_adapters("new", 0.0)
-    assert same(paint(pipe, prompts), plain)
-    pipe.set_adapters("new", 1.0)
-    pipe.fuse_lora()
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
-    pipe.unfuse_lora()
-    assert max(lesson["differences"](paint(pipe, prompts), changed)) < 0.5
+def test_another_solver_would_be_noticed(lesson, pipe):
+    sigmas = lesson["stairs"](5)
+    ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
+    theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
+    assert lesson["distance"](ours, theirs) > 1e-2
 
 
-def test_the_size_is_that_of_the_trained_numbers(lesson):
-    pipe = lesson["pipe"]
-    layers = [m for n, m in pipe.unet.named_modules() if isinstance(m, torch.nn.Linear) and n.endswith(tuple(TARGETS))]
-    shapes = [tuple(layer.weight.shape) for layer in layers]
-    for rank in (1, 4):
-        weights = lesson["add_lora"](pipe, rank)
-        assert sum(value.numel() for value in weights) == lora_size(shapes, rank)
-        assert len(weights) == 2 * len(layers)
-        pipe.unload_lora_weights()
+def fixed_answers(scheduler, steps, *, seed=0):
+    """A run with a stand-in for the U-Net that is told what the latents are before they are scaled for it."""
+    scheduler.set_timesteps(steps)
+    x = normal(*SHAPE) * scheduler.init_noise_sigma
+    generator = torch.Generator().manual_seed(seed)
+    options = {"generator": generator} if "Ancestral" in type(scheduler).__name__ else {}
+    for t in scheduler.timesteps:
+        shown = scheduler.scale_model_input(x, t)
+        x = scheduler.step(answer(shown, float(t)), t, x, **options).prev_sample
+    return x
 
 
-def test_pictures_are_drawn_in_parts_with_seeds_that_run_on(lesson):
-    pipe = lesson["pipe"]
-    pictures = lesson["paint"](pipe, ["a fox"] * 10, seed=5)
-    assert len(pictures) == 10
-    assert max(lesson["differences"](pictures[9:], lesson["paint"](pipe, ["a fox"], seed=14))) < 1
-    assert lesson["differences"](pictures[:1], pictures[:1]) == [0.0]
+def answer(x, t):
+    return math.sqrt(t / 1000) * x + 0.1 * torch.sin(3 * x)
 
 
-# --- the exercises beyond their own cases
+def shown(x, sigma):
+    return x / math.sqrt(sigma**2 + 1)
 
 
-def test_merged_adapters_are_the_librarys_weighted_sum():
-    weight, x = normal(4, 5), normal(3, 5, seed=1)
-    adapters = [(normal(r, 5, seed=r), normal(4, r, seed=10 + r), 2.0 * r, 0.5) for r in (1, 2, 3)]
-    a, b = merge(adapters)
-    assert a.shape == (6, 5)
-    assert b.shape == (4, 6)
-    one_by_one = x @ weight.T + sum(adapted(x, weight, *one) - x @ weight.T for one in adapters)
-    assert_close(x @ (weight + b @ a).T, one_by_one, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("kind", ["Euler", "Heun", "DPM++ 2M", "UniPC", "PNDM", "DDIM", "DDPM", "Euler a"])
+@pytest.mark.parametrize("steps", [1, 4, 5, 7, 20])
+def test_trailing_gives_the_timesteps_of_every_sampler(pipe, kind, steps):
+    one = build_sampler(kind, pipe)
+    one.set_timesteps(steps)
+    assert list(dict.fromkeys(int(t) for t in one.timesteps)) == trailing(steps, 1000)
 
 
-def test_the_loss_with_a_prior_is_the_sum_of_two_means():
-    predicted, eps = normal(4, 2, 3, 3), normal(4, 2, 3, 3, seed=1)
-    expected = F.mse_loss(predicted[:2], eps[:2]) + 0.7 * F.mse_loss(predicted[2:], eps[2:])
-    assert_close(prior_loss(predicted, eps, 0.7), expected)
+@pytest.mark.parametrize("steps", [2, 6, 20])
+def test_the_ancestral_step_is_the_librarys_for_the_same_dice(pipe, steps):
+    scheduler = build_sampler("Euler a", pipe)
+    expected = fixed_answers(scheduler, steps, seed=4)
+    scheduler.set_timesteps(steps)
+    dice = torch.Generator().manual_seed(4)
+    sigmas = scheduler.sigmas.tolist()
+    x = normal(*SHAPE) * sigmas[0]
+    for t, (sigma, after) in zip(scheduler.timesteps.tolist(), pairwise(sigmas), strict=True):
+        x = ancestral_step(x, answer(shown(x, sigma), t), sigma, after, torch.randn(SHAPE, generator=dice))
+    assert_close(x, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_kept_out_style_and_backgrounds_are_in_no_training_scene():
-    names = ("KEPT_OUT_STYLE", "KEPT_OUT_BACKGROUNDS", "SEEN_STYLES", "SEEN_BACKGROUNDS", "rng", "scenes")
-    there = {"np": np, "place_scene": place_scene, "STYLES": STYLES, "BACKGROUNDS": BACKGROUNDS, "WORD": WORD}
-    made = constants(LESSON, *names, **there)
-    kept_out = {made["KEPT_OUT_STYLE"], *made["KEPT_OUT_BACKGROUNDS"]}
-    looks = {(scene.style, scene.background) for scene in made["scenes"]}
-    assert not any(kept_out & set(look) for look in looks)
-    assert len(kept_out) == 3 and len(looks) == (len(STYLES) - 1) * (len(BACKGROUNDS) - 2)  # and all others are
+def test_the_two_step_rule_is_pndms_where_the_steps_are_equal():
+    eps, before = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    x = normal(*SHAPE)
+    assert_close(two_step(x, eps, before, 3.0, 2.0, 1.0), x - (3 * eps - before) / 2)
+
+
+def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
+    """From one start: the library takes Euler's from sigma times the noise, not from sqrt(sigma^2 + 1) times it.
+
+    With a number of steps that divides 1000: otherwise DDIM rounds the timesteps between its steps in its own way.
+    """
+    side = pipe.unet.config.sample_size
+    noise = normal(1, pipe.unet.config.in_channels, side, side)
+    high = float(build_sampler("Euler", pipe).sigmas.max())
+    drawn = {}
+    for name in ("DDIM", "Euler", "DDPM", "Euler a", "UniPC"):
+        start = noise * math.sqrt(high**2 + 1) / high if name.startswith("Euler") else noise
+        options = {"steps": 4, "guidance": 4.0, "seed": 1, "latents": start}
+        drawn[name] = run(pipe, "a cat", sampler=build_sampler(name, pipe), **options).latents
+
+    def apart(a, b):
+        return float((drawn[a] - drawn[b]).norm() / drawn[b].norm())
+
+    assert apart("DDIM", "Euler") < 1e-4
+    assert apart("DDPM", "Euler a") < 1e-4
+    assert apart("DDIM", "DDPM") > 0.1
+    assert apart("DDIM", "UniPC") > 1e-3
+
+
+# --- the order that is claimed
+
+
+def toy_orders(lesson, solve):
+    x = 5 * torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    slope, ladder = lesson["toy_slope"], lesson["ladder"]
+    truth = lesson["heun"](slope, x, ladder(2001, 0.05, 5)[:-1])[-1]
+    errors = [float((solve(slope, x, ladder(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
+    return math.log2(errors[0] / errors[1])
+
+
+def by_midpoint(slope, x, sigmas):
+    path = [x]
+    for sigma, after in pairwise(sigmas):
+        path.append(midpoint_step(slope, path[-1], sigma, after))
+    return path
+
+
+def by_trend(slope, x, sigmas):
+    path, before = [x], None
+    for i, (sigma, after) in enumerate(pairwise(sigmas)):
+        eps = slope(path[-1], sigma)
+        if before is None:
+            path.append(path[-1] + (after - sigma) * eps)
+        else:
+            path.append(two_step(path[-1], eps, before, sigmas[i - 1], sigma, after))
+        before = eps
+    return path
+
+
+@pytest.mark.parametrize(("name", "order"), [("euler", 1), ("heun", 2), ("dpm_solver", 2)])
+def test_the_solvers_have_their_order(lesson, name, order):
+    assert toy_orders(lesson, lesson[name]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("solve", [by_midpoint, by_trend])
+def test_the_exercises_are_of_order_two(lesson, solve):
+    assert toy_orders(lesson, solve) == pytest.approx(2, abs=0.15)
+
+
+@pytest.mark.parametrize("sigma", [0.05, 0.7, 5.0])
+def test_the_toy_slope_is_minus_sigma_times_the_score(lesson, sigma):
+    x = torch.linspace(-6, 6, 25, dtype=torch.float64).requires_grad_()
+    (score,) = torch.autograd.grad(lesson["log_density"](x, sigma).sum(), x)
+    assert_close(lesson["toy_slope"](x.detach(), sigma), -sigma * score, rtol=0, atol=1e-8)
+
+
+def test_the_ladder_is_karras(pipe, lesson):
+    one = build_sampler("Euler", pipe)
+    one = type(one).from_config(one.config, use_karras_sigmas=True)
+    one.set_timesteps(8)
+    sigmas = one.sigmas.tolist()
+    np.testing.assert_allclose(lesson["ladder"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
+
+
+def test_a_path_drawn_as_the_network_sees_it_begins_as_standard_noise(lesson):
+    sigmas = lesson["stairs"](4)
+    path = lesson["euler"](lambda x, sigma: 0 * x, math.sqrt(sigmas[0] ** 2 + 1) * lesson["normal"](1, 0), sigmas)
+    curve = lesson["seen"](path, sigmas)
+    assert_close(curve[0], lesson["normal"](1, 0).flatten())
+    assert_close(curve[-1], path[-1].flatten())
+
+
+def test_a_straight_path_leaves_no_line_and_a_bent_one_does_where_it_bends(lesson, monkeypatch):
+    sigmas = [4.0, 2.0, 1.0, 0.0]
+    x, direction, aside = normal(3, *SHAPE[1:]).split(1)
+    straight = [x + sigma * direction for sigma in sigmas]
+    bent = [straight[0], straight[1] + aside, *straight[2:]]
+    monkeypatch.setitem(lesson, "reference", straight)
+    monkeypatch.setitem(lesson, "high", sigmas[0])
+    assert_close(lesson["off_line"](straight, sigmas), torch.zeros(4, aside.numel()), rtol=0, atol=1e-6)
+    off = lesson["off_line"](bent, sigmas)
+    assert_close(off[1], aside.flatten() / x.norm())
+    assert off[[0, 2, 3]].abs().max() < 1e-6
+
+
+# --- the statistics
+
+
+@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
+def test_wilson(lesson, hits, n, least, most):
+    assert lesson["wilson"](hits, n) == pytest.approx((least, most), abs=1e-3)
+
+
+def test_the_sign_test_counts_coins(lesson):
+    assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
+    assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))
+    assert lesson["sign_test"]("1000", "0111") == (1, 3, pytest.approx(2 * 5 / 16))
+
+
+def test_the_jackknife_error_is_the_spread_of_repeated_measurements():
+    generator = torch.Generator().manual_seed(0)
+    reference = torch.randn(4000, 4, generator=generator)
+    sets = [torch.randn(200, 4, generator=generator) * 1.3 + 0.5 for _ in range(40)]
+    spread = np.std([frechet_distance(x, reference) for x in sets], ddof=1)
+    errors = [jackknife_error(x, reference, 10) for x in sets]
+    assert np.mean(errors) == pytest.approx(spread, rel=0.35)  # 40 sets tell a spread to about 11 %
+
+
+# --- the lesson and the script speak of the same things
+
+
+def test_the_table_of_the_lesson_is_that_of_the_script(pipe, lesson):
+    assert lesson["SAMPLERS"] == SAMPLERS
+    for name in SAMPLERS:
+        ours, theirs = lesson["sampler"](name), build_sampler(name, pipe)
+        assert type(ours) is type(theirs) is getattr(diffusers, SAMPLERS[name][0])
+        assert dict(ours.config) == dict(theirs.config)
+        assert ours.config.timestep_spacing == SHARED["timestep_spacing"]
+
+
+def test_the_scenes_of_the_lesson_are_those_of_the_script(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=6)
+    assert [lesson["scene_of"](i) for i in range(6)] == scenes
+    assert [len(scene.words) for scene in scenes] == [1, 2] * 3
+    assert not any(scene.held_out for scene in scenes)
+    assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
+
+
+def test_the_lesson_judges_as_the_script_does(lesson):
+    scenes = measured_scenes(SamplersConfig(), count=12)
+    readings = read([draw(scene) for scene in scenes])
+    for reading in readings:
+        for scene in scenes:
+            expected = reading.layout == layout_of(scene) and reading.words == in_reading_order(scene)
+            assert lesson["is_right"](reading, scene) == expected
+    assert sum(map(lesson["is_right"], readings, scenes)) >= 10
+
+
+# --- measuring
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    pipe = load_pipeline("pocket", device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_path, monkeypatch):
+    file = tmp_path / "runs" / "samplers.csv"
+    rows = measure(pocket, POCKET, FEW, file, batch_size=2)
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(FEW)
+    written = read_rows(file)
+    assert [tuple(row) for row in written] == [COLUMNS] * len(plan(FEW))
+    calls = {(row["sampler"], row["steps"]): row["calls"] for row in written}
+    assert calls == {
+        ("real", "0"): "0",
+        ("rebuilt", "0"): "0",
+        ("DDIM", "1"): "1",
+        ("DDIM", "2"): "2",
+        ("Heun", "2"): "3",
+    }
+    for row in written:
+        assert len(row["right"]) == int(row["pictures"]) == FEW.pictures
+        assert row["right"].count("1") == int(row["words"])
+        assert float(row["frechet"]) > 0
+        assert (float(row["seconds"]) > 0) == (row["sampler"] not in ("real", "rebuilt"))
+
+    drawn = []
+    real_row = measure_samplers.measure_row
+
+    def counted(pipe, name, steps, *rest):
+        drawn.append((name, steps))
+        return real_row(pipe, name, steps, *rest)
+
+    monkeypatch.setattr(measure_samplers, "measure_row", counted)
+    other = {**written[2], "setup": "another"}
+    write_rows(file, [*written[:2], other, written[4]])
+    again = measure(pocket, POCKET, FEW, file)  # in one batch instead of two
+    assert drawn == [("DDIM", 1), ("DDIM", 2)]  # the row of another setup counts as missing
+    assert [row["right"] for row in again] == [row["right"] for row in rows]
+    assert float(again[2]["frechet"]) == pytest.approx(float(rows[2]["frechet"]), rel=1e-2)
+
+
+def test_a_row_draws_what_the_pipeline_draws(pocket):
+    """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
+    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
+    assert (len(pictures), calls) == (FEW.pictures, 2)
+    assert seconds > 0
+    own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
+    try:
+        latents = pocket(
+            [scene.caption() for scene in measured_scenes(FEW)],
+            num_inference_steps=2,
+            guidance_scale=FEW.guidance,
+            generator=[torch.Generator().manual_seed(FEW.seed + i) for i in range(FEW.pictures)],
+            output_type="latent",
+        ).images
+    finally:
+        pocket.scheduler = own
+    for ours, theirs in zip(pictures, decode(pocket, latents), strict=True):
+        assert np.abs(np.asarray(ours).astype(int) - np.asarray(theirs).astype(int)).max() <= 2
+
+
+def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
+    (tmp_path / "unet").mkdir()
+    weights = tmp_path / "unet" / "model.safetensors"
+    weights.write_bytes(b"one")
+    key = setup_key(tmp_path, FEW)
+    assert len(key) == 12
+    assert setup_key(tmp_path, FEW) == key
+    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",)})
+    assert setup_key(tmp_path, more_rows) == key
+    assert setup_key(tmp_path, SamplersConfig(**{**vars(FEW), "guidance": 5.0})) != key
+    weights.write_bytes(b"two")
+    assert setup_key(tmp_path, FEW) != key
+
+
+def test_the_file_that_is_shipped_is_whole_and_of_the_model_that_is_shipped():
+    rows = read_rows(POCKET / measure_samplers.FILE)
+    config = SamplersConfig(pictures=int(rows[0]["pictures"]))
+    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(config)
+    assert {row["setup"] for row in rows} == {setup_key(POCKET, config)}
+    assert config.pictures >= 50
+    with open(POCKET / measure_samplers.FILE, encoding="utf-8", newline="") as lines:
+        assert tuple(next(csv.reader(lines))) == COLUMNS

@@ -27,7 +27,7 @@ def closed():
 @pytest.fixture
 def pictures():
     rng = np.random.default_rng(0)
-    return [scenes.draw(scenes.random_scene(rng, objects=1 + index % 2)) for index in range(12)]
+    return [scenes.draw(scenes.random_scene(rng, things=1 + index % 2)) for index in range(12)]
 
 
 @pytest.fixture
@@ -265,9 +265,13 @@ def test_maps_share_one_scale_that_is_drawn_once():
     figure = plots.grid([[plots.Map(one), plots.Map(two), Image.new("RGB", (8, 8))]])
     *tiles, bar = figure.axes
     assert [tile.images[0].get_clim() for tile in tiles[:2]] == [(-2, 2)] * 2
-    assert [label.get_text() for label in bar.get_yticklabels()] == ["2", "0", "-2"]
+    assert [label.get_text() for label in bar.get_yticklabels()] == ["2", "0", "\N{MINUS SIGN}2"]
     assert place(bar, figure)[2] == 9
-    sizes = plots.grid([[plots.Map(two, "sizes", limit=4)]])
+    sizes = plots.grid([[plots.Map(two, "sizes", limit=4)]], scale="of 255")
+    (counts,) = sizes.axes[1].texts
+    box, above = counts.get_window_extent(), sizes.axes[1].get_window_extent()
+    assert counts.get_text() == "of 255" and box.y0 > above.y1 and box.x1 < sizes.bbox.x1
+    assert plots.faults(sizes) == []
     assert sizes.axes[0].images[0].get_clim() == (0, 4)
 
 
@@ -309,6 +313,16 @@ def test_attention_is_green_where_the_share_is_largest_and_grey_where_there_is_n
     green = [int(ROLES["words"].ink[i : i + 2], 16) for i in (1, 3, 5)]
     assert drawn[1, 3].tolist() == green
     assert drawn[2, 1] == pytest.approx((np.array(green) + grey) / 2, abs=1)
+
+
+def test_attention_of_layers_of_different_sizes_is_their_mean_without_squares():
+    picture, coarse, fine = np.full((32, 32, 3), 255, np.uint8), np.zeros((2, 2)), np.zeros((8, 8))
+    coarse[0, 0] = fine[1, 1] = 0.2
+    red = plots.attention(picture, [coarse, fine], largest=0.2)[..., 0].astype(int)
+    assert np.unravel_index(red.argmin(), red.shape) in {(y, x) for y in range(4, 8) for x in range(4, 8)}
+    assert red[20:, 20:].min() > 250  # where neither looks
+    steps = np.abs(np.diff(plots.attention(picture, [coarse, coarse], largest=0.2)[..., 0].astype(int), axis=0))
+    assert steps.max() < 40  # of 244 from white to green: an edge between squares would be one step
 
 
 @pytest.mark.parametrize(
@@ -361,6 +375,27 @@ def test_lines_carry_their_names_at_their_ends_in_the_colours_of_what_they_show(
     assert plots.faults(figure) == []
     (ring,) = [line for line in axis.lines if line.get_markersize() > 6]
     assert (ring.get_xdata()[0], ring.get_ydata()[0]) == (500, pytest.approx(0.5))
+
+
+@pytest.mark.parametrize(
+    ("x", "ticks"),
+    [
+        (range(1000), [0, 250, 500, 750, 999]),  # there is no t = 1000
+        (range(1, 1000, 50), [1, 250, 500, 750]),
+        (range(21), [0, 5, 10, 15, 20]),
+        (range(1, 21), [5, 10, 15, 20]),
+    ],
+)
+def test_ticks_stand_where_there_are_values(x, ticks):
+    panels = {"one": {"a": list(x)}, "two": {"a": list(x)}}
+    for figure in (
+        plots.lines(list(x), panels["one"], xlabel="t", ylabel="y"),
+        plots.multiples(list(x), panels, xlabel="t", ylabel="y", falling=True),
+    ):
+        figure.draw_without_rendering()
+        for axis in figure.axes:
+            assert sorted(axis.get_xticks()) == ticks
+            assert sorted(int(label.get_text()) for label in axis.get_xticklabels()) == ticks
 
 
 def place_of_figure(figure):

@@ -81,9 +81,11 @@ def test_links_lead_to_files_that_are_committed():
 def test_the_readme_says_of_how_many_pictures_its_figures_are():
     kinds = json.loads((ROOT / "models" / "pocket-diffusion" / "evaluation.json").read_text(encoding="utf-8"))["kinds"]
     readme = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    counted = re.search(r"\((\d+) of one object, (\d+) of two, (\d+) of held-out pairs;", readme)
+    counted = re.search(r"\((\d+) of each kind, (\d+) and (\d+) of the held-out ones;", readme)
     assert counted, "the sentence above the figures"
-    assert [int(number) for number in counted.groups()] == [result["pictures"] for result in kinds.values()]
+    each, *held_out = map(int, counted.groups())
+    drawn = [result["model"]["words"]["pictures"] for result in kinds.values()]
+    assert [each] * 3 + held_out == drawn
 
 
 def test_pictures_and_weights_have_their_licence_beside_them():

@@ -23,7 +23,12 @@ from tools.stamp_notebooks import ADDRESS, REF, ROOT, colab_address
 FIRST_PAGE_BYTES = 300_000  # without pictures
 NARROW, WIDE = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
 MADE = "99_made"
-PAGES = ["index.html", "search.html", *(f"notebooks/{name}.html" for name in [*(p.stem for p in LESSONS), MADE])]
+PAGES = [
+    "index.html",
+    "teaching.html",
+    "search.html",
+    *(f"notebooks/{name}.html" for name in [*(p.stem for p in LESSONS), MADE]),
+]
 FIRST = LESSONS[0].stem  # has exercises with folded solutions
 TWO_STREAMS = [new_output("stream", text="\x1b[31mred\x1b[0m"), new_output("stream", text="two")]
 
@@ -65,7 +70,7 @@ def site(tmp_path_factory):
     """The folder of the site."""
     folder, made = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("made") / f"{MADE}.ipynb"
     nbformat.write(made_notebook(), made)
-    assert build(folder, [*LESSONS, made]) == 0
+    assert build(folder, [*LESSONS, made], model=False) == 0
     return folder
 
 
@@ -133,7 +138,8 @@ def test_the_first_page_says_what_the_readme_says(site):
     links = [link["href"] for link in page.all("a")]
     assert {f"notebooks/{lesson.stem}.html" for lesson in LESSONS} <= set(links)
     rows = re.findall(r"^\| \[[^|]*\) \| ([^|]*) \|$", readme, re.MULTILINE)
-    assert len(rows) >= len(LESSONS) and all(row in page.text for row in rows)
+    text = page.text.replace("’", "'")  # as Sphinx writes it
+    assert len(rows) >= len(LESSONS) and all(row in text for row in rows)
     assert "make lab" in page.text and "CC BY 4.0" in page.text
     assert ADDRESS in links and f"{ADDRESS}/blob/{REF}/LICENSE" in links
     assert not [link for link in links if "actions/workflows" in link], "badges fetch pictures from another host"
@@ -162,7 +168,7 @@ def test_no_link_of_the_site_is_dead(site):
 def test_a_dead_link_in_a_lesson_stops_the_build(tmp_path, capfd):
     lesson = tmp_path / "00_dead.ipynb"
     nbformat.write(new_notebook(cells=[new_markdown_cell("# Dead\n\n[a file](nowhere.ipynb)")]), lesson)
-    assert build(tmp_path / "site", [lesson]) != 0
+    assert build(tmp_path / "site", [lesson], model=False) != 0
     assert "nowhere.ipynb" in capfd.readouterr().err
 
 
@@ -228,8 +234,8 @@ def is_sideways(page) -> bool:
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_needs_no_other_host_and_is_as_wide_as_a_phone(open_page, name):
     page = open_page(name)
-    if page.locator(".math").count():
-        page.locator("mjx-container").first.wait_for()
+    if page.locator(".math:visible").count():  # the others are folded away
+        page.locator("mjx-container:visible").first.wait_for()
     assert not is_sideways(page)
     hidden = page.locator(".picture img").evaluate_all(
         "imgs => imgs.filter(img => !img.getClientRects().length).length"
@@ -329,7 +335,7 @@ def test_the_sidebar_of_a_narrow_page_opens_for_the_keyboard(open_page):
 
 @in_browser
 def test_the_search_finds_prose_and_captions(open_page):
-    for words, lesson in (("skip connections", "02_"), ("three prompts, three pictures", "00_")):
+    for words, lesson in (("skip connections", "03_"), ("three prompts, three pictures", "00_")):
         page = open_page(f"search.html?q={words}")
         page.locator(f'#search-results a[href*="{lesson}"]').first.wait_for()
         page.close()

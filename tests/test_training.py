@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from helpers.attention import capture
-from helpers.judge3 import HEADS, Judge
-from helpers.scenes3 import RELATIONS, STYLES, WORDS, boxes, held_out_colour, held_out_style
+from helpers.judge import HEADS, Judge
+from helpers.scenes import RELATIONS, STYLES, WORDS, boxes, held_out_colour, held_out_style
 from tests.accelerated import launch
 from tests.killed_runs import LINE, SHORT, Line, line_batch
 from training import dataset, train_judge, train_unet, train_vae

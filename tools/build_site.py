@@ -4,6 +4,8 @@
 
 A lesson becomes a page of Markdown, with its pictures as files; Sphinx makes the rest, as `site/conf.py` says. The
 first page is `site/index.md`, with texts out of the README. Whatever Sphinx warns of, such as a dead link, is an error.
+Two pages more: `site/try.md` draws in the browser, with what comes from `tools.draw_page`, and `TEACHING.md` is for
+teachers.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import nbformat
 from PIL import Image
 from sphinx.cmd.build import main as sphinx
 
+from tools import draw_page
 from tools.stamp_notebooks import ADDRESS, BADGE_LINE, CELL, LESSONS, README_BADGES, REF, ROOT, colab_address
 
 SITE = ROOT / "site"
@@ -50,7 +53,7 @@ def relinked(text: str, folder: Path) -> str:
         path = (folder / link[0]).resolve()
         if path in LESSONS:
             return link[0].removesuffix(".ipynb") + ".md"
-        if path.suffix in {".png", ".svg"} or not path.exists():  # of a file that is not there Sphinx warns
+        if path.suffix in {".png", ".svg", ".jpg"} or not path.exists():  # of a file that is not there Sphinx warns
             return link[0]
         return f"{ADDRESS}/{'tree' if path.is_dir() else 'blob'}/{REF}/{path.relative_to(ROOT).as_posix()}"
 
@@ -131,12 +134,26 @@ def index() -> str:
     return re.sub(r"\{\{ (.+?) \}\}", part, (SITE / "index.md").read_text(encoding="utf-8"))
 
 
-def build(folder: Path, lessons: Sequence[Path] = LESSONS) -> int:
-    """Make the site in `folder`, which is new or empty; the exit status of Sphinx, 0 for success."""
+def beside_the_first(file: Path) -> str:
+    """The text of a page that stands on the site beside the first one."""
+    return relinked(file.read_text(encoding="utf-8"), file.parent).replace("](../", "](")
+
+
+def build(folder: Path, lessons: Sequence[Path] = LESSONS, *, model: bool = True) -> int:
+    """Make the site in `folder`, which is new or empty; the exit status of Sphinx, 0 for success.
+
+    model: whether the page that draws gets a model to draw with, which takes a minute the first time and needs
+    onnxruntime-web: FileNotFoundError says what to do where that is missing.
+    """
+    draw_page.copy_programs(folder)
+    if model:
+        draw_page.add_model(folder)
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary) / "source"
         shutil.copytree(ROOT / "images", source / "images", ignore=shutil.ignore_patterns("*.md"))
         (source / "index.md").write_text(index(), encoding="utf-8")
+        for file in (SITE / "try.md", ROOT / "TEACHING.md"):
+            (source / file.name.lower()).write_text(beside_the_first(file), encoding="utf-8")
         pictures = folder / "notebooks" / "pictures"
         pictures.mkdir(parents=True)
         (source / "notebooks").mkdir()
@@ -153,9 +170,13 @@ def main() -> int:
     folder = parser.parse_args().folder
     if folder.exists() and any(folder.iterdir()):
         parser.error(f"{folder} holds something already: name a new folder")
-    failed = build(folder)
+    try:
+        failed = build(folder)
+    except FileNotFoundError as error:
+        parser.error(str(error))
     if not failed:
         print(f"The site is in {folder}: open {folder / 'index.html'}")
+        print(f"Its page to draw on needs a server: python -m http.server --directory {folder}")
     return failed
 
 

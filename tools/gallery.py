@@ -50,11 +50,12 @@ PARTS = {
         'plots.show(figure, "Above, the latent decoded as it is; below, what the network takes it for.")'
     ],
     "Numbers under tiles": [
-        "heads = [f\"{n} step{'s' * (n > 1)}\" for n in (1, 5, 20)]\n"
-        "ends = [run(pipe, prompt, steps=n, seed=0).latents for n in (1, 5, 20)]\n"
+        "counts = (2, 5, 20)\n"
+        'heads = [f"{n} steps" for n in counts]\n'
+        "ends = [run(pipe, prompt, steps=n, seed=0).latents for n in counts]\n"
         'numbers = [[f"std {float(end.std()):.2f}" for end in ends]]\n'
         "figure = plots.grid([decode(pipe, torch.cat(ends))], heads=heads, numbers=numbers, side=256)\n"
-        'plots.show(figure, "One step, five and twenty; under each the standard deviation of its latent.")'
+        'plots.show(figure, "Two steps, five and twenty; under each the standard deviation of its latent.")'
     ],
     "Before, after and what changed": [
         "before = estimates[-1]\n"
@@ -62,7 +63,7 @@ PARTS = {
         "change = plots.difference(before, after)\n"
         'below = [["", "", f"at most {change.values.max():.0f} of 255"]]\n'
         'heads = ["before", "after the VAE", "changed by"]\n'
-        "figure = plots.grid([[before, after, change]], heads=heads, numbers=below, side=256)\n"
+        'figure = plots.grid([[before, after, change]], heads=heads, numbers=below, side=256, scale="of 255")\n'
         'plots.show(figure, "A picture, the same after the VAE, and how much each pixel changed.")'
     ],
     "Maps on one scale": [
@@ -72,18 +73,21 @@ PARTS = {
         "ends = {'fox': fox, 'house': house}\n"
         "apart = np.array([[float((step.x0 - run.latents).std()) for step in run.steps] for run in ends.values()])\n"
         "heads = [str(step.t) if i % 3 == 0 else '' for i, step in enumerate(fox.steps)]\n"
-        'figure = plots.heat_map(plots.Map(apart, "distance"), names=list(ends), heads=heads)\n'
-        'plots.show(figure, "Two runs of 20 steps, their t above: how far the estimate of x0 is from the end.")',
+        'figure = plots.heat_map(plots.Map(apart, "distance"), names=list(ends), heads=heads, scale="distance")\n'
+        'plots.show(figure, "Two runs of 20 steps, their t above: the redder, the farther the estimate "\n'
+        '           "of x0 is from the latent at the end.")',
     ],
     "Attention over a picture": [
         'asked = "a fox left of a pizza on a white background"\n'
         "with attention.capture(pipe) as record:\n"
         "    picture = generate(pipe, asked, steps=20, seed=0)[0]\n"
-        'maps = {word: record.word(asked, word) for word in ("fox", "pizza")}\n'
-        "largest = max(float(shares.max()) for shares in maps.values())\n"
+        'words = ("fox", "pizza")\n'
+        "maps = {word: [record.word(asked, word, layer=layer) for layer in record.layers] for word in words}\n"
+        "largest = max(float(record.word(asked, word).max()) for word in words)\n"
         "tiles = [picture, *(plots.attention(picture, shares, largest) for shares in maps.values())]\n"
         "figure = plots.grid([tiles], heads=['picture', *maps], side=256)\n"
-        'plots.show(figure, f"Where the words get attention, on one scale: full green is {largest:.0%} of a place.")'
+        'plots.show(figure, f"How much of its attention each place gives to a word, as the mean of all layers and "\n'
+        '           f"steps: nothing where it is grey, {largest:.0%} where it is fully green.")'
     ],
     "Curves": [
         "t = np.arange(1000)\n"

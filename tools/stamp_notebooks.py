@@ -85,14 +85,17 @@ def count_again(notebook: nbformat.NotebookNode) -> None:
 
 
 def stamped_readme(text: str) -> str:
-    """The README with its badges for this address."""
+    """The README with its badges and doors for this address."""
     workflows = f"{ADDRESS}/actions/workflows"
     badges = [
         f"[![tests]({workflows}/ci.yml/badge.svg)]({workflows}/ci.yml)",
         f"[![tests on a GPU]({workflows}/gpu.yml/badge.svg)]({workflows}/gpu.yml)",
         f"[![Open in Colab](images/{BADGE})]({colab_address(LESSONS[0].name)})",
     ]
-    return README_BADGES.sub("\n".join([*badges, ""]), text)
+    owner, repository = ADDRESS.removeprefix("https://github.com/").split("/")
+    site = f"https://{owner}.github.io/{repository}/"
+    doors = f"[Read it]({site}) · [Draw in your browser]({site}try.html) · [Run it on your machine](#two-commands)"
+    return README_BADGES.sub("\n".join([*badges, "", doors, ""]), text)
 
 
 def main() -> int:

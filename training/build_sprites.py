@@ -20,7 +20,7 @@ import numpy as np
 import resvg_py
 from PIL import Image
 
-from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, _read
+from helpers.scenes import ATLAS_COLUMNS, SIZE, SPRITES, STYLES, table
 
 # npm package and version, and the sha256 of its tarball, for each style.
 PACKAGES = {
@@ -36,7 +36,7 @@ PACKAGES = {
     "twemoji": ("@iconify-json/twemoji@1.2.5", "19046dff7d8707ce96212ec86468b36ac5f8e60409629dd13f809265c6d0ebb7"),
 }
 
-NEW_WORD = "flamingo"  # the icon for lesson 09: in all four sets, and not among the words of concepts.tsv
+NEW_WORD = "flamingo"  # the icon for lesson 11: in all four sets, and not among the words of concepts.tsv
 
 
 def fetch_icons(package: str, sha256: str, folder: Path) -> dict:
@@ -100,7 +100,7 @@ def write(atlas: Image.Image, target: Path) -> None:
 
 def main() -> None:
     sets = fetch_sets()
-    write(build(sets, [row["icon"] for row in _read("concepts.tsv")]), SPRITES / "sprites.webp")
+    write(build(sets, [row["icon"] for row in table("concepts.tsv")]), SPRITES / "sprites.webp")
     write(build(sets, [NEW_WORD]), SPRITES.parent / "new-word" / f"{NEW_WORD}.webp")
 
 

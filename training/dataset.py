@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import CLIPTokenizer
 
-from helpers import grounds, scenes, scenes3
-from helpers.scenes3 import Scene, boxes, draw, random_scene
+from helpers import grounds, scenes
+from helpers.scenes import Scene, boxes, draw, random_scene
 from training.extra_tasks import targets
 from training.loop import step_rng
 from training.own_pictures import OwnPicture
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Shown = Scene | OwnPicture
 
 # What pictures are made of: the code that draws them, the emoji and the colours. Any change makes other latents.
-CODE = [Path(module.__file__) for module in (grounds, scenes, scenes3)]
+CODE = [Path(module.__file__) for module in (grounds, scenes)]
 WORLD = [*CODE, *sorted(scenes.SPRITES.glob("*.webp")), *sorted(scenes.SPRITES.glob("*.tsv"))]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import adaptive_avg_pool2d, cross_entropy
 
 from helpers.grounds import SIZE
-from helpers.scenes3 import RELATIONS, Scene
+from helpers.scenes import RELATIONS, Scene
 from training.unet import LATENT
 
 NO_PLACE = -100  # what torch's cross_entropy leaves out

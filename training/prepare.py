@@ -18,7 +18,7 @@ from PIL import Image, ImageOps
 
 from helpers.grounds import SIZE
 from helpers.images import picture_file, read_picture
-from helpers.scenes3 import Scene, Thing, draw, vary
+from helpers.scenes import Scene, Thing, draw, vary
 from training.own_pictures import METADATA, captions
 
 EXAMPLE = list(itertools.product(("fox", "rocket", "house", "owl", "cactus"), ("blue", "yellow", "grass", "night")))

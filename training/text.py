@@ -8,7 +8,7 @@ import torch
 from tokenizers import pre_tokenizers, trainers
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from helpers.scenes3 import COLOURS, GROUNDS, RELATIONS, STYLES, WORDS, Scene, Thing
+from helpers.scenes import COLOURS, GROUNDS, RELATIONS, STYLES, WORDS, Scene, Thing
 
 TOKENS = 32  # the longest caption has 19 tokens with both ends; the rest is room for words never seen
 START, END = "<|startoftext|>", "<|endoftext|>"

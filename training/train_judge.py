@@ -9,7 +9,7 @@ colours and does not depend on an outline of exactly one pixel.
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,8 @@ from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from helpers.judge import PLACES
-from helpers.judge3 import HEADS, JUDGE, Judge, to_views
-from helpers.scenes3 import Scene, random_scene
+from helpers.judge import HEADS, JUDGE, PLACES, Judge, to_views
+from helpers.scenes import COLOURS, Scene, Thing, random_scene, takes_colours
 from training.flags import add_flags, filled
 from training.loop import LoopConfig, step_rng, train
 from training.run_folder import describe
@@ -38,10 +37,11 @@ class JudgeConfig:
 
     scenes: int = 24_000  # drawn once; a view is one of them or a thing in it
     pairs: float = 0.67  # of scenes; half of these are seen as a whole, half thing by thing
+    coloured: float = 0.7  # share given a colour of the things that can take one: these are the hardest to read
     blur: float = 1.5  # largest radius, in pixels of the scene: generated pictures are a little soft
     shift: int = 4  # pixels of the scene by which a view may be off
     noise: float = 0.1  # largest standard deviation, on pixels in [-1, 1]
-    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=4000, batch_size=64, learning_rate=2e-3))
+    loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=8000, batch_size=64, learning_rate=2e-3))
 
 
 class JudgeLoss(nn.Module):
@@ -75,10 +75,18 @@ def in_reading_order(scene: Scene) -> tuple[str, ...]:
 def judged_scenes(config: JudgeConfig) -> list[Scene]:
     """The scenes the judge learns from: all pairs that there are, the held-out ones too."""
     rng = np.random.default_rng(config.loop.seed)
-    return [
-        random_scene(rng, things=1 + int(rng.random() < config.pairs), allow_held_out=True)
-        for _ in range(config.scenes)
-    ]
+
+    def coloured(thing: Thing, style: str) -> Thing:
+        if not takes_colours(thing.word, style):
+            return thing
+        given = rng.random() < config.coloured
+        return replace(thing, colour=str(rng.choice(list(COLOURS))) if given else None)
+
+    scenes = []
+    for _ in range(config.scenes):
+        scene = random_scene(rng, things=1 + int(rng.random() < config.pairs), allow_held_out=True)
+        scenes.append(replace(scene, things=tuple(coloured(thing, scene.style) for thing in scene.things)))
+    return scenes
 
 
 def random_view(

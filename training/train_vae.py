@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from helpers.grounds import SIZE
-from helpers.scenes3 import Box, Scene, boxes, random_scene
+from helpers.scenes import Box, Scene, boxes, random_scene
 from training.dataset import Shown, pixels_of, to_tensor, training_scenes
 from training.loop import LoopConfig, step_rng, train
 from training.own_pictures import pictures_key, read_flags

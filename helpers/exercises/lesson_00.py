@@ -1,6 +1,5 @@
-"""The exercises of lesson 00: sizes, counts and sentences that the first picture already lets you work out."""
+"""The exercises of lesson 00: a shape, how far ahead a guess is, a rule to be found by counting."""
 
-from helpers import scenes
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 # Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
@@ -12,27 +11,19 @@ def latent_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int
     return (batch, CHANNELS, height // FACTOR, width // FACTOR)
 
 
-def compression(height: int, width: int) -> float:
-    """How many numbers of a picture stand behind one number of its latent."""
-    return (COLOURS * height * width) / (CHANNELS * (height // FACTOR) * (width // FACTOR))
+def ahead(off_latent: list[float], off_estimate: list[float]) -> list[int]:
+    """For each step, how many steps later the latent is as near to the picture as the estimate is now."""
+    return [_reached(off_latent, value, i) - i for i, value in enumerate(off_estimate)]
 
 
-def unet_evaluations(steps: int, pictures: int, guidance: float) -> int:
-    """How often the U-Net looks at a latent: twice a step with classifier-free guidance, which is off up to 1."""
+def _reached(errors: list[float], value: float, start: int) -> int:
+    """The first place from `start` on whose error is at most `value`."""
+    return next(j for j in range(start, len(errors)) if errors[j] <= value)
+
+
+def unet_calls(steps: int, pictures: int, guidance: float) -> int:
+    """How many latents the U-Net is shown: each twice a step with guidance, which the library switches off up to 1."""
     return steps * pictures * (2 if guidance > 1 else 1)
-
-
-def compose(word: str, other: str, relation: str, background: str, style: str) -> str:
-    """The prompt for two objects, in the grammar that Pocket learnt."""
-    return scenes.caption((word, other), relation=relation, background=background, style=style)
-
-
-def _compose(
-    word: str, other: str, relation: str, background: str, style: str, *, article=scenes.with_article, article_2=None
-) -> str:
-    """The same sentence with the articles left to the caller: the usual mistakes are about those."""
-    article_2 = article_2 or article
-    return f"{article(word)} {relation} {article(other)} on {article_2(background)} background, {style} style"
 
 
 LATENT_SHAPE = Exercise(
@@ -78,61 +69,70 @@ LATENT_SHAPE = Exercise(
     ),
 )
 
-COMPRESSION = Exercise(
-    name="00.compression",
-    solution=compression,
-    cases=((128, 128), (512, 512), (512, 768)),
+
+# Errors as of a run: the latent's fall to 0 at its end, the estimate's are lower from the start.
+_RUN = ([75.0, 64.0, 55.0, 39.0, 28.0, 14.0, 0.0], [36.0, 21.0, 17.0, 10.0, 4.0, 1.0])
+# The estimate is behind at its last step; and the latent is once exactly as near as the estimate before.
+_BEHIND = ([60.0, 40.0, 20.0, 0.0], [40.0, 41.0, 22.0])
+# The latent's error rises once: it has to be looked for from the estimate's own step on.
+_BUMP = ([30.0, 50.0, 45.0, 10.0, 0.0], [31.0, 30.0, 9.0, 12.0])
+
+AHEAD = Exercise(
+    name="00.ahead",
+    solution=ahead,
+    cases=(_RUN, _BEHIND, _BUMP),
     hints=(
-        "Count the numbers in a picture, then the numbers in its latent, and divide.",
-        "A pixel has three numbers. A place of the latent has four, and there are fewer places than pixels.",
-        "The latent is 8 times smaller in height and 8 times in width, so 64 pixels share one place.",
+        "Start with one step, 4: go through off_latent from place 4 on, until a number is at most off_estimate[4].",
+        "The place where you stop, minus 4, is by how many steps the estimate was ahead. It is 0 if you stop at once.",
+        "next(j for j in range(i, len(off_latent)) if ...) finds the first such place. Do it for every i, in a list.",
     ),
     mistakes=(
         Mistake(
-            lambda h, w: (h * w) / ((h // FACTOR) * (w // FACTOR)),
-            "64 compares pixels with places. A pixel holds three numbers, a place of the latent four: count numbers.",
+            lambda latent, estimate: [_reached(latent, value, i) for i, value in enumerate(estimate)],
+            "these are the steps at which the latent is as near. By how many steps is each later than the estimate's "
+            "own?",
         ),
         Mistake(
-            lambda h, w: (CHANNELS * (h // FACTOR) * (w // FACTOR)) / (COLOURS * h * w),
-            "the fraction is upside down. Divide the picture's numbers by the latent's.",
+            lambda latent, estimate: [_reached(latent, value, 0) - i for i, value in enumerate(estimate)],
+            "you look from the first step on. Look from the estimate's own step on: ahead of it lies what comes later.",
         ),
         Mistake(
-            lambda h, w: (COLOURS * h * w) / ((h // FACTOR) * (w // FACTOR)),
-            "192 counts one number for each place of the latent. Each place has one for every channel.",
+            lambda latent, estimate: [
+                next(j for j in range(i, len(latent)) if latent[j] < value or j == len(latent) - 1) - i
+                for i, value in enumerate(estimate)
+            ],
+            "as near is near enough: stop where the latent's error is at most the estimate's, with <=.",
         ),
         Mistake(
-            lambda h, w: (h * w) / (CHANNELS * (h // FACTOR) * (w // FACTOR)),
-            "16 counts one number for each pixel. A pixel has a red, a green and a blue one.",
+            lambda latent, estimate: [before - now for before, now in zip(latent, estimate, strict=False)],
+            "this is how much nearer the estimate is. Asked for is how many steps later the latent comes as near.",
         ),
         Mistake(
-            lambda h, w: (COLOURS * h * w) / (CHANNELS * h * w / FACTOR),
-            "6 divides by 8 only once. The latent is 8 times smaller in height and 8 times in width.",
-        ),
-        Mistake(
-            lambda h, w: COLOURS / CHANNELS,
-            "three colours against four channels is only half of it: the latent is also smaller in height and width.",
+            lambda latent, estimate: max(ahead(latent, estimate)),
+            "this is one number, the largest. Give a list, with one number for each step.",
         ),
     ),
 )
 
 UNET_CALLS = Exercise(
     name="00.unet_calls",
-    solution=unet_evaluations,
+    solution=unet_calls,
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
-    cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0)),
+    cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0), (8, 3, 0.5)),
     hints=(
-        "Start with one picture and guidance 1: how often does the U-Net look at the latent?",
-        "Every picture has a latent of its own, so the count grows with their number.",
-        "Guidance compares two answers, with and without the words. From which guidance on are both needed?",
+        "Change one argument at a time: count_calls(2, 1, 4.0), then count_calls(4, 1, 4.0). What does the count do?",
+        "Two of the arguments multiply the count. Now try guidance 7.5, 1.5, 1 and 0.5.",
+        "Guidance compares two answers, with and without the words. Where does the count fall to a half?",
     ),
     mistakes=(
         Mistake(
             lambda steps, pictures, guidance: steps * pictures,
-            "with guidance above 1 each step looks at a latent twice: with the prompt, and without it.",
+            "with guidance above 1 each latent is shown twice a step: compare count_calls(2, 1, 4.0) with "
+            "count_calls(2, 1, 1.0).",
         ),
         Mistake(
             lambda steps, pictures, guidance: 2 * steps * pictures,
-            "you always count two. With guidance 1 the look without the prompt would change nothing and is left out.",
+            "you always count two. Measure with guidance 1, and below.",
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * (2 if guidance > 1 else 1),
@@ -140,7 +140,11 @@ UNET_CALLS = Exercise(
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * guidance,
-            "guidance is a strength, not a count. It only decides whether each step looks once or twice.",
+            "guidance is a strength, not a count. It only decides whether a latent is shown once or twice a step.",
+        ),
+        Mistake(
+            lambda steps, pictures, guidance: steps * pictures * (1 if guidance == 1 else 2),
+            "at exactly 1 you are right. Measure below it, too: count_calls(2, 1, 0.5).",
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * (1 if guidance > 1 else 2),
@@ -149,52 +153,11 @@ UNET_CALLS = Exercise(
     ),
 )
 
-CAPTION = Exercise(
-    name="00.caption",
-    solution=compose,
-    cases=(
-        ("fox", "pizza", "left of", "white", "glossy"),
-        ("owl", "house", "above", "orange", "noto"),
-        ("star", "umbrella", "right of", "blue", "flat"),
-    ),
-    hints=(
-        "Write one prompt of the lesson by hand and mark which of its words are arguments.",
-        "The order is: first object, relation, second object, `on`, background, then a comma and the style.",
-        "Three articles depend on the word after them: those of both objects and that of the colour.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda *words: compose(*words).replace(",", ""),
-            "there is a comma before the style: `..., glossy style`.",
-        ),
-        Mistake(
-            lambda *words: _compose(*words, article=lambda word: f"a {word}"),
-            "`a` becomes `an` before a vowel: `an owl`, `an orange background`.",
-        ),
-        Mistake(
-            lambda *words: _compose(*words, article_2=lambda word: f"a {word}"),
-            "the objects are right, but the colour needs its `an` too: `an orange background`.",
-        ),
-        Mistake(
-            lambda word, other, *rest: compose(other, word, *rest),
-            "the two objects have changed places: the first word stands before the relation.",
-        ),
-        Mistake(
-            lambda *words: _compose(*words, article=lambda word: word, article_2=scenes.with_article),
-            "the objects need their articles: `a fox`, `an owl`.",
-        ),
-        Mistake(
-            lambda *words: compose(*words).removesuffix(" style"),
-            "the sentence ends with the word `style`: `..., glossy style`.",
-        ),
-    ),
-)
-
-EXERCISES = (LATENT_SHAPE, COMPRESSION, UNET_CALLS, CAPTION)
+EXERCISES = (LATENT_SHAPE, AHEAD, UNET_CALLS)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
-    question="You draw one picture in 20 steps. Which part of the pipeline works again at every step?",
+    question="You draw one picture in 20 steps. Which of these three networks works again at every step?",
     options=(
         Option(
             "The text encoder",
@@ -203,16 +166,14 @@ EVERY_STEP = Quiz(
         ),
         Option(
             "The U-Net",
-            "At each step it looks at the latent as it is by then and predicts the noise in it. That is why nearly "
-            "all of "
-            "the time goes into this part.",
+            "At each step it looks at the latent as it is by then and says what in it is noise. The two other networks "
+            "work once. The scheduler works at every step, too, but it is arithmetic, not a network.",
             right=True,
         ),
         Option(
             "The VAE's decoder",
             "All steps happen on the latent. The decoder makes a picture of it once, after the last step; the "
-            "pictures on "
-            "the way are decoded only for you to look at.",
+            "pictures on the way are decoded only for you to look at.",
         ),
         Option(
             "All of them, one after the other",
@@ -223,4 +184,54 @@ EVERY_STEP = Quiz(
     ),
 )
 
-QUIZZES = (EVERY_STEP,)
+SAME_NOISE = Quiz(
+    name="00.same_noise",
+    question="You keep the seed and change one word of the prompt. What is exactly the same in both runs?",
+    options=(
+        Option(
+            "The latent before the first step",
+            "The seed alone makes the noise at the start; the prompt has no part in it. After the first step the "
+            "latents differ.",
+            right=True,
+        ),
+        Option(
+            "Both of the U-Net's answers at the first step",
+            "Only its answer without words is. With other words it is given other vectors, so its second answer "
+            "differs, and so does what guidance makes of the two.",
+        ),
+        Option(
+            "The vectors of all words but the changed one",
+            "A vector depends on the words before its own. So those before the changed word stay, to the last bit, and "
+            "those after it change.",
+        ),
+        Option(
+            "All of the picture but the thing that the word names",
+            "Much of it may look alike, as in the columns above, but every pixel is computed anew and may change.",
+        ),
+    ),
+)
+
+UNKNOWN_WORD = Quiz(
+    name="00.unknown_word",
+    question="Pocket was never trained on the word `dragon`. What happens to it inside the pipeline?",
+    options=(
+        Option(
+            "It is left out, as if you had not written it",
+            "A tokenizer leaves out only what is too long. `a dragon` and `a` have different tokens, and so different "
+            "vectors.",
+        ),
+        Option(
+            "The nearest word that it knows takes its place",
+            "Nothing in the pipeline looks for near words. The printed line compares letters, and it is there for you "
+            "only.",
+        ),
+        Option(
+            "It is cut into pieces, and the U-Net is steered by their vectors",
+            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but "
+            "towards nothing that training had a name for.",
+            right=True,
+        ),
+    ),
+)
+
+QUIZZES = (EVERY_STEP, SAME_NOISE, UNKNOWN_WORD)

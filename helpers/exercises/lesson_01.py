@@ -1,10 +1,12 @@
-"""The exercises of lesson 01: one step of noise, many steps at once, and where noise overtakes the picture."""
+"""The exercises of lesson 01: jumps between two levels of noise, schedules read backwards, and an end that is noise."""
 
 import torch
 from torch import Tensor
 
 from helpers import schedules
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
+
+KINDS = {"scaled_linear": {}, "linear": {"start": 1e-4, "end": 0.02}, "cosine": {}}
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
@@ -12,142 +14,213 @@ def _tensors(*shape: int, count: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def noise_step(x_prev: Tensor, beta: float, eps: Tensor) -> Tensor:
-    """One step of the Markov chain: Ho et al. (2020), equation 2."""
-    return schedules.markov_step(x_prev, beta, eps)
+def _schedules() -> list[Tensor]:
+    return [schedules.alpha_bar(schedules.betas(kind, **options)) for kind, options in KINDS.items()]
 
 
-def signal_left(betas: Tensor) -> Tensor:
-    """alpha_bar of every timestep."""
-    return schedules.alpha_bar(betas)
+def jump(x_s: Tensor, eps: Tensor, s: int, t: int, alpha_bar: Tensor) -> Tensor:
+    """x_t from x_s, s < t: the same closed form, for what is left of the variance between s and t."""
+    share = alpha_bar[t] / alpha_bar[s]
+    return share.sqrt() * x_s + (1 - share).sqrt() * eps
 
 
-def noisy(x0: Tensor, eps: Tensor, t: Tensor, alpha_bar: Tensor) -> Tensor:
-    """x_t in one go, for a batch with a timestep each: Ho et al. (2020), equation 4."""
-    return schedules.add_noise(x0, eps, t, alpha_bar)
+def recover_betas(alpha_bar: Tensor) -> Tensor:
+    """The betas of a schedule, from its alpha_bar."""
+    before = torch.cat([torch.ones(1), alpha_bar[:-1]])
+    return 1 - alpha_bar / before
 
 
-def first_noisier(alpha_bar: Tensor) -> int:
-    """The first timestep with more noise than picture, so with a signal-to-noise ratio below 1."""
-    return int((schedules.snr(alpha_bar) < 1).nonzero()[0])
+def same_noise(t: int, alpha_bar: Tensor, other: Tensor) -> int:
+    """The timestep of the schedule `other` whose alpha_bar is nearest to that of `alpha_bar` at t."""
+    return int((other - alpha_bar[t]).abs().argmin())
 
 
-NOISE_STEP = Exercise(
-    name="01.noise_step",
-    solution=noise_step,
-    cases=[(x, beta, eps) for x, eps in [_tensors(2, 3, 4, count=2)] for beta in (0.02, 0.5, 1.0)],
+def ends_in_noise(alpha_bar: Tensor) -> Tensor:
+    """A schedule rescaled so that nothing is left at the end: Lin et al. (2023), arXiv:2305.08891, algorithm 1."""
+    root = alpha_bar.sqrt()
+    return ((root - root[-1]) * root[0] / (root[0] - root[-1])).square()
+
+
+def _jump_cases() -> list[tuple[Tensor, Tensor, int, int, Tensor]]:
+    x, eps = _tensors(1, 3, 4, 4, count=2)
+    a = _schedules()[0]
+    return [(x, eps, 100, 500, a), (x, eps, 0, 999, a)]
+
+
+JUMP = Exercise(
+    name="01.jump",
+    solution=jump,
+    cases=_jump_cases,
+    hints=(
+        "Between s and t lie the timesteps s + 1 to t. Which product says what they leave of the variance?",
+        "alpha_bar[t] is the product of all steps up to t, and alpha_bar[s] of those up to s. Divide.",
+        "Then it is the closed form again, with that share in place of alpha_bar and x_s in place of x0.",
+    ),
     mistakes=(
         Mistake(
-            lambda x, beta, eps: (1 - beta) * x + beta * eps,
-            "beta is a variance. Variances add, so numbers are multiplied by the square roots of 1 - beta and beta.",
+            lambda x, eps, s, t, a: a[t].sqrt() * x + (1 - a[t]).sqrt() * eps,
+            "this treats x_s as if it were clean. It has been through s + 1 steps already: divide those out.",
         ),
         Mistake(
-            lambda x, beta, eps: x + beta**0.5 * eps,
-            "the picture has to shrink while the noise comes in, or the variance grows with every step.",
+            lambda x, eps, s, t, a: (a[t] - a[s]).abs().sqrt() * x + (1 - (a[t] - a[s]).abs()).sqrt() * eps,
+            "the shares of single steps are multiplied, so those of a part are found by dividing, not by subtracting.",
         ),
         Mistake(
-            lambda x, beta, eps: beta**0.5 * x + (1 - beta) ** 0.5 * eps,
-            "the two factors have changed places: beta is the share of the noise.",
+            lambda x, eps, s, t, a: a[t - s].sqrt() * x + (1 - a[t - s]).sqrt() * eps,
+            "the steps from s to t are other ones than the first t - s: their betas are larger.",
         ),
         Mistake(
-            lambda x, beta, eps: (1 - beta) ** 0.5 * x + beta * eps,
-            "the picture's factor is right; the noise needs a square root too.",
+            lambda x, eps, s, t, a: a[t] / a[s] * x + (1 - a[t] / a[s]) * eps,
+            "the share is right, and it is one of the variance: numbers are multiplied by square roots.",
+        ),
+        Mistake(
+            lambda x, eps, s, t, a: (a[t] / a[s]).sqrt() * x + (1 - a[t]).sqrt() * eps,
+            "the picture's factor is right. The noise gets what is missing to a variance of 1, and x_s has some too.",
         ),
     ),
 )
 
-SIGNAL_LEFT = Exercise(
-    name="01.signal_left",
-    solution=signal_left,
-    cases=[(torch.tensor([0.1, 0.2, 0.5]),), (schedules.betas(),)],
+RECOVER_BETAS = Exercise(
+    name="01.recover_betas",
+    solution=recover_betas,
+    cases=lambda: [(torch.tensor([0.9, 0.72, 0.36]),), *((a,) for a in _schedules())],
+    rtol=1e-3,
+    hints=(
+        "alpha_bar is a running product. How do you get a single factor out of one?",
+        "Each alpha_bar divided by the one before it is 1 - beta of that step.",
+        "Nothing is lost before the first step, so what stands before the first alpha_bar is 1.",
+    ),
     mistakes=(
         Mistake(
-            lambda betas: betas.cumprod(dim=0),
-            "this multiplies the shares of noise. What is left of the picture is 1 - beta in each step.",
+            lambda a: a / torch.cat([torch.ones(1), a[:-1]]),
+            "these are the shares that are left, 1 - beta. Asked for is beta.",
+        ),
+        Mistake(lambda a: 1 - a, "this is the noise of all steps up to t together. Asked for is that of each alone."),
+        Mistake(
+            lambda a: 1 - a[1:] / a[:-1],
+            "one is missing: the first step has a beta too, and before it alpha_bar is 1.",
         ),
         Mistake(
-            lambda betas: 1 - betas.cumsum(dim=0),
-            "the steps follow each other: each takes its share of what the step before has left, so multiply.",
-        ),
-        Mistake(
-            lambda betas: (1 - betas).prod(),
-            "this is the last value alone. A running product, cumprod, gives one for every timestep.",
-        ),
-        Mistake(
-            lambda betas: (1 - betas).sqrt().cumprod(dim=0),
-            "this is the square root of it. alpha_bar is a share of the variance; the root comes later.",
-        ),
-        Mistake(
-            lambda betas: 1 - betas,
-            "these are the shares of single steps. alpha_bar_t is the product of all of them up to t.",
+            lambda a: torch.cat([torch.ones(1), a[:-1]]) - a,
+            "differences would undo a running sum. alpha_bar is a running product.",
         ),
     ),
 )
 
 
-def _noisy_cases() -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    x0, eps = _tensors(3, 4, 8, 8, count=2)
-    return [(x0, eps, torch.tensor(t), schedules.alpha_bar(schedules.betas())) for t in ([0, 500, 999], [10, 10, 300])]
-
-
-def _spread(a: Tensor) -> Tensor:
-    return a[:, None, None, None]
-
-
-NOISY = Exercise(
-    name="01.noisy",
-    solution=noisy,
-    cases=_noisy_cases,
+SAME_NOISE = Exercise(
+    name="01.same_noise",
+    solution=same_noise,
+    cases=lambda: [(t, a, b) for a, b in [(_schedules()[0], _schedules()[2])] for t in (100, 354, 700)],
+    hints=(
+        "Two schedules give equally noisy pictures where their signal-to-noise ratios are equal. What does that say of "
+        "alpha_bar?",
+        "Look for the place where the distance between `other` and one number is smallest.",
+    ),
     mistakes=(
+        Mistake(lambda t, a, b: t, "the same t means another share of noise in each schedule: compare alpha_bar."),
         Mistake(
-            lambda x0, eps, t, alpha_bar: _spread(alpha_bar[t]) * x0 + _spread(1 - alpha_bar[t]) * eps,
-            "alpha_bar and 1 - alpha_bar are variances; the numbers are multiplied by their square roots.",
+            lambda t, a, b: int((a - b[t]).abs().argmin()),
+            "this goes the other way: it takes t in `other` and looks in alpha_bar.",
         ),
         Mistake(
-            lambda x0, eps, t, alpha_bar: _spread(1 - alpha_bar[t]).sqrt() * x0 + _spread(alpha_bar[t]).sqrt() * eps,
-            "the two factors have changed places: alpha_bar is what is left of the picture.",
-        ),
-        Mistake(
-            lambda x0, eps, t, alpha_bar: _spread(alpha_bar[t]).sqrt() * x0 + (1 - _spread(alpha_bar[t]).sqrt()) * eps,
-            "the factors' squares have to add up to 1, not the factors: take the root of 1 - alpha_bar.",
-        ),
-        Mistake(
-            lambda x0, eps, t, alpha_bar: x0 + _spread(1 - alpha_bar[t]).sqrt() * eps,
-            "the picture keeps its full strength here; it has to fade by the root of alpha_bar.",
-        ),
-        Mistake(
-            lambda x0, eps, t, alpha_bar: alpha_bar[t[0]].sqrt() * x0 + (1 - alpha_bar[t[0]]).sqrt() * eps,
-            "every picture of the batch has a timestep of its own: index with all of t, then add dimensions.",
+            lambda t, a, b: int((b - a[t]).argmin()),
+            "without the distance's absolute value the smallest is always the last timestep.",
         ),
     ),
 )
 
-FIRST_NOISIER = Exercise(
-    name="01.first_noisier",
-    solution=first_noisier,
-    cases=[
-        (schedules.alpha_bar(schedules.betas("scaled_linear")),),
-        (schedules.alpha_bar(schedules.betas("linear", start=1e-4, end=0.02)),),
-        (schedules.alpha_bar(schedules.betas("cosine")),),
-    ],
+ENDS_IN_NOISE = Exercise(
+    name="01.ends_in_noise",
+    solution=ends_in_noise,
+    cases=lambda: [(_schedules()[0],), (torch.tensor([0.81, 0.36, 0.04]),)],
+    hints=(
+        "Work with the factor of the picture, the root of alpha_bar. Shift it first, so that its last value is 0.",
+        "The shift has moved the first value too. Stretch all of them by one factor that brings it back.",
+        "The factor is the old first value divided by the shifted first value. Square at the end.",
+    ),
     mistakes=(
         Mistake(
-            lambda alpha_bar: first_noisier(alpha_bar) - 1,
-            "this is the last timestep with more picture than noise; one later is asked for.",
+            lambda a: (a.sqrt() - a.sqrt()[-1]).square(),
+            "the end is right, but the first value has moved. Stretch until it is the old one.",
         ),
         Mistake(
-            lambda alpha_bar: first_noisier(alpha_bar) + 1,
-            "one too far. Timesteps count from 0, so the index of the first is the answer.",
+            lambda a: (a - a[-1]) * a[0] / (a[0] - a[-1]),
+            "shift and stretch the picture's factor, the root of alpha_bar, and square afterwards.",
         ),
         Mistake(
-            lambda alpha_bar: int((alpha_bar.sqrt() < 0.5).nonzero()[0]),
-            "the ratio compares variances: alpha_bar with 1 - alpha_bar, not its root with a half.",
+            lambda a: torch.cat([a[:-1], torch.zeros(1)]),
+            "the end is 0, but the last step alone now destroys what the others have left. Spread it over all of them.",
         ),
         Mistake(
-            lambda alpha_bar: int((alpha_bar < 1 - alpha_bar).sum()),
-            "this counts the timesteps with more noise; asked for is where they begin.",
+            lambda a: (a.sqrt() - a.sqrt()[-1]) * a.sqrt()[0] / (a.sqrt()[0] - a.sqrt()[-1]),
+            "this is the picture's factor. alpha_bar is its square.",
         ),
     ),
 )
 
-EXERCISES = (NOISE_STEP, SIGNAL_LEFT, NOISY, FIRST_NOISIER)
+EXERCISES = (JUMP, RECOVER_BETAS, SAME_NOISE, ENDS_IN_NOISE)
+
+TWO_NOISES = Quiz(
+    name="01.two_noises",
+    question="You add independent noise of standard deviation 0.3, and then more of 0.4. How large is both together?",
+    options=(
+        Option("0.7", "Standard deviations do not add: where one noise is high, the other is as often low as high."),
+        Option(
+            "0.5",
+            "Variances add: 0.09 + 0.16 = 0.25, whose root is 0.5. It is a triangle with the sides 3, 4 and 5.",
+            right=True,
+        ),
+        Option("0.35", "Noise is not averaged by adding more of it. What you add can only make it stronger."),
+        Option("0.25", "This is the variance. The standard deviation is its root."),
+    ),
+)
+
+SAME_T = Quiz(
+    name="01.same_t",
+    question="Which of these is hardest to recognise at t = 600?",
+    options=(
+        Option(
+            "A photograph of 512 × 512 pixels",
+            "It has the most pixels that say the same thing. Averaging over neighbours removes most of the noise.",
+        ),
+        Option(
+            "The same photograph, shrunk to 16 × 16 pixels before the noise came",
+            "Each of its pixels got a noise of its own, where the large one has 32 × 32 noises to average: 1,024 times "
+            "less signal-to-noise.",
+            right=True,
+        ),
+        Option(
+            "The same photograph, shrunk to 16 × 16 pixels after the noise came",
+            "Shrinking averages most of the noise away: each pixel left is the mean of 32 × 32 noises.",
+        ),
+        Option(
+            "None: the same t means the same two factors for all three",
+            "The factors are the same for each number when the noise comes. What counts is how much noise is left "
+            "once the numbers that say the same are averaged.",
+        ),
+    ),
+)
+
+GREY_END = Quiz(
+    name="01.grey_end",
+    question="A picture is half white and half black. Can its mean give it away at t = 999?",
+    options=(
+        Option(
+            "Yes, because 7 % of its strength is left",
+            "That much is left of every pixel, but the white and the black pixels cancel out in the mean.",
+        ),
+        Option(
+            "No, but the mean of each half can",
+            "Over the whole picture they cancel out. Over one half alone they do not, and a network can look at any "
+            "part.",
+            right=True,
+        ),
+        Option(
+            "No, at t = 999 nothing is left that could be found",
+            "As much is left of it as of any picture. One only has to add up the right numbers.",
+        ),
+    ),
+)
+
+QUIZZES = (TWO_NOISES, SAME_T, GREY_END)

@@ -1,199 +1,180 @@
-"""The exercises of lesson 03: from the decoder's answer to bytes, from the encoder's to latents, and what they cost."""
+"""The exercises of lesson 03: skips swapped between two noises, and how far convolutions see."""
 
-import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from helpers import schedules
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def to_bytes(x: Tensor) -> Tensor:
-    """What the decoder painted, (B, 3, H, W) from about -1 to 1, as the bytes of pictures, (B, H, W, 3) uint8."""
-    pixels = (x.clamp(-1, 1) + 1) * 127.5
-    return pixels.round().to(torch.uint8).permute(0, 2, 3, 1)  # (B, H, W, 3)
+def sees(layers: Sequence[str]) -> int:
+    """The width of the receptive field of a chain of 3 x 3 convolutions, some of which halve the picture."""
+    width, apart = 1, 1  # of the input: how many places are seen, and how far neighbours of this layer are apart
+    for layer in layers:
+        width += 2 * apart
+        if layer == "halve":
+            apart *= 2
+    return width
 
 
-def draw_latents(moments: Tensor, eps: Tensor, s: float) -> Tensor:
-    """Latents for the U-Net, drawn from the encoder's answer: s (mu + sigma eps), Kingma and Welling (2013), eq. 10.
-
-    moments: (B, 2C, h, w), mu in the first half of the channels and log sigma² in the second. eps: (B, C, h, w).
-    """
-    mean, logvar = moments.chunk(2, dim=1)
-    return s * (mean + (0.5 * logvar).exp() * eps)
+def swap(skip: Tensor) -> Tensor:
+    """Each of a batch gets the skip of the one before it, the first that of the last: (B, channels, h, w)."""
+    return skip.roll(1, 0)
 
 
-def bits_per_number(mean: Tensor, logvar: Tensor) -> Tensor:
-    """KL divergence from N(0, 1), Kingma and Welling (2013), eq. 10, in bits for each latent number: (B,)."""
-    nats = 0.5 * (mean.square() + logvar.exp() - 1 - logvar)  # (B, C, h, w)
-    return nats.flatten(1).mean(dim=1) / math.log(2)
-
-
-def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
-    """The timestep whose usual signal-to-noise ratio is nearest to that of latents noised to t without their factor.
-
-    Nearest by the logarithm, since the ratio runs over several powers of ten.
-    """
-    snr = schedules.snr(alpha_bar.double())
-    return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
-
-
-def _painted() -> list[tuple[Tensor]]:
-    x = torch.randn((2, 3, 4, 6), generator=torch.Generator().manual_seed(3))  # a third of it beyond -1 to 1
-    return [(x,), (x[:1, :, :2, :3] / 4,)]
-
-
-def _moments(batch: int, channels: int) -> Tensor:
-    return torch.randn((batch, 2 * channels, 4, 6), generator=torch.Generator().manual_seed(3))
-
-
-def _draw_cases() -> list[tuple[Tensor, Tensor, float]]:
-    eps = torch.randn((2, 4, 4, 6), generator=torch.Generator().manual_seed(4))
-    return [(_moments(2, 4), eps, 0.5), (_moments(2, 4)[:1], eps[:1], 0.18215)]
-
-
-def _kl_cases() -> list[tuple[Tensor, Tensor]]:
-    return [_moments(3, 4).chunk(2, dim=1), (torch.zeros(1, 4, 2, 2), torch.zeros(1, 4, 2, 2))]
-
-
-def _unclamped(x: Tensor) -> Tensor:
-    # A detour by int32: what happens to floats beyond 0 to 255 depends on the machine.
-    return ((x + 1) * 127.5).round().to(torch.int32).to(torch.uint8).permute(0, 2, 3, 1)
-
-
-TO_BYTES = Exercise(
-    name="03.to_bytes",
-    solution=to_bytes,
-    cases=_painted,
+SEES = Exercise(
+    name="03.sees",
+    solution=sees,
+    cases=[(["conv"] * 3,), (["conv", "halve", "conv", "halve", "conv"],), (["halve", "halve"],), ([],)],
+    hints=(
+        "Begin with one convolution: 3 places. How many does a second one add at each side?",
+        "Walk along the chain with two numbers: how wide the field is, and how far apart neighbours are, in places of "
+        "the input.",
+        "A layer of 3 x 3 adds its two neighbours, each as far away as neighbours are. After a halving they are twice "
+        "as far apart.",
+    ),
     mistakes=(
         Mistake(
-            _unclamped,
-            "the decoder goes a little beyond -1 and 1, and bytes beyond 0 and 255 wrap around. Clip first.",
+            lambda layers: 1 + 2 * len(layers),
+            "right without halving. Below a halving two neighbours are two places of the input apart, then four.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).to(torch.uint8).permute(0, 2, 3, 1),
-            "turning floats into bytes cuts off the fraction, half a level too dark on average. Round first.",
+            lambda layers: 3 ** len(layers),
+            "fields do not multiply: a second convolution adds one place at each side, 3, 5, 7 places.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8),
-            "the values are right; a picture has its colours last: (B, H, W, 3).",
+            lambda layers: _early(layers),
+            "the layer that halves still looks at neighbours of the old distance; only what follows sees farther.",
         ),
         Mistake(
-            lambda x: ((x.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).reshape(len(x), *x.shape[2:], 3),
-            "reshape tears the pixels apart: it keeps their order in memory. Move the dimension, with permute.",
-        ),
-        Mistake(
-            lambda x: (x.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1),
-            "the decoder's black is -1, not 0: this turns everything below middle grey black.",
-        ),
-        Mistake(
-            lambda x: (x.clamp(-1, 1) + 1).mul(127.5).round().permute(0, 2, 3, 1),
-            "the values are right; turn them into bytes at the end, torch.uint8.",
+            lambda layers: 1 + sum(2 for layer in layers if layer == "conv"),
+            "a layer that halves is a convolution of 3 x 3 too, so it sees its neighbours as well.",
         ),
     ),
 )
 
-DRAW_LATENTS = Exercise(
-    name="03.draw_latents",
-    solution=draw_latents,
-    cases=_draw_cases,
+
+def _early(layers: Sequence[str]) -> int:
+    width, apart = 1, 1
+    for layer in layers:
+        apart *= 2 if layer == "halve" else 1
+        width += 2 * apart
+    return width
+
+
+def _skips() -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    return [(torch.randn(shape, generator=generator),) for shape in [(4, 3, 2, 2), (3, 2, 4, 4), (5, 4, 1, 2)]]
+
+
+SWAP = Exercise(
+    name="03.swap",
+    solution=swap,
+    cases=_skips,
+    hints=(
+        "Nothing is computed: the same tensors, handed out in another order along the first dimension.",
+        "Latent 1 gets what was latent 0's, latent 2 what was latent 1's; and latent 0 what was the last one's.",
+        "`torch.roll` shifts a tensor along one dimension and puts what falls off the end at the beginning. Name the "
+        "dimension.",
+    ),
     mistakes=(
         Mistake(
-            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1].exp() * eps),
-            "exp(logvar) is the variance. Noise is multiplied by the standard deviation, its root.",
+            lambda skip: skip.roll(1),
+            "without a dimension, roll shifts the flattened numbers by one, across rows and channels.",
         ),
         Mistake(
-            lambda moments, eps, s: s * (moments.chunk(2, dim=1)[0] + moments.chunk(2, dim=1)[1] * eps),
-            "the second half holds a logarithm, of the variance; it has to go through exp.",
+            lambda skip: skip.roll(1, 1),
+            "this shifts the channels of each skip. The latents of the batch lie along dimension 0.",
         ),
         Mistake(
-            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0] + (0.5 * moments.chunk(2, dim=1)[1]).exp() * eps,
-            "the factor scales the whole latent, its noise too.",
+            lambda skip: skip.roll(-1, 0),
+            "each gets the skip of the one after it: the other way round.",
         ),
         Mistake(
-            lambda moments, eps, s: draw_latents(moments, eps, 1.0),
-            "the draw is right; the factor is missing that brings it to a standard deviation near 1.",
+            lambda skip: skip.flip(0),
+            "in reverse order the middle one of an odd number keeps its own skip.",
         ),
         Mistake(
-            lambda moments, eps, s: draw_latents(moments, eps, 1 / s),
-            "towards the U-Net one multiplies by the factor; division is for the way to the decoder.",
+            lambda skip: torch.cat([skip[:1], skip[:-1]]),
+            "the first one keeps its own skip; it should get that of the last.",
         ),
         Mistake(
-            lambda moments, eps, s: draw_latents(moments.flip(1).unflatten(1, (2, -1)).flip(2).flatten(1, 2), eps, s),
-            "the halves have changed places: the means come first.",
-        ),
-        Mistake(
-            lambda moments, eps, s: s * moments.chunk(2, dim=1)[0],
-            "this is the mean alone: the noise eps, times sigma, is still to be added.",
+            torch.zeros_like,
+            "this is the cut. A swap puts in a skip that another noise made.",
         ),
     ),
 )
 
-BITS_PER_NUMBER = Exercise(
-    name="03.bits_per_number",
-    solution=bits_per_number,
-    cases=_kl_cases,
-    mistakes=(
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar) * math.log(2),
-            "these are nats. One bit is log(2) of them.",
+EXERCISES = (SWAP, SEES)
+
+CUT_WIRE = Quiz(
+    name="03.cut_wire",
+    question="You cut a connection of another network, and its error stays as it was. What follows?",
+    options=(
+        Option(
+            "The connection carries nothing that matters for the task",
+            "At t = 100 most of the noise can be read from skip 1, and the network takes a tenth of it from there. "
+            "What a connection carries is found by reading it.",
         ),
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar) * mean[0].numel(),
-            "these are the bits of a whole latent. Divide by how many numbers it has.",
+        Option(
+            "The network, as it is, does well without what the connection carries",
+            "It has learnt not to need it, or to get it from elsewhere. Whether the connection carries anything is "
+            "another question, and needs another test.",
+            right=True,
         ),
-        Mistake(
-            lambda mean, logvar: bits_per_number(mean, logvar).mean(),
-            "this is one number for the batch. Every picture has its own: the answer has the shape (B,).",
-        ),
-        Mistake(
-            lambda mean, logvar: -bits_per_number(mean, logvar),
-            "the sign is turned around: a divergence is never below 0.",
-        ),
-        Mistake(
-            lambda mean, logvar: 2 * bits_per_number(mean, logvar),
-            "twice too much: look for the half in front of the formula.",
-        ),
-        Mistake(
-            lambda mean, logvar: (
-                0.5 * (mean.square() + (0.5 * logvar).exp() - 1 - logvar).flatten(1).mean(dim=1) / math.log(2)
-            ),
-            "the formula holds the variance, exp(logvar), not the standard deviation.",
+        Option(
+            "A network trained without this connection would do as well",
+            "Perhaps, but the cut does not show it: this one was trained with the connection, and training may have "
+            "needed it. Nor does a large loss show the opposite: a new network might learn another way.",
         ),
     ),
 )
 
-SEEMS_LIKE = Exercise(
-    name="03.seems_like",
-    solution=seems_like,
-    cases=[
-        (300, schedules.alpha_bar(schedules.betas()), 0.5),
-        (700, schedules.alpha_bar(schedules.betas()), 0.18215),
-        (500, schedules.alpha_bar(schedules.betas("cosine")), 2.0),
-    ],
-    mistakes=(
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, math.sqrt(s)),
-            "the ratio compares variances: a standard deviation of 1 / s counts with its square.",
+CLOCK = Quiz(
+    name="03.clock",
+    question="A network is trained without ever being told the time. Can it learn to remove noise?",
+    options=(
+        Option(
+            "No: under a wrong clock the estimates above got worse",
+            "That network was trained with a clock, and relies on it. What one trained without a clock would do cannot "
+            "be seen by lying to this one: the mistake of the cut connection again.",
         ),
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, 1 / s),
-            "the wrong way: without its factor the latent has the variance 1 / s², and so has the signal.",
+        Option(
+            "Yes: how strong the noise is can be seen in the latent",
+            "Sun et al. (2025, arXiv:2502.13129) trained many kinds of such models without it. Most lost a little, and "
+            "some even did better. But drawn with DDIM, the steps of lesson 02, pictures become clearly worse without "
+            "a clock (2026, arXiv:2604.25289).",
+            right=True,
         ),
-        Mistake(
-            lambda t, alpha_bar, s: t,
-            "t itself says how much noise there is beside a latent of variance 1. This one has another variance.",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: int((alpha_bar - alpha_bar[t] / s**2).abs().argmin()),
-            "alpha_bar cannot be scaled: it is a share. Scale the ratio alpha_bar / (1 - alpha_bar).",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, s) + 1,
-            "one too far. Timesteps count from 0, so the index of the nearest is the answer.",
+        Option(
+            "Only if all its latents are equally noisy",
+            "Then there would be nothing to tell. But a latent also shows how noisy it is, so a network can learn to "
+            "judge that for itself.",
         ),
     ),
 )
 
-EXERCISES = (TO_BYTES, DRAW_LATENTS, BITS_PER_NUMBER, SEEMS_LIKE)
+SPARE = Quiz(
+    name="03.spare",
+    question="Each place may look anywhere but at the 9 places it looked at most, and the error hardly rises. What "
+    "follows?",
+    options=(
+        Option(
+            "Those 9 places had nothing to give",
+            "Alone they bring most of the gain, as the row `only its 9 largest shares` shows.",
+        ),
+        Option(
+            "Other places can stand in for them",
+            "Alone, the 9 bring most of the gain; left out, they are not missed. To leave something out shows what "
+            "cannot be replaced, not what is of use, as with the cut connection.",
+            right=True,
+        ),
+        Option(
+            "It does not matter where a place looks",
+            "A plain mean of all places looks everywhere alike, and brings clearly less than the layer's own shares.",
+        ),
+    ),
+)
+
+QUIZZES = (CUT_WIRE, CLOCK, SPARE)

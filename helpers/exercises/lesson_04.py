@@ -1,258 +1,222 @@
-"""The exercises of lesson 04: the next merge of a tokenizer, where a map lies, all heads at once, several prompts."""
+"""The exercises of lesson 04: the best sigma, a timestep that lies, and several latents side by side."""
 
-from collections.abc import Sequence
-from itertools import combinations, pairwise
+import math
 
 import torch
 from torch import Tensor
 
-from helpers import attention
-from helpers.exercises import Exercise, Mistake
-
-Ranks = dict[tuple[str, str], int]
+from helpers import schedules
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def next_pair(symbols: list[str], ranks: Ranks) -> tuple[str, str] | None:
-    """The two neighbours that byte pair encoding joins next (Sennrich et al., 2016): the lowest rank, None if none."""
-    known = [pair for pair in pairwise(symbols) if pair in ranks]
-    return min(known, key=ranks.get, default=None)
+def best_sigma(c: float, w: float) -> float:
+    """The sigma that makes c sigma² + w / 2 (mu² + sigma² - 1 - log sigma²) smallest, whatever mu is.
 
-
-def share_in_half(heat: Tensor, side: str) -> float:
-    """Share of a map's sum in one half of the picture: `side` is left, right, top or bottom; heat (rows, columns)."""
-    return attention.mass_share(heat, side)
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of all heads at once: Vaswani et al. (2017), section 3.2.2, without the projections.
-
-    q: (B, N, heads * d), k and v: (B, T, heads * d). Returns (B, N, heads * d).
+    c: by how much noise of variance 1 on one latent number raises the pixel terms. w: the weight of KL.
     """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
+    return (w / (2 * c + w)) ** 0.5
 
 
-def compose(noise_uncond: Tensor, noises: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
-    """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
+def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
+    """The timestep whose usual signal-to-noise ratio is nearest to that of latents noised to t without their factor.
 
-    noise_uncond and each of `noises`: (B, 4, h, w). scales: as many as noises.
+    Nearest by the logarithm, since the ratio runs over several powers of ten.
     """
-    pulls = [scale * (noise - noise_uncond) for noise, scale in zip(noises, scales, strict=True)]
-    return noise_uncond + sum(pulls)
+    snr = schedules.snr(alpha_bar.double())
+    return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
-def _merges(*pairs: str) -> Ranks:
-    return {tuple(pair.split()): rank for rank, pair in enumerate(pairs)}
+def strips(latents: Tensor) -> Tensor:
+    """N latents (N, C, h, w) as one (1, C, h, w): strip i, from column round(i w / N) on, is cut from latent i."""
+    count, width = len(latents), latents.shape[-1]
+    edges = [round(i * width / count) for i in range(count + 1)]
+    return torch.cat([latents[i : i + 1, ..., edges[i] : edges[i + 1]] for i in range(count)], dim=-1)
 
 
-_RANKS = _merges("e r", "o w</w>", "l o", "er s</w>", "l ow</w>", "w er", "a t", "h at</w>", "t h")
+def _strip_cases() -> list[tuple[Tensor]]:
+    latents = torch.randn((3, 4, 6, 16), generator=torch.Generator().manual_seed(3))
+    return [(latents,), (latents[:2, ..., :6],), (latents[:1],)]
 
 
-def _only_where_known(symbols: list[str], ranks: Ranks) -> tuple[str, str]:
-    return min((pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get)  # nothing known: ValueError
+def _even_strips(latents: Tensor) -> Tensor:
+    width = latents.shape[-1] // len(latents)  # forgets what is left over at the right
+    return torch.cat([latents[i : i + 1, ..., i * width : (i + 1) * width] for i in range(len(latents))], dim=-1)
 
 
-NEXT_PAIR = Exercise(
-    name="04.next_pair",
-    solution=next_pair,
+def _lying_strips(latents: Tensor) -> Tensor:
+    return strips(latents.transpose(-1, -2)).transpose(-1, -2)
+
+
+def _first_columns(latents: Tensor) -> Tensor:
+    count, width = len(latents), latents.shape[-1]
+    edges = [round(i * width / count) for i in range(count + 1)]
+    return torch.cat([latents[i : i + 1, ..., : edges[i + 1] - edges[i]] for i in range(count)], dim=-1)
+
+
+BEST_SIGMA = Exercise(
+    name="04.best_sigma",
+    solution=best_sigma,
+    cases=[(1e-3, 1e-6), (0.5, 1.0), (0.0, 2.0)],
+    hints=(
+        "At the smallest sum the derivative with respect to sigma is zero. What does mu contribute to it?",
+        "log sigma² is 2 log sigma, and its derivative is 2 / sigma.",
+        "Multiply the equation by sigma, and solve it for sigma² first.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda c, w: w / (2 * c + w),
+            "this is the variance. The question asks for its square root.",
+        ),
+        Mistake(
+            lambda c, w: math.sqrt(w / (2 * c)) if c else math.inf,
+            "nearly, while c is large beside w. KL has a sigma² of its own: without pixel terms, sigma should be 1.",
+        ),
+        Mistake(
+            lambda c, w: math.sqrt(w / (c + w)),
+            "a factor of 2 is missing: the derivative of c sigma² has one, and KL has a half in front.",
+        ),
+        Mistake(
+            lambda c, w: math.sqrt((2 * c + w) / w),
+            "upside down: the more noise costs in pixels, the smaller sigma should be.",
+        ),
+    ),
+)
+
+SEEMS_LIKE = Exercise(
+    name="04.seems_like",
+    solution=seems_like,
     cases=[
-        (["l", "o", "w", "er", "s</w>"], _RANKS),
-        (["l", "o", "w</w>"], _RANKS),
-        (["t", "h", "a", "t"], _RANKS),
-        (["f", "o", "x</w>"], _RANKS),
-        (["e", "l", "o", "r", "s</w>"], _RANKS),
-        (["t", "a", "l", "o", "w</w>"], _RANKS),
-        (["fox</w>"], _RANKS),
+        (300, schedules.alpha_bar(schedules.betas()), 0.5),
+        (700, schedules.alpha_bar(schedules.betas()), 0.18215),
+        (500, schedules.alpha_bar(schedules.betas("cosine")), 2.0),
     ],
+    hints=(
+        "Write down the signal-to-noise ratio of every timestep: alpha_bar over what is left to 1.",
+        "Without the factor the latent is 1/s times as large. By how much does that change its variance?",
+        "Now look for the timestep whose logarithm of the ratio differs least from the one you found.",
+    ),
     mistakes=(
         Mistake(
-            lambda symbols, ranks: next((pair for pair in pairwise(symbols) if pair in ranks), None),
-            "this is the leftmost pair. The one with the lowest rank, the earliest merge learnt, comes first.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, math.sqrt(s)),
+            "the ratio compares variances: a standard deviation of 1 / s counts with its square.",
         ),
         Mistake(
-            lambda symbols, ranks: max(
-                (pair for pair in pairwise(symbols) if pair in ranks), key=ranks.get, default=None
-            ),
-            "this is the highest rank, the latest merge learnt. Merges are applied in the order they were learnt.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, 1 / s),
+            "the wrong way: without its factor the latent has the variance 1 / s², and so has the signal.",
         ),
         Mistake(
-            _only_where_known,
-            "right where there is a pair; a word with nothing left to join needs None, and min has a `default`.",
+            lambda t, alpha_bar, s: t,
+            "t itself says how much noise there is beside a latent of variance 1. This one has another variance.",
         ),
         Mistake(
-            lambda symbols, ranks: min(pairwise(symbols), key=lambda pair: ranks.get(pair, 0), default=None),
-            "pairs that are no merge at all must not win: leave them out before you look for the lowest.",
+            lambda t, alpha_bar, s: int((alpha_bar - alpha_bar[t] / s**2).abs().argmin()),
+            "alpha_bar cannot be scaled: it is a share. Scale the ratio alpha_bar / (1 - alpha_bar).",
         ),
         Mistake(
-            lambda symbols, ranks: min(
-                (pair for pair in combinations(symbols, 2) if pair in ranks), key=ranks.get, default=None
-            ),
-            "only neighbours can be joined: zip the symbols with themselves, moved by one.",
-        ),
-        Mistake(
-            lambda symbols, ranks: min((ranks[pair] for pair in pairwise(symbols) if pair in ranks), default=None),
-            "this is the rank; asked for is the pair that has it.",
+            lambda t, alpha_bar, s: seems_like(t, alpha_bar, s) + 1,
+            "one too far. Timesteps count from 0, so the index of the nearest is the answer.",
         ),
     ),
 )
 
-
-def _heat() -> Tensor:
-    return torch.rand((4, 6), generator=torch.Generator().manual_seed(4)) ** 3  # far from even
-
-
-_OPPOSITE = {"left": "right", "right": "left", "top": "bottom", "bottom": "top"}
-_TURNED = {"left": "top", "right": "bottom", "top": "left", "bottom": "right"}
-
-
-def _half(heat: Tensor, side: str) -> Tensor:
-    rows, columns = heat.shape
-    return {
-        "left": heat[:, : columns // 2],
-        "right": heat[:, columns // 2 :],
-        "top": heat[: rows // 2],
-        "bottom": heat[rows // 2 :],
-    }[side]
-
-
-SHARE_IN_HALF = Exercise(
-    name="04.share_in_half",
-    solution=share_in_half,
-    cases=lambda: [(_heat(), side) for side in _OPPOSITE],
+STRIPS = Exercise(
+    name="04.strips",
+    solution=strips,
+    cases=_strip_cases,
+    hints=(
+        "Write down all N + 1 edges first: the last is the width itself.",
+        "A slice with `...` leaves the dimensions before the last as they are; `latents[i : i + 1]` keeps the batch.",
+        "The pieces stand side by side in the last dimension: torch.cat along it.",
+    ),
     mistakes=(
         Mistake(
-            lambda heat, side: share_in_half(heat, _TURNED[side]),
-            "rows and columns have changed places: heat[row, column], so left and right are told by the column.",
+            _even_strips,
+            "where N does not divide the width, this loses columns at the right. Round each edge instead.",
         ),
         Mistake(
-            lambda heat, side: share_in_half(heat, _OPPOSITE[side]),
-            "this is the other half. Rows count from the top, columns from the left.",
+            _lying_strips,
+            "these strips lie on top of each other. Upright ones follow each other in the last dimension.",
         ),
         Mistake(
-            lambda heat, side: float(_half(heat, side).sum()),
-            "this is the sum of the half. A share is that sum divided by the sum of the whole map.",
+            lambda latents: strips(latents.flip(0)),
+            "the other way round: the first latent belongs at the left.",
         ),
         Mistake(
-            lambda heat, side: float(_half(heat, side).mean() / heat.mean()),
-            "mean by mean is 1 for an even map, where half of it lies in each half: divide sums.",
+            _first_columns,
+            "every strip is cut from the left of its latent. Cut it where it will stand.",
         ),
         Mistake(
-            lambda heat, side: float(_half(heat, side).sum() / _half(heat, _OPPOSITE[side]).sum()),
-            "this compares the two halves. A share has the whole map below the line.",
-        ),
-        Mistake(
-            lambda heat, side: 0.5,
-            "half of the places, yes; of the mass there is as much as the map holds there.",
+            lambda latents: strips(latents)[0],
+            "the values are right; keep the batch dimension, (1, C, h, w), as the U-Net wants it.",
         ),
     ),
 )
 
+EXERCISES = (BEST_SIGMA, SEEMS_LIKE, STRIPS)
 
-def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
-    generator = torch.Generator().manual_seed(4)
-    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 8), (2, 5, 8), (2, 5, 8)))
-    return [(q, k, v, 2), (q, k, v, 4), (q[:1], k[:1], v[:1], 1)]
-
-
-def _with_scores(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float, dim: int = -1) -> Tensor:
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return ((q @ k.transpose(-1, -2) * scale).softmax(dim=dim) @ v).transpose(1, 2).flatten(2)
-
-
-def _cut_by_view(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    parts = [x.reshape(len(x), heads, x.shape[1], -1) for x in (q, k, v)]
-    scores = parts[0] @ parts[1].transpose(-1, -2) / parts[0].shape[-1] ** 0.5
-    return (scores.softmax(dim=-1) @ parts[2]).transpose(1, 2).flatten(2)
-
-
-def _not_put_back(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    out = attend(q, k, v, heads).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-    return out.reshape(q.shape)
-
-
-ATTEND = Exercise(
-    name="04.attend",
-    solution=attend,
-    cases=_qkv,
-    mistakes=(
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
-            "the scores are not divided by the root of d yet.",
+BLUR = Quiz(
+    name="04.blur",
+    question="A decoder trained on errors of pixels alone paints hair as a smooth patch; Stable Diffusion's paints "
+    "strands that were not there. Why?",
+    options=(
+        Option(
+            "Its latents keep more numbers for each pixel.",
+            "That decides how much is lost, not what is put in its place. Two decoders of one latent still differ.",
         ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=q.shape[-1] ** -0.5),
-            "d is the width of one head, not of all of them together.",
+        Option(
+            "Its loss has a discriminator, which punishes blur and not invention.",
+            "Errors of pixels are smallest for the average of all that fits. A discriminator asks whether a patch "
+            "could be real, and an average could not.",
+            right=True,
         ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=heads / q.shape[-1]),
-            "the scores are divided by d; it is the root of d.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=(heads / q.shape[-1]) ** 0.5, dim=-2),
-            "each place shares out its attention over the tokens: softmax along the last dimension.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: attend(q, k, v, 1),
-            "this is one head that is as wide as all. Cut the last dimension into heads first.",
-        ),
-        Mistake(
-            _cut_by_view,
-            "reshape to (B, heads, N, d) mixes places and channels. Cut the last dimension, then transpose.",
-        ),
-        Mistake(
-            _not_put_back,
-            "at the end the heads have to move back beside their channels, (B, N, heads, d), before you flatten.",
+        Option(
+            "It has seen so many photographs that it remembers the strands of most people's hair.",
+            "It cannot know which strands were there, because the latent does not say. What it has learnt is how "
+            "strands look in general.",
         ),
     ),
 )
 
-
-def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
-    uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
-    return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
-
-
-COMPOSE = Exercise(
-    name="04.compose",
-    solution=compose,
-    cases=_noises,
-    mistakes=(
-        Mistake(
-            lambda uncond, noises, scales: (
-                uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
-            ),
-            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
+TYPED = Quiz(
+    name="04.typed",
+    question="Your code says `x0 / 0.18215`; somebody loads a model whose config says 0.13. How do its pictures look?",
+    options=(
+        Option(
+            "An error is raised, because the shapes no longer fit.",
+            "A factor changes no shape. That is why this mistake lives so long: everything runs.",
         ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
+        Option(
+            "As before: the decoder was trained to take latents of any size.",
+            "The decoder has seen latents of one size only, and it takes their size for contrast and colour.",
         ),
-        Mistake(
-            lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
-            "this is the mean of the pulls. Prompts add up: what each of them weighs is said by its scale.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: sum(
-                scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
-            ),
-            "these are the pulls alone: add them to the prediction without a prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
-            "a negative scale has to keep its sign: it leads away from its prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
-            "the sign is turned around: the difference is prompt minus no prompt.",
-        ),
-        Mistake(
-            lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
-            "only the first prompt is in it. Sum over all of them.",
+        Option(
+            "Paler: z comes out too small by 0.13 / 0.18215, about 0.7.",
+            "The right z is x0 / 0.13. Divided by the larger number it is 0.7 times as large: the forgotten factor, "
+            "only less so.",
+            right=True,
         ),
     ),
 )
 
-EXERCISES = (NEXT_PAIR, SHARE_IN_HALF, ATTEND, COMPOSE)
+WHOLE = Quiz(
+    name="04.whole",
+    question="What would you change so that the U-Net keeps more of the two halves?",
+    options=(
+        Option(
+            "Noise them to an earlier t.",
+            "Less noise leaves more of the halves, the seam too. It is the one dial, and lesson 08 calls it strength.",
+            right=True,
+        ),
+        Option(
+            "Decode the halves first and join them as pictures.",
+            "The encoder would turn them into nearly the same latent, and at the seam, where it would not, noise "
+            "covers the difference.",
+        ),
+        Option(
+            "Take more and smaller steps from the same t.",
+            "Smaller steps follow the same path more exactly. What is lost was lost when the noise was added.",
+        ),
+    ),
+)
+
+QUIZZES = (BLUR, TYPED, WHOLE)

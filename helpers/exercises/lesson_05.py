@@ -1,227 +1,195 @@
-"""The exercises of lesson 05: noise for a batch, decoding in slices, a size that fits, and a whole Euler loop."""
-
-import math
-from collections.abc import Callable, Sequence
-from itertools import pairwise
+"""The exercises of lesson 05: CLIP's loss, and all heads of an attention at once."""
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from helpers.exercises import Exercise, Mistake
-from helpers.sampling import euler_step
-
-
-def _generator(seed: int) -> torch.Generator:
-    return torch.Generator("cpu").manual_seed(seed)
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def batch_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
-    """Noise (B, *shape) for a batch in which every picture has a seed of its own."""
-    return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
+def clip_loss(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
+    """CLIP's contrastive loss of N pairs: Radford et al. (2021), arXiv:2103.00020, figure 3.
+
+    pictures, texts: (N, width), of any length. Returns a tensor with one number.
+    """
+    return _both(_scores(pictures, texts, scale))
 
 
-def in_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
-    """`decode(latents)`, computed for at most `at_once` latents at a time."""
-    return torch.cat([decode(part) for part in latents.split(at_once)])
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of all heads at once: Vaswani et al. (2017), section 3.2.2, without the projections.
+
+    q: (B, N, heads * d), k and v: (B, T, heads * d). Returns (B, N, heads * d).
+    """
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
+    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
 
 
-def fit_size(height: float, width: float, own: int, multiple: int) -> tuple[int, int]:
-    """(height, width) of these proportions with about own * own pixels, each side the nearest multiple."""
-    scale = own / math.sqrt(height * width)
-    return tuple(max(1, round(side * scale / multiple)) * multiple for side in (height, width))
+def _pairs() -> list[tuple[Tensor, Tensor, float]]:
+    generator = torch.Generator().manual_seed(5)
+    pictures, texts = 2 * torch.randn((2, 6, 8), generator=generator)
+    return [(pictures, texts, 1.0), (pictures, 3 * texts, 10.0), (texts[:3], texts[:3] + 0.3 * pictures[:3], 5.0)]
 
 
-def euler_loop(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
-    """The latents after all Euler steps: Karras et al. (2022), Algorithm 2 without churn or correction."""
-    x = noise * math.sqrt(sigmas[0] ** 2 + 1)
-    for sigma, sigma_next in pairwise(sigmas):
-        x = euler_step(x, predict(x / math.sqrt(sigma**2 + 1), sigma), sigma, sigma_next)
-    return x
+def _scores(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
+    return scale * functional.normalize(pictures, dim=1) @ functional.normalize(texts, dim=1).T
 
 
-BATCH_NOISE = Exercise(
-    name="05.batch_noise",
-    solution=batch_noise,
-    cases=[((7, 3, 11), (4, 8, 8)), ((2, 2), (4, 4, 8))],
+def _rows(scores: Tensor) -> Tensor:
+    return functional.cross_entropy(scores, torch.arange(len(scores)))
+
+
+CLIP_LOSS = Exercise(
+    name="05.clip_loss",
+    solution=clip_loss,
+    cases=_pairs,
+    hints=(
+        "Three parts: vectors of length 1, the N x N table of their products, two cross entropies.",
+        "A cross entropy of a row is logsumexp of the row minus the right score, the one on the diagonal.",
+        "`scores.logsumexp(dim=1) - scores.diagonal()` is the half for pictures. The other half goes along dim 0.",
+    ),
     mistakes=(
         Mistake(
-            lambda seeds, shape: torch.randn((len(seeds), *shape), generator=_generator(seeds[0])),
-            "one generator drew for all of them, so only the first picture is that of its seed.",
+            lambda pictures, texts, scale: _both(scale * pictures @ texts.T),
+            "the products are not cosines yet: bring every vector to length 1 first.",
         ),
         Mistake(
-            lambda seeds, shape: torch.stack([torch.randn(shape, generator=_generator(seeds[0])) for _ in seeds]),
-            "every picture starts from the same noise here: give each generator the seed of its own picture.",
+            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale)),
+            "this asks every picture for its text. Every text is asked for its picture too: the columns.",
         ),
         Mistake(
-            lambda seeds, shape: batch_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
-            "this counts up from the first seed; the seeds that were given need not follow each other.",
+            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale).T),
+            "this asks every text for its picture. Every picture is asked for its text too: the rows.",
         ),
         Mistake(
-            lambda seeds, shape: torch.cat([torch.randn(shape, generator=_generator(seed)) for seed in seeds]),
-            "cat joins the pictures along their channels. A batch is a new dimension in front, which stack adds.",
+            lambda pictures, texts, scale: 2 * clip_loss(pictures, texts, scale),
+            "the two halves are added; the loss is their mean.",
         ),
         Mistake(
-            lambda seeds, shape: torch.randn((len(seeds), *shape)),
-            "these numbers do not come from the seeds: hand each torch.randn a generator.",
+            lambda pictures, texts, scale: len(pictures) * clip_loss(pictures, texts, scale),
+            "this is a sum over the pairs; the loss is their mean.",
+        ),
+        Mistake(
+            lambda pictures, texts, scale: clip_loss(pictures, texts, 1.0),
+            "the scale is missing: the cosines are multiplied by it.",
+        ),
+        Mistake(
+            lambda pictures, texts, scale: -clip_loss(pictures, texts, scale),
+            "the sign is turned around: a good match has a low loss.",
         ),
     ),
 )
 
 
-def _paint(latents: Tensor) -> Tensor:
-    """A decoder with room for three latents: each becomes twice as large, in three channels of their mean."""
-    if len(latents) > 3:
-        raise MemoryError(f"no room for {len(latents)} latents at once")
-    return latents.mean(dim=1, keepdim=True).repeat(1, 3, 2, 2)
+def _both(scores: Tensor) -> Tensor:
+    return (_rows(scores) + _rows(scores.T)) / 2
 
 
-def _slice_cases() -> list[tuple[Callable[[Tensor], Tensor], Tensor, int]]:
-    generator = _generator(1)
-    sizes = ((6, 3), (6, 2), (7, 3), (2, 3))
-    return [(_paint, torch.randn((count, 4, 2, 2), generator=generator), at_once) for count, at_once in sizes]
+def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
+    generator = torch.Generator().manual_seed(4)
+    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 8), (2, 5, 8), (2, 5, 8)))
+    return [(q, k, v, 2), (q, k, v, 4), (q[:1], k[:1], v[:1], 1)]
 
 
-def _stack_slices(decode: Callable[[Tensor], Tensor], latents: Tensor, at_once: int) -> Tensor:
-    return torch.stack([decode(part) for part in latents.split(at_once)])
+def _with_scores(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float, dim: int = -1) -> Tensor:
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return ((q @ k.transpose(-1, -2) * scale).softmax(dim=dim) @ v).transpose(1, 2).flatten(2)
 
 
-IN_SLICES = Exercise(
-    name="05.in_slices",
-    solution=in_slices,
-    cases=_slice_cases,
+def _cut_by_view(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    parts = [x.reshape(len(x), heads, x.shape[1], -1) for x in (q, k, v)]
+    scores = parts[0] @ parts[1].transpose(-1, -2) / parts[0].shape[-1] ** 0.5
+    return (scores.softmax(dim=-1) @ parts[2]).transpose(1, 2).flatten(2)
+
+
+def _not_put_back(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    out = attend(q, k, v, heads).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, d)
+    return out.reshape(q.shape)
+
+
+ATTEND = Exercise(
+    name="05.attend",
+    solution=attend,
+    cases=_qkv,
+    hints=(
+        "Give the heads a dimension of their own: (B, N, heads * d) becomes (B, N, heads, d), then (B, heads, N, d).",
+        "With heads beside the batch, `q @ k.transpose(-1, -2)` gives all tables of scores at once.",
+        "At the end bring the heads back beside their channels, and join the two dimensions into one.",
+    ),
     mistakes=(
         Mistake(
-            lambda decode, latents, at_once: decode(latents),
-            "all latents go through the decoder together, and that is what the memory was too small for.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
+            "the scores are not divided by the root of d yet.",
         ),
         Mistake(
-            lambda decode, latents, at_once: torch.cat(
-                [decode(latents[i : i + at_once]) for i in range(0, len(latents) - at_once + 1, at_once)]
-                or [decode(latents[:0])]
-            ),
-            "the last slice may be shorter than the others; here it is lost.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=q.shape[-1] ** -0.5),
+            "d is the width of one head, not of all of them together.",
         ),
         Mistake(
-            lambda decode, latents, at_once: [decode(part) for part in latents.split(at_once)],
-            "this is a list of slices: join them into one batch.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=heads / q.shape[-1]),
+            "the scores are divided by d; it is the root of d.",
         ),
         Mistake(
-            _stack_slices,
-            "stack puts the slices into a new dimension. They belong behind each other in the batch, as cat does it.",
+            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=(heads / q.shape[-1]) ** 0.5, dim=-2),
+            "each place shares out its attention over the tokens: softmax along the last dimension.",
         ),
         Mistake(
-            lambda decode, latents, at_once: decode(latents.split(at_once)[-1]),
-            "only the last slice is returned: collect all of them.",
+            lambda q, k, v, heads: attend(q, k, v, 1),
+            "this is one head that is as wide as all. Cut the last dimension into heads first.",
+        ),
+        Mistake(
+            _cut_by_view,
+            "reshape to (B, heads, N, d) mixes places and channels. Cut the last dimension, then transpose.",
+        ),
+        Mistake(
+            _not_put_back,
+            "at the end the heads have to move back beside their channels, (B, N, heads, d), before you flatten.",
         ),
     ),
 )
 
 
-def _fitted(height: float, width: float, multiple: int, scale: float, whole: Callable[[float], int]) -> tuple[int, int]:
-    return tuple(max(1, whole(side * scale / multiple)) * multiple for side in (height, width))
-
-
-FIT_SIZE = Exercise(
-    name="05.fit_size",
-    solution=fit_size,
-    # No side lies near the middle between two multiples, where rounding would depend on the order of the arithmetic.
-    cases=[(9, 20, 512, 64), (3, 2, 128, 8), (500, 700, 768, 64), (1, 3, 128, 32)],
-    mistakes=(
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / max(height, width), round),
-            "the longer side is the model's own here, which leaves too few pixels. Their number should stay the same.",
+WHO_KNOWS = Quiz(
+    name="05.who_knows",
+    question="`a red fox left of a blue car`: which single vector could tell the U-Net that the left thing is red "
+    "and the right one blue?",
+    options=(
+        Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
+        Option(
+            "That of `left`, which says where things stand",
+            "It has read `a red fox` and itself. What stands right of the fox comes only after it.",
         ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own / min(height, width), round),
-            "the shorter side is the model's own here, which makes too many pixels. Their number should stay the same.",
+        Option(
+            "Any from `car` on, the padding too",
+            "These have read the whole sentence. How much of it each one keeps is another question: see the table.",
+            right=True,
         ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(height, width, multiple, own**2 / (height * width), round),
-            "this is the ratio of the two areas. A side grows with its square root.",
+        Option(
+            "None: only together do they say it", "The vectors exchange in every layer, so a late one can hold it all."
         ),
-        Mistake(
-            lambda height, width, own, multiple: _fitted(
-                height, width, multiple, own / math.sqrt(height * width), math.floor
-            ),
-            "the sides are rounded down; the nearest multiple is asked for.",
+    ),
+)
+PADDING = Quiz(
+    name="05.padding",
+    question="In `a yellow fox left of a pink owl on grass` the vectors of `yellow` and `pink` were replaced by those "
+    "of the empty prompt. Why can the fox still be yellow?",
+    options=(
+        Option(
+            "The U-Net has learnt that foxes are yellow",
+            "Pocket's foxes are orange unless a prompt names another colour for them.",
         ),
-        Mistake(
-            lambda height, width, own, multiple: tuple(
-                round(side * own / math.sqrt(height * width)) for side in (height, width)
-            ),
-            "the proportions are right, but these sides are not multiples of what the model needs.",
+        Option(
+            "The vectors of `fox` and of later tokens have read `yellow` too",
+            "The text encoder copied the colour into later tokens before anything was taken away. For the fox that is "
+            "enough. The owl keeps pink on its belly only.",
+            right=True,
         ),
-        Mistake(
-            lambda height, width, own, multiple: fit_size(height, width, own, multiple)[::-1],
-            "height and width have changed places.",
+        Option(
+            "Two vectors of 32 are too few to be noticed by the U-Net, whichever they are",
+            "They are noticed: the owl beside it turns brown, all but its belly.",
         ),
     ),
 )
 
-
-def _predict(x: Tensor, sigma: float) -> Tensor:
-    """A stand-in for the guided U-Net: near the noise in x, and never the same at two noise levels."""
-    return torch.tanh(x) + 0.1 * sigma * torch.cos(x)
-
-
-def _euler_cases() -> list[tuple[Callable[[Tensor, float], Tensor], Tensor, list[float]]]:
-    noise = torch.randn((1, 4, 4, 4), generator=_generator(1))
-    return [(_predict, noise, [14.6, 4.0, 1.2, 0.3, 0.0]), (_predict, noise, [2.0, 0.5, 0.0])]
-
-
-def _wrong_euler(
-    start: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
-    shown: Callable[[float], float] = lambda sigma: math.sqrt(sigma**2 + 1),
-    sign: int = 1,
-    keep: bool = True,
-    last: int | None = None,
-) -> Callable[..., Tensor]:
-    """`euler_loop` with one thing wrong: the start, what the U-Net is shown, the direction, the latents, the end."""
-
-    def wrong(predict: Callable[[Tensor, float], Tensor], noise: Tensor, sigmas: Sequence[float]) -> Tensor:
-        x = noise * start(sigmas[0])
-        for sigma, sigma_next in pairwise(sigmas[:last]):
-            scaled = x / shown(sigma)
-            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, sigma)
-        return x
-
-    return wrong
-
-
-EULER_LOOP = Exercise(
-    name="05.euler_loop",
-    solution=euler_loop,
-    cases=_euler_cases,
-    mistakes=(
-        Mistake(
-            _wrong_euler(shown=lambda sigma: 1.0),
-            "the U-Net is shown x as it is. Divide it first, so that what it sees has a variance near 1.",
-        ),
-        Mistake(
-            _wrong_euler(start=lambda sigma: 1.0),
-            "the start is too weak: Euler's first latents are as strong as the first noise level says.",
-        ),
-        Mistake(
-            _wrong_euler(start=lambda sigma: sigma),
-            "nearly: the start is the noise times the root of sigma² + 1, not times sigma.",
-        ),
-        Mistake(
-            _wrong_euler(keep=False),
-            "only what the U-Net is shown gets divided. The step goes on from x itself.",
-        ),
-        Mistake(
-            _wrong_euler(sign=-1),
-            "the steps go towards more noise: it is (sigma_next - sigma) that is multiplied with eps.",
-        ),
-        Mistake(
-            _wrong_euler(last=-1),
-            "one step is missing: the last one goes down to sigma = 0.",
-        ),
-        Mistake(
-            _wrong_euler(shown=lambda sigma: sigma**2 + 1),
-            "sigma² + 1 is a variance: divide by its square root.",
-        ),
-    ),
-)
-
-EXERCISES = (BATCH_NOISE, IN_SLICES, FIT_SIZE, EULER_LOOP)
+EXERCISES = (CLIP_LOSS, ATTEND)
+QUIZZES = (WHO_KNOWS, PADDING)

@@ -1,251 +1,197 @@
-"""The exercises of lesson 06: what strength leaves to do, a mask for latents, a mask out of two prompts, inversion."""
+"""The exercises of lesson 06: a broken guidance mended, several prompts at once."""
 
-import math
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from helpers.exercises import Exercise, Mistake
-from helpers.schedules import alpha_bar, betas
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-Predict = Callable[[Tensor, int], Tensor]
+Ask = Callable[[Tensor, int, Tensor], Tensor]  # latents, timestep, vectors: the predicted noise
 
 
-def steps_left(timesteps: Sequence[int], strength: float) -> list[int]:
-    """The timesteps that image-to-image still takes: the last int(len(timesteps) * strength) of them.
+def at_once(ask: Ask, x: Tensor, t: int, words: Tensor, empty: Tensor, s: float) -> Tensor:
+    """The guided noise in one call of the network, as pipelines do it: Ho & Salimans (2022), arXiv:2207.12598, eq. 6.
 
-    As in diffusers' `StableDiffusionImg2ImgPipeline.get_timesteps`. timesteps: counts down. strength: from 0 to 1.
+    x: (B, channels, h, w). words, empty: (B, tokens, width). Returns the shape of x.
     """
-    return list(timesteps[len(timesteps) - int(len(timesteps) * strength) :])
+    eps_empty, eps_words = ask(torch.cat([x, x]), t, torch.cat([empty, words])).chunk(2)
+    return eps_empty + s * (eps_words - eps_empty)
 
 
-def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """A mask of pixels as one of latents: 1 where any pixel of the place is to be drawn anew.
+def compose(eps_empty: Tensor, answers: Sequence[Tensor], scales: Sequence[float]) -> Tensor:
+    """Guidance by several prompts: Liu et al. (2022), arXiv:2206.01714, section 4; a negative scale leads away.
 
-    mask: (H, W) bool, True is drawn anew; factor divides both sides. Returns (1, 1, H / factor, W / factor), float32.
+    eps_empty and each of `answers`: (B, 4, h, w). scales: as many as answers.
     """
-    return F.max_pool2d(mask[None, None].float(), factor)
+    pulls = [scale * (answer - eps_empty) for answer, scale in zip(answers, scales, strict=True)]
+    return eps_empty + sum(pulls)
 
 
-def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
-    """Where two prompts disagree: the mask of DiffEdit (Couairon et al., 2022, arXiv:2210.11427), without its clipping.
-
-    noise_source, noise_target: (B, C, h, w), the predictions of both prompts for the same B noisy latents.
-    Returns (1, 1, h, w), float32: 1 where the mean magnitude of the difference, rescaled to 0 to 1, is above one half.
-    """
-    heat = (noise_target - noise_source).abs().mean(dim=(0, 1), keepdim=True)
-    return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
-
-
-def invert(predict: Predict, x0: Tensor, timesteps: Sequence[int], alpha_bar: Tensor) -> Tensor:
-    """DDIM inversion from t = 0 up: Song et al. (2020), arXiv:2010.02502, section 4.3, eps asked for where it goes.
-
-    predict: eps of (x, t). x0: of any shape. timesteps: counts down. alpha_bar: (steps,). Returns x at timesteps[0].
-    """
-    return _invert(predict, x0, list(reversed(timesteps)), alpha_bar)
+def _network(x: Tensor, t: int, vectors: Tensor) -> Tensor:
+    """Stands for a U-Net: what it answers depends on each latent, its vectors and t."""
+    if len(x) != len(vectors):
+        raise ValueError(f"{len(x)} latents and {len(vectors)} sets of vectors: give one set for each latent")
+    return (
+        x * (0.5 + vectors.mean(dim=(1, 2)))[:, None, None, None]
+        + t / 1000 * vectors.std(dim=(1, 2))[:, None, None, None]
+    )
 
 
-def _invert(
-    predict: Predict, x: Tensor, upward: Sequence[int], bars: Tensor, *, told_start: bool = False, moves_on: bool = True
-) -> Tensor:
-    start = 0
-    for t in upward:
-        eps = predict(x, start if told_start else t)
-        estimate = (x - (1 - bars[start]).sqrt() * eps) / bars[start].sqrt()
-        x = bars[t].sqrt() * estimate + (1 - bars[t]).sqrt() * eps
-        start = t if moves_on else start
-    return x
-
-
-_TWENTY = list(range(951, 0, -50))
-_TEN = list(range(901, 0, -100))
-
-STEPS_LEFT = Exercise(
-    name="06.steps_left",
-    solution=steps_left,
-    cases=[(_TWENTY, 0.6), (_TEN, 0.35), (_TEN, 0.32), (_TWENTY, 1.0), (_TEN, 0.05)],
-    mistakes=(
-        Mistake(
-            lambda timesteps, strength: timesteps[: int(len(timesteps) * strength)],
-            "these are the first of them, the noisiest. The picture is already there: it is the end that is left.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[int(len(timesteps) * strength) :],
-            "this is the other way round: a high strength leaves many steps to take, strength 1 all of them.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[-int(len(timesteps) * strength) :],
-            "right, but for none: x[-0:] is x[0:], the whole list. Count from the front instead.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - math.ceil(len(timesteps) * strength) :],
-            "part of a step is not rounded up: the library cuts it off, with int.",
-        ),
-        Mistake(
-            lambda timesteps, strength: timesteps[len(timesteps) - round(len(timesteps) * strength) :],
-            "half a step is not rounded: the library cuts it off, with int.",
-        ),
-        Mistake(
-            lambda timesteps, strength: int(len(timesteps) * strength),
-            "this is how many there are; asked for are the timesteps themselves, as a list.",
-        ),
-    ),
-)
-
-
-def _masks() -> list[tuple[Tensor, int]]:
-    disc = torch.zeros((24, 32), dtype=torch.bool)
-    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
-    disc[(rows - 9) ** 2 + (columns - 14) ** 2 < 60] = True
-    box = torch.zeros((16, 16), dtype=torch.bool)
-    box[3:13, 5:11] = True
-    return [(disc, 8), (disc, 4), (box, 2)]
-
-
-def _blocks(mask: Tensor, factor: int) -> Tensor:
-    """(h, w, factor * factor), float: the pixels of each place."""
-    blocks = mask.float().unflatten(0, (-1, factor)).unflatten(2, (-1, factor))
-    return blocks.transpose(1, 2).flatten(2)
-
-
-LATENT_MASK = Exercise(
-    name="06.latent_mask",
-    solution=latent_mask,
-    cases=_masks,
-    mistakes=(
-        Mistake(
-            lambda mask, factor: mask[::factor, ::factor][None, None].float(),
-            "this looks at one pixel of each place, its corner, as the library does. Ask all of its pixels.",
-        ),
-        Mistake(
-            lambda mask, factor: _blocks(mask, factor).mean(dim=2)[None, None],
-            "this is the share of each place that is masked. A place with any masked pixel counts whole: 1.",
-        ),
-        Mistake(
-            lambda mask, factor: (_blocks(mask, factor).mean(dim=2) >= 0.5)[None, None].float(),
-            "this goes by the majority, and leaves masked pixels at the edge as they were. One pixel is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: _blocks(mask, factor).amin(dim=2)[None, None],
-            "this asks for all pixels of a place to be masked. One is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: 1 - latent_mask(mask, factor),
-            "0 and 1 have changed places: 1 is drawn anew, 0 is kept.",
-        ),
-        Mistake(
-            lambda mask, factor: latent_mask(mask, factor)[0, 0],
-            "the values are right; the shape is that of latents, (1, 1, h, w), to fit every batch and channel.",
-        ),
-    ),
-)
-
-
-def _predictions() -> list[tuple[Tensor, Tensor]]:
+def _calls() -> list[tuple[Ask, Tensor, int, Tensor, Tensor, float]]:
     generator = torch.Generator().manual_seed(6)
-    cases = []
-    for gain in (1.0, 4.0):
-        source = torch.randn((3, 4, 6, 8), generator=generator)
-        change = 0.3 * torch.randn(source.shape, generator=generator)
-        change[:, :, 2:5, 3:6] += torch.randn((3, 4, 3, 3), generator=generator)
-        cases.append((source, source + gain * change))
-    return cases
+    x = torch.randn((2, 4, 3, 5), generator=generator)
+    words, empty = torch.randn((2, 2, 7, 6), generator=generator)
+    return [(_network, x, 400, words, empty, s) for s in (0.0, 1.0, 4.0)] + [
+        (_network, x[:1], 900, words[:1], empty[:1], 7.5)
+    ]
 
 
-def _difference_mask(
-    source: Tensor, target: Tensor, *, heat: Callable[[Tensor], Tensor], rescale: bool = True
-) -> Tensor:
-    values = heat(target - source)
-    if rescale:
-        values = (values - values.min()) / (values.max() - values.min())
-    return (values > 0.5).float()
+def _from(base: int, turned: bool) -> Callable[..., Tensor]:
+    """Guidance that starts at the first (0) or the second (1) half, with the sets of vectors in the wrong order."""
+
+    def wrong(ask: Ask, x: Tensor, t: int, words: Tensor, empty: Tensor, s: float) -> Tensor:
+        sets = [words, empty] if turned else [empty, words]
+        halves = ask(torch.cat([x, x]), t, torch.cat(sets)).chunk(2)
+        return halves[base] + s * (halves[1] - halves[0])
+
+    return wrong
 
 
-def _mean_magnitude(change: Tensor) -> Tensor:
-    return change.abs().mean(dim=(0, 1), keepdim=True)
+def _in_turns(ask: Ask, x: Tensor, t: int, words: Tensor, empty: Tensor, s: float) -> Tensor:
+    both = ask(x.repeat_interleave(2, dim=0), t, torch.stack([empty, words], dim=1).flatten(0, 1))
+    eps_empty, eps_words = both.chunk(2)
+    return eps_empty + s * (eps_words - eps_empty)
 
 
-DIFFERENCE_MASK = Exercise(
-    name="06.difference_mask",
-    solution=difference_mask,
-    cases=_predictions,
+AT_ONCE = Exercise(
+    name="06.at_once",
+    solution=at_once,
+    cases=_calls,
+    hints=(
+        "Which half of the answer belongs to which set of vectors? Follow one set through the call.",
+        "Put s = 0 and s = 1 into the last line. What should come out for each?",
+        "There are two faults: one in the order of the sets, one in where the walk begins.",
+    ),
     mistakes=(
         Mistake(
-            lambda source, target: _difference_mask(source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True)),
-            "differences of both signs cancel in the mean: take magnitudes first.",
+            _from(1, turned=True),
+            "this is still the careless function. What does it give at s = 1, and what should it give?",
         ),
         Mistake(
-            lambda source, target: _difference_mask(
-                source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True).abs()
-            ),
-            "the magnitude comes before the mean: after it, differences of both signs have cancelled.",
+            _from(1, turned=False),
+            "the halves are in order now. But at s = 0 this gives the answer to the words: where does the walk begin?",
         ),
         Mistake(
-            lambda source, target: _difference_mask(source, target, heat=_mean_magnitude, rescale=False),
-            "the threshold is for values rescaled to 0 to 1: subtract the smallest, divide by the range.",
+            _from(0, turned=True),
+            "the walk begins at the first half now. But that half answers the words: in which order do the sets go in?",
         ),
         Mistake(
-            lambda source, target: (
-                _mean_magnitude(target - source) / _mean_magnitude(target - source).max() > 0.5
-            ).float(),
-            "the smallest value has to become 0 as well: subtract it before you divide.",
+            _in_turns,
+            "chunk cuts in the middle: first all rows for the empty prompt, then all for the words, not in turns.",
         ),
         Mistake(
-            lambda source, target: _difference_mask(source, target, heat=lambda d: d.abs().mean(dim=1, keepdim=True)),
-            "the mean goes over the batch too: one mask for all the noises, of shape (1, 1, h, w).",
-        ),
-        Mistake(
-            lambda source, target: 1 - difference_mask(source, target),
-            "0 and 1 have changed places: 1 is where the prompts disagree.",
+            lambda ask, x, t, words, empty, s: ask(x, t, empty + s * (words - empty)),
+            "this guides the vectors. Guidance makes the difference of the two answers longer.",
         ),
     ),
 )
 
-_BARS = alpha_bar(betas())
+
+def _noises() -> list[tuple[Tensor, list[Tensor], list[float]]]:
+    uncond, fox, pizza = torch.randn((3, 2, 4, 3, 5), generator=torch.Generator().manual_seed(4))
+    return [(uncond, [fox], [4.0]), (uncond, [fox, pizza], [3.0, 2.5]), (uncond, [fox, pizza], [4.0, -1.5])]
 
 
-def _predict(x: Tensor, t: int) -> Tensor:
-    """A stand-in for the U-Net: near the noise of data that is standard normal, so that a run stays near 1."""
-    return (1 - _BARS[t]).sqrt() * x + 0.1 * torch.sin(3 * x)
-
-
-def _runs() -> list[tuple[Predict, Tensor, list[int], Tensor]]:
-    x0 = torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(6))
-    return [(_predict, x0, _TEN, _BARS), (_predict, x0, [601, 301, 1], _BARS)]
-
-
-INVERT = Exercise(
-    name="06.invert",
-    solution=invert,
-    cases=_runs,
+COMPOSE = Exercise(
+    name="06.compose",
+    solution=compose,
+    cases=_noises,
+    hints=(
+        "For one prompt it must be the guidance formula of this lesson.",
+        "A pull is a prompt's prediction minus the prediction without a prompt, times its scale.",
+        "The prediction without a prompt is counted once, however many prompts pull.",
+    ),
     mistakes=(
         Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps, bars),
-            "the timesteps count down, and this way leads up: go through them in reverse.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, told_start=True),
-            "the network is asked at the timestep the step starts from. Ask it at the one the step leads to.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: _invert(predict, x0, timesteps[::-1], bars, moves_on=False),
-            "every step starts from t = 0 here. The next one starts where the last one ended.",
-        ),
-        Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * torch.randn(x0.shape)
+            lambda uncond, noises, scales: (
+                uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
             ),
-            "this adds random noise. Asked for is the noise that leads back to x0: the network's own, step by step.",
+            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
         ),
         Mistake(
-            lambda predict, x0, timesteps, bars: (
-                bars[timesteps[0]].sqrt() * x0 + (1 - bars[timesteps[0]]).sqrt() * predict(x0, timesteps[0])
+            lambda uncond, noises, scales: sum(
+                uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
             ),
-            "this is one leap to the top. The network's answer changes on the way: ask it at every timestep.",
+            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
+            "this is the mean of the pulls. Prompts add up: what each of them weighs is said by its scale.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: sum(
+                scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
+            ),
+            "these are the pulls alone: add them to the prediction without a prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
+            "a negative scale has to keep its sign: it leads away from its prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
+            "the sign is turned around: the difference is prompt minus no prompt.",
+        ),
+        Mistake(
+            lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
+            "only the first prompt is in it. Sum over all of them.",
         ),
     ),
 )
 
-EXERCISES = (STEPS_LEFT, LATENT_MASK, DIFFERENCE_MASK, INVERT)
+SCALE = Quiz(
+    name="06.scale",
+    question="Some papers write guidance as ε_words + w (ε_words − ε_empty). They recommend w = 2. Which s is that?",
+    options=(
+        Option(
+            "s = 1: both formulas start at one of the two answers, and there the counting begins",
+            "s = 1 is the plain answer to the words. That is w = 0, where the second term is gone.",
+        ),
+        Option(
+            "s = 2: both multiply the same difference",
+            "They do, but this one starts at the answer to the words, which is one difference further on.",
+        ),
+        Option(
+            "s = 3: this formula starts one step later",
+            "From the empty answer it is one difference to the answer with words, and then w more: s = 1 + w.",
+            right=True,
+        ),
+    ),
+)
+NEGATIVE = Quiz(
+    name="06.negative",
+    question="The prompt is `a rose`, the negative prompt is `a rose` too, and s = 7.5. What is drawn?",
+    options=(
+        Option(
+            "Anything but a rose",
+            "For that the walk would have to lead away from the answer to `a rose`, and here it leads nowhere.",
+        ),
+        Option(
+            "A rose as at s = 1",
+            "Both answers are the same, so their difference is zero, and the plain answer to `a rose` is left.",
+            right=True,
+        ),
+        Option(
+            "A rose as at s = 7.5, since the prompt counts more than the negative prompt",
+            "The scale multiplies the difference of both answers, and that is zero here.",
+        ),
+        Option(
+            "A fog, because the two prompts cancel",
+            "They cancel in the difference only. The answer that it is added to is that for `a rose`.",
+        ),
+    ),
+)
+
+EXERCISES = (AT_ONCE, COMPOSE)
+QUIZZES = (SCALE, NEGATIVE)

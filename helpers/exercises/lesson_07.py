@@ -1,209 +1,682 @@
-"""The exercises of lesson 07: where the steps stand, two more ways to be second order, and a step with dice."""
+"""The exercises of lesson 07: four of Stable Diffusion's seven parts, Euler's loop, and the search for a wrong part.
 
-import math
-from collections.abc import Callable
+`make_suspect` makes the pipelines of the search for a wrong part. Reading on from there spoils it: each fault is named.
+"""
 
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from helpers.exercises import Exercise, Mistake
-
-Slope = Callable[[Tensor, float], Tensor]
-
-
-def trailing(steps: int, total: int) -> list[int]:
-    """Timesteps with equal gaps that begin at the last one: "trailing" in Lin et al. (2023), arXiv:2305.08891."""
-    return [round(total - i * total / steps) - 1 for i in range(steps)]
+from helpers import schedules
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    """One step along the slope in the middle of the way, which Euler's method finds with half a step."""
-    middle = (sigma + sigma_next) / 2
-    half = x + (middle - sigma) * slope(x, sigma)
-    return x + (sigma_next - sigma) * slope(half, middle)
+def token_ids(tokenizer: Any, text: str) -> Tensor:
+    """The ids of a text (1, tokens), filled up or cut to the length that the text encoder reads."""
+    return tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
 
 
-def two_step(
-    x: Tensor, eps: Tensor, eps_before: Tensor, sigma_before: float, sigma: float, sigma_next: float
+@torch.no_grad()
+def text_vectors(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
+    """The vectors of the empty prompt and of the words (2, tokens, width), in this order."""
+    return torch.cat([text_encoder(ids).last_hidden_state for ids in (empty_ids, word_ids)])
+
+
+def start_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
+    """Noise (B, *shape) for a batch in which every picture has a seed of its own."""
+    return torch.stack([torch.randn(shape, generator=_generator(seed)) for seed in seeds])
+
+
+def timesteps(steps: int) -> list[int]:
+    """Falling timesteps at whole, equal distances down to 1: spacing "leading" with an offset of 1."""
+    return [1 + 1000 // steps * i for i in reversed(range(steps))]
+
+
+@torch.no_grad()
+def guided_noise(unet: nn.Module, x: Tensor, t: int, vectors: Tensor, guidance: float) -> Tensor:
+    """Classifier-free guidance, one call of the U-Net for both prompts: Ho & Salimans (2022), equation 6."""
+    both = unet(torch.cat([x, x]), t, encoder_hidden_states=vectors.repeat_interleave(len(x), dim=0)).sample
+    without, words = both.chunk(2)
+    return without + guidance * (words - without)
+
+
+def ddim_loop(
+    predict: Callable[[Tensor, int], Tensor], x: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
 ) -> Tensor:
-    """Adams and Bashforth's method of two steps, of any two lengths; with equal ones PNDM's third step."""
-    length, length_before = sigma_next - sigma, sigma - sigma_before
-    return x + length * (eps + (eps - eps_before) * length / (2 * length_before))
+    """All DDIM steps down to t = 0: Song et al. (2020), arXiv:2010.02502, equation 12 with sigma 0."""
+    for t, t_next in pairwise([*timesteps, 0]):
+        x = _ddim(x, predict(x, t), alpha_bar[t], alpha_bar[t_next])
+    return x
 
 
-def ancestral_step(x: Tensor, eps: Tensor, sigma: float, sigma_next: float, z: Tensor) -> Tensor:
-    """Euler's step to below the next noise level, and fresh noise z back up to it: "Euler a"."""
-    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
-    down = math.sqrt(sigma_next**2 - up**2)
-    return x + (down - sigma) * eps + up * z
+@torch.no_grad()
+def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
+    """Clean latents as pictures (B, height, width, 3) of bytes."""
+    return _bytes(_painted(vae, x / vae.config.scaling_factor))
 
 
-TRAILING = Exercise(
-    name="07.trailing",
-    solution=trailing,
-    cases=[(steps, 1000) for steps in (1, 4, 5, 7, 20)] + [(3, 100)],
+def euler_loop(
+    predict: Callable[[Tensor, int], Tensor], noise: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
+) -> Tensor:
+    """The clean latents after all Euler steps: Song et al. (2020), arXiv:2010.02502, equations 13 and 14."""
+    sigmas = [((1 - alpha_bar[t]) / alpha_bar[t]) ** 0.5 for t in timesteps] + [torch.zeros(())]
+    x = noise * (sigmas[0] ** 2 + 1) ** 0.5
+    for t, (sigma, sigma_next) in zip(timesteps, pairwise(sigmas), strict=True):
+        x = x + (sigma_next - sigma) * predict(x / (sigma**2 + 1) ** 0.5, t)
+    return x
+
+
+def wrong_part(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> str | None:
+    """The name of the first part that answers otherwise than the sound one to the same inputs; None if none does."""
+    for name, given in inputs.items():
+        right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
+        if right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3):
+            return name
+    return None
+
+
+def _generator(seed: int) -> torch.Generator:
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+# --- 1 and 2: tokens and vectors, given in the lesson (as are the timesteps); the search for a wrong part compares them
+
+
+class _Tokenizer:
+    """In place of a CLIP tokenizer, with eight places: a number for each letter, 1 for the start and 2 for the end."""
+
+    model_max_length, bos_token_id, eos_token_id, pad_token_id = 8, 1, 2, 2
+
+    def __call__(
+        self,
+        text: str,
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        return_tensors: str | None = None,
+        add_special_tokens: bool = True,
+    ) -> SimpleNamespace:
+        most = max_length or self.model_max_length
+        ids = [ord(letter) for letter in text if letter != " "]
+        special = 2 if add_special_tokens else 0
+        if truncation:
+            ids = ids[: most - special]
+        if add_special_tokens:
+            ids = [1, *ids, 2]
+        mask = [1] * len(ids)
+        if padding == "max_length":
+            ids += [2] * (most - len(ids))
+        rows = torch.tensor([ids]) if return_tensors == "pt" else ids
+        return SimpleNamespace(input_ids=rows, attention_mask=torch.tensor([mask]) if return_tensors == "pt" else mask)
+
+
+class _TextEncoder(nn.Module):
+    """In place of a CLIP text encoder: vectors that depend on the ids, and those of the layer before the last."""
+
+    def forward(self, input_ids: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
+        vectors = torch.sin(input_ids[..., None] * torch.arange(1, 6))
+        return SimpleNamespace(last_hidden_state=vectors, hidden_states=(0.5 * vectors, vectors))
+
+
+# --- 3: noise
+
+START_NOISE = Exercise(
+    name="07.start_noise",
+    solution=start_noise,
+    cases=[((7, 3, 11), (4, 8, 8)), ((2, 2), (4, 4, 8)), ((5,), (4, 8, 8))],
+    hints=(
+        "Lesson 01 draws noise with `torch.randn` and a generator. How many generators do these pictures need?",
+        'Each has its own: `torch.Generator("cpu").manual_seed(seed)`. Draw each picture\'s noise alone.',
+        "`torch.stack` makes a batch of a list of tensors.",
+    ),
     mistakes=(
         Mistake(
-            lambda steps, total: [i * (total // steps) for i in reversed(range(steps))],
-            "this is the spacing 'leading', counted from the clean end. Begin at the last timestep of all.",
+            lambda seeds, shape: torch.randn((len(seeds), *shape), generator=_generator(seeds[0])),
+            "one generator drew for all of them, so only the first picture is that of its seed.",
         ),
         Mistake(
-            lambda steps, total: [round(total - i * total / steps) for i in range(steps)],
-            "timesteps count from 0, so the last one is total - 1: all of these are one too high.",
+            lambda seeds, shape: torch.stack([torch.randn(shape, generator=_generator(seeds[0])) for _ in seeds]),
+            "every picture starts from the same noise here: give each generator the seed of its own picture.",
         ),
         Mistake(
-            lambda steps, total: trailing(steps, total)[::-1],
-            "the right numbers, counted up. A run goes from noise to picture, from the highest down.",
+            lambda seeds, shape: start_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
+            "this counts up from the first seed; the seeds that were given need not follow each other.",
         ),
         Mistake(
-            lambda steps, total: [round(i * (total - 1) / max(1, steps - 1)) for i in reversed(range(steps))],
-            "this asks the network about t = 0, where nothing is left to do. The last step ends there; it begins a "
-            "whole gap above.",
+            lambda seeds, shape: torch.cat([torch.randn(shape, generator=_generator(seed)) for seed in seeds]),
+            "cat joins the pictures along their channels. A batch is a new dimension in front, which stack adds.",
         ),
         Mistake(
-            lambda steps, total: [int(total - i * total / steps) - 1 for i in range(steps)],
-            "int cuts the fraction off, which loses a timestep here and there: round instead.",
+            lambda seeds, shape: torch.stack([torch.rand(shape, generator=_generator(seed)) for seed in seeds]),
+            "rand draws evenly between 0 and 1. The noise of diffusion is normal: randn.",
+        ),
+        Mistake(
+            lambda seeds, shape: torch.randn((len(seeds), *shape)),
+            "these numbers do not come from the seeds: hand each torch.randn a generator.",
         ),
     ),
 )
 
 
-def _numbers(count: int, seed: int = 0) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return [torch.randn((2, 3), generator=generator) for _ in range(count)]
+# --- 5: guidance
 
 
-def _curved(x: Tensor, sigma: float) -> Tensor:
-    return torch.sin(x) / (1 + sigma)
+class _Unet(nn.Module):
+    """In place of a U-Net: an answer that depends on the latent, on the time and on the vectors."""
+
+    def forward(self, sample: Tensor, timestep: Any, encoder_hidden_states: Tensor, return_dict: bool = True) -> Any:
+        if len(sample) != len(encoder_hidden_states):
+            raise ValueError(f"{len(sample)} latents came with vectors for {len(encoder_hidden_states)}")
+        said = encoder_hidden_states.mean(dim=(1, 2))[:, None, None, None]
+        answer = torch.tanh(sample * (1 + float(timestep) / 1000) + said)
+        return SimpleNamespace(sample=answer) if return_dict else (answer,)
 
 
-def _heun(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    first = slope(x, sigma)
-    second = slope(x + (sigma_next - sigma) * first, sigma_next)
-    return x + (sigma_next - sigma) * (first + second) / 2
+def _guidance_cases() -> list[tuple[nn.Module, Tensor, int, Tensor, float]]:
+    generator = _generator(6)
+    vectors = torch.randn((2, 6, 5), generator=generator)
+    sizes = ((1, 500, 4.0), (3, 900, 7.5), (2, 20, 1.0))
+    return [(_Unet(), torch.randn((b, 4, 3, 3), generator=generator), t, vectors, s) for b, t, s in sizes]
 
 
-def _from_the_middle(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
-    half = x + (sigma_next - sigma) / 2 * slope(x, sigma)
-    return half + (sigma_next - sigma) * slope(half, (sigma + sigma_next) / 2)
+def _answers(unet: nn.Module, x: Tensor, t: int, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """What the U-Net says without words and with them."""
+    return guided_noise(unet, x, t, vectors, 0.0), guided_noise(unet, x, t, vectors, 1.0)
 
 
-MIDPOINT_STEP = Exercise(
-    name="07.midpoint_step",
-    solution=midpoint_step,
-    cases=lambda: [(_curved, _numbers(1)[0], *ends) for ends in ((4.0, 1.5), (1.0, 0.2), (0.5, 0.0))],
+def _guided_otherwise(mix: Callable[[Tensor, Tensor, float], Tensor]) -> Callable[..., Tensor]:
+    return lambda unet, x, t, vectors, guidance: mix(*_answers(unet, x, t, vectors), guidance)
+
+
+@torch.no_grad()
+def _in_turns(unet: nn.Module, x: Tensor, t: int, vectors: Tensor, guidance: float) -> Tensor:
+    """The vectors alternate, while the latents stand in two blocks."""
+    without, words = unet(torch.cat([x, x]), t, vectors.repeat(len(x), 1, 1)).sample.chunk(2)
+    return without + guidance * (words - without)
+
+
+GUIDED_NOISE = Exercise(
+    name="07.guided_noise",
+    solution=guided_noise,
+    cases=_guidance_cases,
+    hints=(
+        "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
+        "One call does both: the latents twice, and as many rows of vectors, first all the empty ones, then all words.",
+        "`.sample.chunk(2)` takes the two answers apart. Begin at the first, and go s times the way to the second.",
+    ),
     mistakes=(
         Mistake(
-            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, sigma),
-            "this is Euler's step, along the slope at the start. Go half of it, and look again.",
+            _guided_otherwise(lambda without, words, s: words + s * (without - words)),
+            "the two answers have changed places: the way begins at the one without words.",
         ),
         Mistake(
-            _heun,
-            "this is Heun's step, the mean of the slopes at both ends. The midpoint method uses one slope, in between.",
+            _guided_otherwise(lambda without, words, s: words + s * (words - without)),
+            "this begins at the answer with the words, and so goes one way too far: s = 1 has to change nothing.",
         ),
         Mistake(
-            lambda slope, x, sigma, sigma_next: (
-                x + (sigma_next - sigma) * slope(x + (sigma_next - sigma) / 2 * slope(x, sigma), sigma)
-            ),
-            "in the middle the noise level is another one too: tell the slope where it is asked.",
+            _guided_otherwise(lambda without, words, s: s * (words - without)),
+            "this is the way alone. It has to begin somewhere: at the answer without words.",
         ),
         Mistake(
-            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, (sigma + sigma_next) / 2),
-            "the noise level is that of the middle, but x has not moved: take half an Euler step first.",
+            _guided_otherwise(lambda without, words, s: words),
+            "this is the answer with the words, without guidance. Where does s come in?",
         ),
         Mistake(
-            _from_the_middle,
-            "the slope is right, but the whole step starts from x; the half step was only to look.",
+            _guided_otherwise(lambda without, words, s: without),
+            "this is the answer without words: nobody asked for anything.",
+        ),
+        Mistake(
+            _in_turns,
+            "with several latents the vectors are in another order than the latents: first all empty, then all words.",
         ),
     ),
 )
 
 
-def _two_step_cases() -> list[tuple]:
-    x, eps, eps_before = _numbers(3, seed=1)
-    return [(x, eps, eps_before, *sigmas) for sigmas in ((6.0, 4.0, 2.0), (9.0, 4.0, 1.0), (2.0, 0.9, 0.0))]
+# --- 6: the loop
 
 
-TWO_STEP = Exercise(
-    name="07.two_step",
-    solution=two_step,
-    cases=_two_step_cases,
+def _ddim(x: Tensor, eps: Tensor, a: Tensor, a_next: Tensor) -> Tensor:
+    x0 = (x - (1 - a) ** 0.5 * eps) / a**0.5
+    return a_next**0.5 * x0 + (1 - a_next) ** 0.5 * eps
+
+
+def _loop_cases() -> list[tuple[Callable[[Tensor, int], Tensor], Tensor, list[int], Tensor]]:
+    alpha_bar = schedules.alpha_bar(schedules.betas())
+    x = torch.randn((1, 4, 4, 4), generator=_generator(2))
+
+    def predict(x: Tensor, t: int) -> Tensor:  # near the noise of data that is standard normal
+        return (1 - alpha_bar[t]).sqrt() * x + 0.1 * torch.sin(3 * x)
+
+    return [(predict, x, times, alpha_bar) for times in (timesteps(20), timesteps(4), [999])]
+
+
+def _loop_otherwise(
+    *, last: int | None = 0, told: int = 0, step: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] = _ddim
+) -> Callable[..., Tensor]:
+    """A loop with mistakes: where it ends (None: with the last timestep), which timestep predict is told, the step."""
+
+    def wrong(predict: Callable[[Tensor, int], Tensor], x: Tensor, times: Sequence[int], alpha_bar: Tensor) -> Tensor:
+        a_of = torch.cat([alpha_bar, torch.ones(1)])
+        for pair in pairwise([*times, *([] if last is None else [last])]):
+            x = step(x, predict(x, max(pair[told], 0)), a_of[pair[0]], a_of[pair[1]])
+        return x
+
+    return wrong
+
+
+DDIM_LOOP = Exercise(
+    name="07.ddim_loop",
+    solution=ddim_loop,
+    cases=_loop_cases,
+    # A run of 20 steps adds up the roundings of each.
+    rtol=1e-3,
+    atol=1e-3,
+    hints=(
+        "One step has two moves: estimate x0, then put back the noise that belongs to the next timestep.",
+        "The first move uses alpha_bar[t], the second alpha_bar[t_next], and both the same predicted noise.",
+        "Which timestep comes after the last of the list? In Stable Diffusion's settings it is 0.",
+    ),
     mistakes=(
         Mistake(
-            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
-                x + (sigma_next - sigma) * (3 * eps - eps_before) / 2
-            ),
-            "right where both steps are equally long, as PNDM takes them. Here they are not: the change per unit of "
-            "sigma counts.",
+            _loop_otherwise(last=1000),
+            "nearly: this ends at the clean picture, alpha_bar 1. Stable Diffusion's settings end at alpha_bar[0].",
         ),
         Mistake(
-            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: x + (sigma_next - sigma) * eps,
-            "this is Euler's step. The answer of the call before tells how the slope changes.",
+            _loop_otherwise(last=None),
+            "one step is missing: the one from the last timestep of the list to 0.",
         ),
         Mistake(
-            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: two_step(
-                x, eps, 2 * eps - eps_before, sigma_before, sigma, sigma_next
-            ),
-            "the change has the wrong sign: carry on from before to now, not back.",
+            _loop_otherwise(last=999),
+            "alpha_bar[-1] is the noisiest of all to Python. The last step ends at alpha_bar[0].",
         ),
         Mistake(
-            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
-                x + (sigma_next - sigma) * (eps + (eps - eps_before) * (sigma_next - sigma) / (sigma - sigma_before))
-            ),
-            "this is the slope expected at the end. The mean along the step is the slope in its middle, half as far.",
+            _loop_otherwise(step=lambda x, eps, a, a_next: _ddim(x, eps, a, torch.ones(()))),
+            "this jumps to the clean picture at every step; after each estimate noise has to come back, a little less.",
         ),
         Mistake(
-            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
-                x
-                + (sigma_next - sigma)
-                * (eps + (eps - eps_before) * (sigma - sigma_before) / (2 * (sigma_next - sigma)))
-            ),
-            "the ratio of the lengths is upside down: a longer step before means a smaller change per unit.",
+            _loop_otherwise(step=lambda x, eps, a, a_next: _ddim(x, eps, a, a_next) + eps * _excess(a, a_next)),
+            "the noise comes back as strong as it was. It takes the strength of the next timestep.",
+        ),
+        Mistake(
+            _loop_otherwise(told=1),
+            "predict has to be told the timestep that x is at now, not the one it goes to.",
+        ),
+        Mistake(
+            _loop_otherwise(step=lambda x, eps, a, a_next: _ddim(x, eps, a**2, a_next**2)),
+            "alpha_bar is a share of the variance: the latents are multiplied by its root.",
         ),
     ),
 )
 
 
-def _split(sigma: float, sigma_next: float) -> tuple[float, float]:
-    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
-    return math.sqrt(sigma_next**2 - up**2), up
+def _excess(a: Tensor, a_next: Tensor) -> Tensor:
+    return (1 - a) ** 0.5 - (1 - a_next) ** 0.5
 
 
-def _ancestral_cases() -> list[tuple]:
-    x, eps, z = _numbers(3, seed=2)
-    return [(x, eps, *sigmas, z) for sigmas in ((14.6, 3.0), (2.0, 1.5), (0.4, 0.0))]
+# --- 7: pixels
 
 
-ANCESTRAL_STEP = Exercise(
-    name="07.ancestral_step",
-    solution=ancestral_step,
-    cases=_ancestral_cases,
+class _Vae(nn.Module):
+    """In place of a VAE: paints each place as a square of two by two pixels, some of them beyond -1 to 1."""
+
+    config = SimpleNamespace(scaling_factor=0.5)
+
+    def decode(self, z: Tensor, return_dict: bool = True) -> Any:
+        painted = 0.55 * z[:, :3].repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)
+        return SimpleNamespace(sample=painted) if return_dict else (painted,)
+
+
+def _painted(vae: nn.Module, z: Tensor) -> Tensor:
+    """What the decoder makes of z, from 0 to 1, what lies beyond cut off: (B, 3, height, width)."""
+    return (vae.decode(z).sample / 2 + 0.5).clamp(0, 1)
+
+
+def _bytes(unit: Tensor) -> np.ndarray:
+    """(B, 3, height, width) from 0 to 1 as (B, height, width, 3) from 0 to 255."""
+    return (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+
+
+def _not_clamped(vae: nn.Module, x: Tensor) -> np.ndarray:
+    unit = vae.decode(x / vae.config.scaling_factor).sample / 2 + 0.5
+    values = (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round()
+    return values.astype(np.int64).astype(np.uint8)  # in two steps, so that every machine wraps around alike
+
+
+TO_PIXELS = Exercise(
+    name="07.to_pixels",
+    solution=to_pixels,
+    cases=lambda: [(_Vae(), torch.randn((b, 4, 4, 6), generator=_generator(b))) for b in (1, 2)],
+    hints=(
+        "The decoder wants latents as the encoder made them: what did lesson 04 multiply them by?",
+        "The decoder answers with -1 for black and 1 for white. Bring that to 0 to 1, and cut off what lies beyond.",
+        "A picture has its colours last: `permute(0, 2, 3, 1)`. Then times 255, rounded, as `np.uint8`.",
+    ),
     mistakes=(
         Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps + _split(sigma, sigma_next)[1] * z,
-            "the step already ends at the next noise level, and the fresh noise comes on top: step to sigma_down.",
+            lambda vae, x: _bytes(_painted(vae, x)),
+            "the latents go into the decoder as they are: divide them by `vae.config.scaling_factor` first.",
         ),
         Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps,
-            "this is Euler's step, with no dice at all.",
+            lambda vae, x: _bytes(_painted(vae, x * vae.config.scaling_factor)),
+            "the scale is applied the wrong way round: the encoder's side multiplies, the decoder's side divides.",
         ),
         Mistake(
-            lambda x, eps, sigma, sigma_next, z: (
-                x + (_split(sigma, sigma_next)[0] - sigma) * eps + _split(sigma, sigma_next)[1] ** 2 * z
-            ),
-            "the formula gives the square of sigma_up, a variance; noise is multiplied by its root.",
+            _not_clamped,
+            "what lies beyond black and white wraps around and becomes its opposite: clamp it to 0 to 1 first.",
         ),
         Mistake(
-            lambda x, eps, sigma, sigma_next, z: (
-                x + (sigma_next - _split(sigma, sigma_next)[1] - sigma) * eps + _split(sigma, sigma_next)[1] * z
-            ),
-            "noise levels add by their squares: sigma_down is the root of a difference of squares.",
+            lambda vae, x: np.floor(
+                _painted(vae, x / vae.config.scaling_factor).permute(0, 2, 3, 1).float().cpu().numpy() * 255
+            ).astype(np.uint8),
+            "astype cuts off what follows the point, so that the picture is half a step too dark: round first.",
         ),
         Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (_split(sigma, sigma_next)[0] - sigma) * eps + sigma_next * z,
-            "too much fresh noise: with what was left, sigma_up must make up sigma_next, not be it.",
+            lambda vae, x: _bytes(vae.decode(x / vae.config.scaling_factor).sample.clamp(0, 1)),
+            "everything darker than the middle has become black: bring -1 to 1 to 0 to 1 before you cut off.",
+        ),
+        Mistake(
+            lambda vae, x: to_pixels(vae, x).transpose(0, 3, 1, 2),
+            "the colours stand in front of the pixels. In a picture they come last: (B, height, width, 3).",
+        ),
+        Mistake(
+            lambda vae, x: to_pixels(vae, x).transpose(0, 3, 1, 2).reshape(len(x), *to_pixels(vae, x).shape[1:]),
+            "reshape deals the numbers out anew, row by row, and tears the colours apart: permute moves whole axes.",
+        ),
+        Mistake(
+            lambda vae, x: to_pixels(vae, x)[0],
+            "this is the first picture alone. Keep the batch, also if it is one of one.",
         ),
     ),
 )
 
-EXERCISES = (TRAILING, MIDPOINT_STEP, TWO_STEP, ANCESTRAL_STEP)
+
+# --- Euler: the DDIM step in another unit
+
+
+def _wrong_euler(
+    *,
+    start: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
+    shown: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
+    unit: Callable[[Tensor], Tensor] = lambda a: ((1 - a) / a) ** 0.5,
+    sign: int = 1,
+    keep: bool = True,
+    last: int | None = None,
+    end: float | None = 0.0,
+) -> Callable[..., Tensor]:
+    """`euler_loop` with one thing wrong: start, what the U-Net is shown, sigma, direction, latents, steps, end."""
+
+    def wrong(
+        predict: Callable[[Tensor, int], Tensor], noise: Tensor, times: Sequence[int], alpha_bar: Tensor
+    ) -> Tensor:
+        sigmas = [unit(alpha_bar[t]) for t in times] + [unit(alpha_bar[0]) if end is None else torch.tensor(end)]
+        x = noise * start(sigmas[0])
+        for t, (sigma, sigma_next) in list(zip(times, pairwise(sigmas), strict=True))[:last]:
+            scaled = x / shown(sigma)
+            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, t)
+        return x
+
+    return wrong
+
+
+EULER_LOOP = Exercise(
+    name="07.euler_loop",
+    solution=euler_loop,
+    cases=_loop_cases,
+    rtol=1e-3,
+    atol=1e-3,
+    hints=(
+        "Divide both lines of the DDIM step by the root of alpha_bar. What becomes of x0 + sigma eps?",
+        "Put the estimate, x - sigma eps, into x_next = x0 + sigma_next eps: x0 drops out.",
+        "Keep x itself: the U-Net is shown x divided by the root of sigma² + 1, the step goes on from x.",
+    ),
+    mistakes=(
+        Mistake(
+            _wrong_euler(end=None),
+            "nearly: this ends at t = 0, as DDIM does here. Euler's list of sigmas ends at 0.",
+        ),
+        Mistake(
+            _wrong_euler(shown=lambda sigma: torch.ones(())),
+            "the U-Net is shown x as it is. It wants x_t: divide by the root of sigma² + 1.",
+        ),
+        Mistake(
+            _wrong_euler(start=lambda sigma: torch.ones(())),
+            "the start is too weak: `noise` is the first x_t, and x is x_t divided by the root of alpha_bar.",
+        ),
+        Mistake(
+            _wrong_euler(start=lambda sigma: sigma),
+            "nearly: x_t divided by the root of alpha_bar is x_t times the root of sigma² + 1, not times sigma.",
+        ),
+        Mistake(
+            _wrong_euler(keep=False),
+            "only what the U-Net is shown gets divided. The step goes on from x itself.",
+        ),
+        Mistake(
+            _wrong_euler(sign=-1),
+            "the steps go towards more noise: which of the two sigmas is the smaller one?",
+        ),
+        Mistake(
+            _wrong_euler(last=-1),
+            "one step is missing: the last one goes down to sigma = 0.",
+        ),
+        Mistake(
+            _wrong_euler(shown=lambda sigma: sigma**2 + 1),
+            "sigma² + 1 is a variance: divide by its square root.",
+        ),
+        Mistake(
+            _wrong_euler(unit=lambda a: (1 - a) / a),
+            "that is sigma²: the noise in x has the size sigma, its root.",
+        ),
+    ),
+)
+
+
+# --- which part is wrong?
+
+
+def _reversed_sums(sound: SimpleNamespace) -> Callable[..., Tensor]:
+    """Nothing wrong: the guided noise, added up in another order, so that its last bit differs."""
+
+    def guided_noise(unet: nn.Module, x: Tensor, t: int, vectors: Tensor, guidance: float) -> Tensor:
+        without, words = (sound.guided_noise(unet, x, t, vectors, s) for s in (0.0, 1.0))
+        return (1 - guidance) * without + guidance * words
+
+    return guided_noise
+
+
+def _one_step_short(sound: SimpleNamespace) -> Callable[..., Tensor]:
+    """The last latents are those of the last timestep: a step to the noise that is already there changes nothing."""
+
+    def ddim_loop(
+        predict: Callable[[Tensor, int], Tensor], x: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
+    ) -> Tensor:
+        kept = alpha_bar.clone()
+        kept[0] = kept[timesteps[-1]]
+        return sound.ddim_loop(predict, x, timesteps, kept)
+
+    return ddim_loop
+
+
+@torch.no_grad()
+def _layer_before(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
+    found = [text_encoder(ids, output_hidden_states=True).hidden_states[-2] for ids in (empty_ids, word_ids)]
+    return torch.cat(found)
+
+
+# In the order of their numbers, from 1: which part is wrong, and how it is made.
+_FAULTS: tuple[tuple[str, Callable[[SimpleNamespace], Callable[..., Any]]], ...] = (
+    ("ddim_loop", _one_step_short),
+    ("timesteps", lambda sound: lambda steps: [1 + int(1000 / steps * i) for i in reversed(range(steps))]),
+    ("text_vectors", lambda sound: _layer_before),
+    ("guided_noise", lambda sound: _in_turns),
+    (
+        "start_noise",
+        lambda sound: lambda seeds, shape: sound.start_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
+    ),
+)
+
+
+def make_suspect(sound: SimpleNamespace, number: int) -> SimpleNamespace:
+    """The seven parts of `sound` with one of them replaced by a wrong one, which `number` decides.
+
+    sound: its attributes are the parts, by name. Raises ValueError for a number that has no suspect.
+    """
+    if number not in range(1, len(_FAULTS) + 1):
+        raise ValueError(f"There is no suspect {number!r}: choose a number from 1 to {len(_FAULTS)}")
+    name, fault = _FAULTS[number - 1]
+    return SimpleNamespace(**{**vars(sound), name: fault(sound)})
+
+
+def _stand_ins() -> tuple[SimpleNamespace, dict[str, tuple]]:
+    """Sound parts, and for each the inputs that tell it from the wrong ones, with stand-ins for the networks."""
+    functions = (token_ids, text_vectors, start_noise, timesteps, guided_noise, ddim_loop, to_pixels)
+    predict, x, times, alpha_bar = _loop_cases()[0]
+    unet, latents, t, vectors, guidance = _guidance_cases()[1]
+    inputs = {
+        "token_ids": (_Tokenizer(), "fox"),
+        "text_vectors": (_TextEncoder(), torch.tensor([[1, 2, 2, 2]]), torch.tensor([[1, 5, 9, 2]])),
+        "start_noise": ([3, 8], (4, 4, 4)),
+        "timesteps": (30,),
+        "guided_noise": (unet, latents, t, vectors, guidance),
+        "ddim_loop": (predict, x, times, alpha_bar),
+        "to_pixels": (_Vae(), x),
+    }
+    return SimpleNamespace(**{function.__name__: function for function in functions}), inputs
+
+
+def _wrong_part_cases() -> list[tuple[SimpleNamespace, SimpleNamespace, dict[str, tuple]]]:
+    sound, inputs = _stand_ins()
+    others = (
+        {},
+        {"guided_noise": _reversed_sums(sound)},
+        {"token_ids": lambda tokenizer, text: token_ids(tokenizer, text)[:, :5]},
+        {"to_pixels": lambda vae, x: to_pixels(vae, x) ^ 1},  # each byte by 1
+        {"timesteps": lambda steps: [t - 1 for t in timesteps(steps)]},
+        {"text_vectors": lambda *given: text_vectors(*given).flip(0)},  # of the same mean
+    )
+    suspects = [SimpleNamespace(**{**vars(sound), **other}) for other in others]
+    suspects += [make_suspect(sound, number) for number in range(1, len(_FAULTS) + 1)]
+    return [(sound, one, inputs) for one in suspects]
+
+
+def _wrong_search(
+    differ: Callable[[Tensor, Tensor], bool], answer: Callable[[str, int], Any] = lambda name, place: name
+) -> Callable[..., Any]:
+    """`wrong_part` with another comparison, or another answer than the part's name."""
+
+    def wrong(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> Any:
+        for place, (name, given) in enumerate(inputs.items(), start=1):
+            right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
+            if differ(right, other):
+                return answer(name, place)
+        return None
+
+    return wrong
+
+
+def _apart(right: Tensor, other: Tensor) -> bool:
+    return right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3)
+
+
+WRONG_PART = Exercise(
+    name="07.wrong_part",
+    solution=wrong_part,
+    cases=_wrong_part_cases,
+    hints=(
+        "`getattr(sound, name)(*inputs[name])` is what the sound part answers. Ask the suspect's part the same.",
+        "`torch.as_tensor` makes tensors of lists, arrays and tensors alike; `.double()` makes them comparable.",
+        "Answers may differ in shape: look at that first. Then `torch.allclose` with a small `atol`, such as 1e-3.",
+    ),
+    mistakes=(
+        Mistake(
+            _wrong_search(lambda right, other: not torch.equal(right, other)),
+            "one suspect is sound, and only adds up in another order: its last bits differ. Allow a small tolerance.",
+        ),
+        Mistake(
+            _wrong_search(lambda right, other: not torch.allclose(right.double(), other.double(), atol=1e-3)),
+            "a part that answers with another shape cannot be compared number by number: look at the shapes first.",
+        ),
+        Mistake(
+            _wrong_search(lambda right, other: right.shape != other.shape),
+            "equal shapes are not enough: compare the numbers too.",
+        ),
+        Mistake(
+            _wrong_search(
+                lambda right, other: (
+                    right.shape != other.shape
+                    or not torch.allclose(right.double().mean(), other.double().mean(), atol=1e-3)
+                )
+            ),
+            "equal means are not enough: two rows that have changed places have the mean of the right ones.",
+        ),
+        Mistake(
+            _wrong_search(
+                lambda right, other: (
+                    right.shape != other.shape or float((right.double() - other.double()).abs().max()) > 1
+                )
+            ),
+            "a tolerance of 1 is too wide: bytes and timesteps can be off by 1.",
+        ),
+        Mistake(
+            _wrong_search(_apart, lambda name, place: place),
+            "this is the part's number: answer with its name, the key in `inputs`.",
+        ),
+        Mistake(
+            _wrong_search(_apart, lambda name, place: True),
+            "that something is wrong is half of the answer: which part is it?",
+        ),
+    ),
+)
+
+EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS, EULER_LOOP, WRONG_PART)
+
+ONE_GENERATOR = Quiz(
+    name="07.one_generator",
+    question="You drew four pictures at once with one generator, seed 7, and like the third. How do you draw it again?",
+    options=(
+        Option(
+            "With a batch of one and seed 9",
+            "That counts from 7 to 9. But nobody started a generator with 9: the third noise is what one generator, "
+            "started with 7, drew third.",
+        ),
+        Option(
+            "With a batch of one and seed 7",
+            "That gives the first noise of this generator, and so the first picture again.",
+        ),
+        Option(
+            "With all four noises of seed 7, of which you keep the third",
+            "Its noise has no seed of its own. You have to draw the two before it too, if only their noise.",
+            right=True,
+        ),
+    ),
+)
+
+UNIT_NOISE = Quiz(
+    name="07.unit_noise",
+    question="At t = 1 the latent is nearly clean. What is the standard deviation of the ε that the U-Net was trained "
+    "to find in it?",
+    options=(
+        Option(
+            "Near 0, since hardly any noise is left",
+            "What is small is `sqrt(1 - alpha_bar)`, the factor in front of ε. In training ε was standard normal at "
+            "every t, and that is what the network learnt to find.",
+        ),
+        Option(
+            "Near 1, as at every other timestep",
+            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network "
+            "answers can be weaker: the next figure shows it.",
+            right=True,
+        ),
+        Option(
+            "About `sqrt(1 - alpha_bar)`, the size of the noise in the latent",
+            "That is the size of the product. The network is asked for ε alone, before it is multiplied.",
+        ),
+    ),
+)
+
+QUIZZES = (ONE_GENERATOR, UNIT_NOISE)

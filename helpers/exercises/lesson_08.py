@@ -1,183 +1,138 @@
-"""The exercises of lesson 08: the Min-SNR weight, averaged weights, the ends of a flow's line, missing labels."""
+"""The exercises of lesson 08: a mask for latents, and a mask out of two prompts."""
+
+from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
 
 
-def min_snr_weight(alpha_bar: Tensor, gamma: float) -> Tensor:
-    """The weight of the error in eps: Hang et al. (2023), arXiv:2303.09556, section 3.4."""
-    snr = alpha_bar / (1 - alpha_bar)
-    return snr.clamp(max=gamma) / snr
+def latent_mask(mask: Tensor, factor: int) -> Tensor:
+    """A mask of pixels as one of latents: 1 where any pixel of the place is to be drawn anew.
+
+    mask: (H, W) bool, True is drawn anew; factor divides both sides. Returns (1, 1, H / factor, W / factor), float32.
+    """
+    return F.max_pool2d(mask[None, None].float(), factor)
 
 
-def averaged_weights(mean: Tensor, now: Tensor, step: int, decay: float) -> Tensor:
-    """One update of an exponential moving average whose decay starts small, as in diffusers' EMAModel."""
-    d = min(decay, (1 + step) / (10 + step))
-    return d * mean + (1 - d) * now
+def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
+    """Where two prompts disagree: the mask of DiffEdit (Couairon et al., 2022, arXiv:2210.11427), without its clipping.
+
+    noise_source, noise_target: (B, C, h, w), the predictions of both prompts for the same B noisy latents.
+    Returns (1, 1, h, w), float32: 1 where the mean magnitude of the difference, rescaled to 0 to 1, is above one half.
+    """
+    heat = (noise_target - noise_source).abs().mean(dim=(0, 1), keepdim=True)
+    return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
 
 
-def ends(x_s: Tensor, v: Tensor, s: float) -> tuple[Tensor, Tensor]:
-    """x0 and eps from a point of the line x_s = (1 - s) x0 + s eps and its velocity v = eps - x0."""
-    return x_s - s * v, x_s + (1 - s) * v
+def _masks() -> list[tuple[Tensor, int]]:
+    disc = torch.zeros((24, 32), dtype=torch.bool)
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
+    disc[(rows - 9) ** 2 + (columns - 14) ** 2 < 60] = True
+    box = torch.zeros((16, 16), dtype=torch.bool)
+    box[3:13, 5:11] = True
+    return [(disc, 8), (disc, 4), (box, 2)]
 
 
-def drop_labels(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """Labels with a share replaced by the empty one: Ho and Salimans (2022), arXiv:2207.12598, Algorithm 1."""
-    return torch.where(dice < share, nothing, labels)
+def _blocks(mask: Tensor, factor: int) -> Tensor:
+    """(h, w, factor * factor), float: the pixels of each place."""
+    blocks = mask.float().unflatten(0, (-1, factor)).unflatten(2, (-1, factor))
+    return blocks.transpose(1, 2).flatten(2)
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
-
-MIN_SNR_WEIGHT = Exercise(
-    name="08.min_snr_weight",
-    solution=min_snr_weight,
-    cases=[(_LEVELS, 5.0), (_LEVELS, 1.0), (_LEVELS[:2], 20.0)],
+LATENT_MASK = Exercise(
+    name="08.latent_mask",
+    solution=latent_mask,
+    cases=_masks,
     mistakes=(
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "this is the weight of the error in x0. For the error in eps it is divided by the SNR.",
+            lambda mask, factor: mask[::factor, ::factor][None, None].float(),
+            "this looks at one pixel of each place, its corner, as the library does. Ask all of its pixels.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)).clamp(min=gamma) / (alpha_bar / (1 - alpha_bar)),
-            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
+            lambda mask, factor: _blocks(mask, factor).mean(dim=2)[None, None],
+            "this is the share of each place that is masked. A place with any masked pixel counts whole: 1.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (alpha_bar / (1 - alpha_bar)) / (alpha_bar / (1 - alpha_bar)).clamp(max=gamma),
-            "upside down: the smaller of the two stands above, the SNR below.",
+            lambda mask, factor: (_blocks(mask, factor).mean(dim=2) >= 0.5)[None, None].float(),
+            "this goes by the majority, and leaves masked pixels at the edge as they were. One pixel is enough.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: (
-                (alpha_bar / (1 - alpha_bar)).sqrt().clamp(max=gamma) / (alpha_bar / (1 - alpha_bar)).sqrt()
+            lambda mask, factor: _blocks(mask, factor).amin(dim=2)[None, None],
+            "this asks for all pixels of a place to be masked. One is enough.",
+        ),
+        Mistake(
+            lambda mask, factor: 1 - latent_mask(mask, factor),
+            "0 and 1 have changed places: 1 is drawn anew, 0 is kept.",
+        ),
+        Mistake(
+            lambda mask, factor: latent_mask(mask, factor)[0, 0],
+            "the values are right; the shape is that of latents, (1, 1, h, w), to fit every batch and channel.",
+        ),
+    ),
+)
+
+
+def _predictions() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(6)
+    cases = []
+    for gain in (1.0, 4.0):
+        source = torch.randn((3, 4, 6, 8), generator=generator)
+        change = 0.3 * torch.randn(source.shape, generator=generator)
+        change[:, :, 2:5, 3:6] += torch.randn((3, 4, 3, 3), generator=generator)
+        cases.append((source, source + gain * change))
+    return cases
+
+
+def _difference_mask(
+    source: Tensor, target: Tensor, *, heat: Callable[[Tensor], Tensor], rescale: bool = True
+) -> Tensor:
+    values = heat(target - source)
+    if rescale:
+        values = (values - values.min()) / (values.max() - values.min())
+    return (values > 0.5).float()
+
+
+def _mean_magnitude(change: Tensor) -> Tensor:
+    return change.abs().mean(dim=(0, 1), keepdim=True)
+
+
+DIFFERENCE_MASK = Exercise(
+    name="08.difference_mask",
+    solution=difference_mask,
+    cases=_predictions,
+    mistakes=(
+        Mistake(
+            lambda source, target: _difference_mask(source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True)),
+            "differences of both signs cancel in the mean: take magnitudes first.",
+        ),
+        Mistake(
+            lambda source, target: _difference_mask(
+                source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True).abs()
             ),
-            "this takes a root: the SNR is a ratio of variances, alpha_bar / (1 - alpha_bar).",
+            "the magnitude comes before the mean: after it, differences of both signs have cancelled.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: alpha_bar.clamp(max=gamma) / alpha_bar,
-            "alpha_bar is not yet the signal-to-noise ratio; divide it by 1 - alpha_bar.",
+            lambda source, target: _difference_mask(source, target, heat=_mean_magnitude, rescale=False),
+            "the threshold is for values rescaled to 0 to 1: subtract the smallest, divide by the range.",
         ),
         Mistake(
-            lambda alpha_bar, gamma: ((1 - alpha_bar) / alpha_bar).clamp(max=gamma) / ((1 - alpha_bar) / alpha_bar),
-            "this is noise over signal. The SNR is signal over noise.",
+            lambda source, target: (
+                _mean_magnitude(target - source) / _mean_magnitude(target - source).max() > 0.5
+            ).float(),
+            "the smallest value has to become 0 as well: subtract it before you divide.",
+        ),
+        Mistake(
+            lambda source, target: _difference_mask(source, target, heat=lambda d: d.abs().mean(dim=1, keepdim=True)),
+            "the mean goes over the batch too: one mask for all the noises, of shape (1, 1, h, w).",
+        ),
+        Mistake(
+            lambda source, target: 1 - difference_mask(source, target),
+            "0 and 1 have changed places: 1 is where the prompts disagree.",
         ),
     ),
 )
 
-
-def _states() -> list[tuple]:
-    mean, now = _normal(4, seed=0), _normal(4, seed=1)
-    return [(mean, now, 0, 0.99), (mean, now, 50, 0.99), (mean, now, 5000, 0.99), (mean, now, 5000, 0.5)]
-
-
-AVERAGED_WEIGHTS = Exercise(
-    name="08.averaged_weights",
-    solution=averaged_weights,
-    cases=_states,
-    mistakes=(
-        Mistake(
-            lambda mean, now, step, decay: decay * mean + (1 - decay) * now,
-            "the decay is full from the first step on, so the random start stays in the mean for long.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: averaged_weights(now, mean, step, decay),
-            "the two are swapped: d belongs to the mean, and 1 - d to the weights of now.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: (
-                max(decay, (1 + step) / (10 + step)) * mean + (1 - max(decay, (1 + step) / (10 + step))) * now
-            ),
-            "this takes the larger of the two decays. The smaller one lets the beginning be forgotten.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: averaged_weights(mean, now, step, 1.0),
-            "`decay` is not used: it is the largest that d becomes.",
-        ),
-        Mistake(
-            lambda mean, now, step, decay: (step * mean + now) / (step + 1),
-            "this is the plain mean of all states. It would never forget the first ones.",
-        ),
-    ),
-)
-
-
-def _points() -> list[tuple]:
-    x0, eps = _normal(2, 4, seed=2), _normal(2, 4, seed=3)
-    return [((1 - s) * x0 + s * eps, eps - x0, s) for s in (1.0, 0.75, 0.25, 0.0)]
-
-
-ENDS = Exercise(
-    name="08.ends",
-    solution=ends,
-    cases=_points,
-    mistakes=(
-        Mistake(
-            lambda x_s, v, s: ends(x_s, v, s)[::-1],
-            "both are right, in the other order: first x0, then eps.",
-        ),
-        Mistake(
-            lambda x_s, v, s: (x_s + s * v, x_s - (1 - s) * v),
-            "the signs are turned round: v points from the picture to the noise.",
-        ),
-        Mistake(
-            lambda x_s, v, s: (x_s - (1 - s) * v, x_s + s * v),
-            "s is counted from the picture: x0 is s away, and eps 1 - s.",
-        ),
-        Mistake(
-            lambda x_s, v, s: (x_s - v, x_s + v),
-            "a whole v leads from one end to the other, and x_s lies somewhere between. How far is it to each?",
-        ),
-        Mistake(
-            lambda x_s, v, s: x_s - s * v,
-            "this is x0. Give both ends, as a pair.",
-        ),
-    ),
-)
-
-
-def _batches() -> list[tuple]:
-    labels = torch.arange(8)
-    dice = torch.rand(8, generator=torch.Generator().manual_seed(4))
-    return [(labels, dice, 0.5, 8), (labels, dice, 0.0, 8), (labels, dice, 1.0, 8), (labels.flip(0), dice, 0.3, 9)]
-
-
-def _dropped_by_place(labels: Tensor, dice: Tensor, share: float, nothing: int) -> Tensor:
-    """The first of the batch, always."""
-    answer = labels.clone()
-    answer[: round(share * len(labels))] = nothing
-    return answer
-
-
-DROP_LABELS = Exercise(
-    name="08.drop_labels",
-    solution=drop_labels,
-    cases=_batches,
-    mistakes=(
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice > share, nothing, labels),
-            "the share that is kept and the one that is replaced are swapped: replace where the dice are below it.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice < share, 0, labels),
-            "0 is the first thing's label. The empty one is `nothing`.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: torch.where(dice[0] < share, nothing, labels),
-            "one throw decides for the whole batch. Each picture has its own.",
-        ),
-        Mistake(
-            lambda labels, dice, share, nothing: labels[dice >= share],
-            "the pictures are still there, so each needs a label: replace it, do not leave it out.",
-        ),
-        Mistake(
-            _dropped_by_place,
-            "these are always the first of a batch. Use the dice, picture by picture.",
-        ),
-    ),
-)
-
-EXERCISES = (MIN_SNR_WEIGHT, AVERAGED_WEIGHTS, ENDS, DROP_LABELS)
+EXERCISES = (LATENT_MASK, DIFFERENCE_MASK)

@@ -1,5 +1,6 @@
-"""The exercises of lesson 09: a layer with an adapter, its size, the loss with a prior, several adapters in one."""
+"""The exercises of lesson 09: where the steps stand, two more ways to be second order, and a step with dice."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -7,212 +8,202 @@ from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake
 
-Adapter = tuple[Tensor, Tensor, float, float]  # a (r, in), b (out, r), alpha, scale
+Slope = Callable[[Tensor, float], Tensor]
 
 
-def adapted(x: Tensor, weight: Tensor, a: Tensor, b: Tensor, alpha: float, scale: float) -> Tensor:
-    """A linear layer with LoRA: Hu et al. (2021), arXiv:2106.09685, equation 3, with the scaling of section 4.1."""
-    return x @ weight.T + scale * alpha / len(a) * (x @ a.T @ b.T)
+def trailing(steps: int, total: int) -> list[int]:
+    """Timesteps with equal gaps that begin at the last one: "trailing" in Lin et al. (2023), arXiv:2305.08891."""
+    return [round(total - i * total / steps) - 1 for i in range(steps)]
 
 
-def lora_size(shapes: list[tuple[int, int]], rank: int) -> int:
-    """How many numbers the adapters of layers with matrices of these shapes (out, in) hold."""
-    return sum(rank * (rows + columns) for rows, columns in shapes)
+def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    """One step along the slope in the middle of the way, which Euler's method finds with half a step."""
+    middle = (sigma + sigma_next) / 2
+    half = x + (middle - sigma) * slope(x, sigma)
+    return x + (sigma_next - sigma) * slope(half, middle)
 
 
-def prior_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
-    """The loss with prior preservation of a batch whose second half is rehearsed: Ruiz et al. (2022), section 3.3."""
-    new, old = (predicted - eps).square().chunk(2)
-    return new.mean() + weight * old.mean()
+def two_step(
+    x: Tensor, eps: Tensor, eps_before: Tensor, sigma_before: float, sigma: float, sigma_next: float
+) -> Tensor:
+    """Adams and Bashforth's method of two steps, of any two lengths; with equal ones PNDM's third step."""
+    length, length_before = sigma_next - sigma, sigma - sigma_before
+    return x + length * (eps + (eps - eps_before) * length / (2 * length_before))
 
 
-def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    """One adapter (a, b) whose product is the sum of all, with every factor in it."""
-    a = torch.cat([a for a, _, _, _ in adapters])
-    b = torch.cat([scale * alpha / len(a) * b for a, b, alpha, scale in adapters], dim=1)
-    return a, b
+def ancestral_step(x: Tensor, eps: Tensor, sigma: float, sigma_next: float, z: Tensor) -> Tensor:
+    """Euler's step to below the next noise level, and fresh noise z back up to it: "Euler a"."""
+    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
+    down = math.sqrt(sigma_next**2 - up**2)
+    return x + (down - sigma) * eps + up * z
 
 
-def _normal(*shape: int, seed: int) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def _layers() -> list[tuple]:
-    x, weight = _normal(3, 5, seed=0), _normal(4, 5, seed=1)
-    return [
-        (x, weight, _normal(rank, 5, seed=2), _normal(4, rank, seed=3), alpha, scale)
-        for rank, alpha, scale in ((2, 3.0, 0.5), (1, 1.0, 1.0), (3, 6.0, 0.0))
-    ]
-
-
-ADAPTED = Exercise(
-    name="09.adapted",
-    solution=adapted,
-    cases=_layers,
+TRAILING = Exercise(
+    name="09.trailing",
+    solution=trailing,
+    cases=[(steps, 1000) for steps in (1, 4, 5, 7, 20)] + [(3, 100)],
     mistakes=(
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * (x @ a.T @ b.T),
-            "the factor alpha / r is missing; r is the number of rows of `a`.",
+            lambda steps, total: [i * (total // steps) for i in reversed(range(steps))],
+            "this is the spacing 'leading', counted from the clean end. Begin at the last timestep of all.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha * (x @ a.T @ b.T),
-            "alpha is divided by the rank, so that a higher rank does not make the change stronger by itself.",
+            lambda steps, total: [round(total - i * total / steps) for i in range(steps)],
+            "timesteps count from 0, so the last one is total - 1: all of these are one too high.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + alpha / len(a) * (x @ a.T @ b.T),
-            "the scale is not used: with 0 the adapter must be off.",
+            lambda steps, total: trailing(steps, total)[::-1],
+            "the right numbers, counted up. A run goes from noise to picture, from the highest down.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * alpha / len(a) * (x @ a.T @ b.T),
-            "this is what the adapter adds. The frozen layer's own output belongs to it.",
+            lambda steps, total: [round(i * (total - 1) / max(1, steps - 1)) for i in reversed(range(steps))],
+            "this asks the network about t = 0, where nothing is left to do. The last step ends there; it begins a "
+            "whole gap above.",
         ),
         Mistake(
-            lambda x, weight, a, b, alpha, scale: scale * (x @ weight.T + alpha / len(a) * (x @ a.T @ b.T)),
-            "the scale turns the adapter alone; the frozen layer stays at full strength.",
-        ),
-        Mistake(
-            lambda x, weight, a, b, alpha, scale: x @ weight.T + scale * alpha / len(a) * (x @ a @ b),
-            "the shapes do not meet: `a` is (r, in) and `b` (out, r), as the weights of linear layers, so transpose.",
-        ),
-    ),
-)
-
-_SHAPES = [(320, 320), (320, 768), (1280, 1280)]
-
-LORA_SIZE = Exercise(
-    name="09.lora_size",
-    solution=lora_size,
-    cases=[(_SHAPES, 4), (_SHAPES[:1], 1), ([(64, 128)], 16)],
-    mistakes=(
-        Mistake(
-            lambda shapes, rank: sum(rows * columns for rows, columns in shapes),
-            "this counts the frozen matrices. The adapter of each holds two thin ones.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * rows * columns for rows, columns in shapes),
-            "A has the shape (r, in) and B (out, r): their sizes add up, they are not multiplied.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rows + columns for rows, columns in shapes),
-            "this is right for rank 1. Each further rank needs as many again.",
-        ),
-        Mistake(
-            lambda shapes, rank: sum(rank * columns for _, columns in shapes),
-            "this counts A alone; B has r columns of `out` numbers.",
+            lambda steps, total: [int(total - i * total / steps) - 1 for i in range(steps)],
+            "int cuts the fraction off, which loses a timestep here and there: round instead.",
         ),
     ),
 )
 
 
-def _losses() -> list[tuple]:
-    predicted, eps = _normal(6, 2, 3, 3, seed=4), _normal(6, 2, 3, 3, seed=5)
-    predicted[:3] *= 2  # so that the two halves differ
-    return [(predicted, eps, 0.5), (predicted, eps, 0.0), (predicted, eps, 1.0)]
+def _numbers(count: int, seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn((2, 3), generator=generator) for _ in range(count)]
 
 
-def _summed_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
-    new, old = (predicted - eps).square().chunk(2)
-    return new.sum() + weight * old.sum()
+def _curved(x: Tensor, sigma: float) -> Tensor:
+    return torch.sin(x) / (1 + sigma)
 
 
-PRIOR_LOSS = Exercise(
-    name="09.prior_loss",
-    solution=prior_loss,
-    cases=_losses,
+def _heun(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    first = slope(x, sigma)
+    second = slope(x + (sigma_next - sigma) * first, sigma_next)
+    return x + (sigma_next - sigma) * (first + second) / 2
+
+
+def _from_the_middle(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
+    half = x + (sigma_next - sigma) / 2 * slope(x, sigma)
+    return half + (sigma_next - sigma) * slope(half, (sigma + sigma_next) / 2)
+
+
+MIDPOINT_STEP = Exercise(
+    name="09.midpoint_step",
+    solution=midpoint_step,
+    cases=lambda: [(_curved, _numbers(1)[0], *ends) for ends in ((4.0, 1.5), (1.0, 0.2), (0.5, 0.0))],
     mistakes=(
         Mistake(
-            lambda predicted, eps, weight: (predicted - eps).square().mean(),
-            "this is the mean over all pictures alike. Split the batch, and weigh the second half.",
+            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, sigma),
+            "this is Euler's step, along the slope at the start. Go half of it, and look again.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted.flip(0), eps.flip(0), weight),
-            "the halves are swapped: the first is new and the second is rehearsed, and lambda belongs to that.",
+            _heun,
+            "this is Heun's step, the mean of the slopes at both ends. The midpoint method uses one slope, in between.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / 2,
-            "half of it: the two means are added, not averaged.",
+            lambda slope, x, sigma, sigma_next: (
+                x + (sigma_next - sigma) * slope(x + (sigma_next - sigma) / 2 * slope(x, sigma), sigma)
+            ),
+            "in the middle the noise level is another one too: tell the slope where it is asked.",
         ),
         Mistake(
-            lambda predicted, eps, weight: prior_loss(predicted, eps, weight) / (1 + weight),
-            "lambda is a factor of the second part alone; the sum is not divided again.",
+            lambda slope, x, sigma, sigma_next: x + (sigma_next - sigma) * slope(x, (sigma + sigma_next) / 2),
+            "the noise level is that of the middle, but x has not moved: take half an Euler step first.",
         ),
         Mistake(
-            _summed_loss,
-            "sums instead of means: take the mean over everything in each half.",
+            _from_the_middle,
+            "the slope is right, but the whole step starts from x; the half step was only to look.",
         ),
     ),
 )
 
 
-def _adapters() -> list[tuple]:
-    first = (_normal(2, 5, seed=6), _normal(4, 2, seed=7), 3.0, 0.5)
-    second = (_normal(3, 5, seed=8), _normal(4, 3, seed=9), 6.0, 1.0)
-    third = (_normal(1, 5, seed=10), _normal(4, 1, seed=11), 1.0, -1.0)
-    return [([first, second],), ([first, second, third],), ([third],)]
+def _two_step_cases() -> list[tuple]:
+    x, eps, eps_before = _numbers(3, seed=1)
+    return [(x, eps, eps_before, *sigmas) for sigmas in ((6.0, 4.0, 2.0), (9.0, 4.0, 1.0), (2.0, 0.9, 0.0))]
 
 
-def _ranks_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    """One rank for all, that of the result."""
-    a = torch.cat([a for a, _, _, _ in adapters])
-    return a, torch.cat([scale * alpha / len(a) * b for _, b, alpha, scale in adapters], dim=1)
-
-
-Factor = Callable[[int, float, float], float]  # of rank, alpha and scale
-
-
-def _one(rank: int, alpha: float, scale: float) -> float:
-    return 1.0
-
-
-def _whole(rank: int, alpha: float, scale: float) -> float:
-    return scale * alpha / rank
-
-
-def _merged(adapters: list[Adapter], in_b: Factor, in_a: Factor = _one) -> tuple[Tensor, Tensor]:
-    """The matrices of all adapters side by side, each times a factor; `merge` has all of it in b."""
-    a = torch.cat([in_a(len(a), alpha, scale) * a for a, _, alpha, scale in adapters])
-    b = torch.cat([in_b(len(a), alpha, scale) * b for a, b, alpha, scale in adapters], dim=1)
-    return a, b
-
-
-def _all_summed(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
-    return sum(a for a, *_ in adapters), sum(scale * alpha / len(a) * b for a, b, alpha, scale in adapters)
-
-
-MERGE = Exercise(
-    name="09.merge",
-    solution=merge,
-    cases=_adapters,
+TWO_STEP = Exercise(
+    name="09.two_step",
+    solution=two_step,
+    cases=_two_step_cases,
     mistakes=(
         Mistake(
-            lambda adapters: _merged(adapters, _one),
-            "the matrices stand side by side, as they should. But each has its own alpha / r and scale to go in.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x + (sigma_next - sigma) * (3 * eps - eps_before) / 2
+            ),
+            "right where both steps are equally long, as PNDM takes them. Here they are not: the change per unit of "
+            "sigma counts.",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, lambda rank, alpha, scale: alpha / rank),
-            "alpha / r is in it; the scales are missing.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: x + (sigma_next - sigma) * eps,
+            "this is Euler's step. The answer of the call before tells how the slope changes.",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, lambda rank, alpha, scale: scale),
-            "the scales are in it; alpha / r of each adapter is missing.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: two_step(
+                x, eps, 2 * eps - eps_before, sigma_before, sigma, sigma_next
+            ),
+            "the change has the wrong sign: carry on from before to now, not back.",
         ),
         Mistake(
-            _ranks_summed,
-            "alpha is divided by the adapter's own rank, not by that of the result.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x + (sigma_next - sigma) * (eps + (eps - eps_before) * (sigma_next - sigma) / (sigma - sigma_before))
+            ),
+            "this is the slope expected at the end. The mean along the step is the slope in its middle, half as far.",
         ),
         Mistake(
-            lambda adapters: _merged(adapters, in_b=_whole, in_a=_whole),
-            "the factor is in both matrices, so it counts squared: put it into one of them, b.",
-        ),
-        Mistake(
-            lambda adapters: _merged(adapters, in_b=_one, in_a=_whole),
-            "the product is right. The check compares the two matrices, and expects the factors in b.",
-        ),
-        Mistake(
-            _all_summed,
-            "the sum of the As times the sum of the Bs has mixed terms, and needs equal ranks. Put them side by side.",
+            lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
+                x
+                + (sigma_next - sigma)
+                * (eps + (eps - eps_before) * (sigma - sigma_before) / (2 * (sigma_next - sigma)))
+            ),
+            "the ratio of the lengths is upside down: a longer step before means a smaller change per unit.",
         ),
     ),
 )
 
-EXERCISES = (ADAPTED, LORA_SIZE, PRIOR_LOSS, MERGE)
+
+def _split(sigma: float, sigma_next: float) -> tuple[float, float]:
+    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
+    return math.sqrt(sigma_next**2 - up**2), up
+
+
+def _ancestral_cases() -> list[tuple]:
+    x, eps, z = _numbers(3, seed=2)
+    return [(x, eps, *sigmas, z) for sigmas in ((14.6, 3.0), (2.0, 1.5), (0.4, 0.0))]
+
+
+ANCESTRAL_STEP = Exercise(
+    name="09.ancestral_step",
+    solution=ancestral_step,
+    cases=_ancestral_cases,
+    mistakes=(
+        Mistake(
+            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps + _split(sigma, sigma_next)[1] * z,
+            "the step already ends at the next noise level, and the fresh noise comes on top: step to sigma_down.",
+        ),
+        Mistake(
+            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps,
+            "this is Euler's step, with no dice at all.",
+        ),
+        Mistake(
+            lambda x, eps, sigma, sigma_next, z: (
+                x + (_split(sigma, sigma_next)[0] - sigma) * eps + _split(sigma, sigma_next)[1] ** 2 * z
+            ),
+            "the formula gives the square of sigma_up, a variance; noise is multiplied by its root.",
+        ),
+        Mistake(
+            lambda x, eps, sigma, sigma_next, z: (
+                x + (sigma_next - _split(sigma, sigma_next)[1] - sigma) * eps + _split(sigma, sigma_next)[1] * z
+            ),
+            "noise levels add by their squares: sigma_down is the root of a difference of squares.",
+        ),
+        Mistake(
+            lambda x, eps, sigma, sigma_next, z: x + (_split(sigma, sigma_next)[0] - sigma) * eps + sigma_next * z,
+            "too much fresh noise: with what was left, sigma_up must make up sigma_next, not be it.",
+        ),
+    ),
+)
+
+EXERCISES = (TRAILING, MIDPOINT_STEP, TWO_STEP, ANCESTRAL_STEP)

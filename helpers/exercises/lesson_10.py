@@ -1,550 +1,307 @@
-"""The exercises of lesson 10: for each broken pipeline what is wrong with it, and each broken part mended.
+"""The exercises of lesson 10: what an answer implies, Min-SNR for three questions, and a guided run."""
 
-A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
-has to name the right one.
-"""
-
-import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from types import SimpleNamespace
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers.exercises import Exercise, Mistake, patients
-from helpers.exercises.patients import PATIENTS, Cause
+from helpers import schedules
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-# --- diagnoses
+Network = Callable[[Tensor, int, Tensor], Tensor]
+Pair = tuple[float, float]
 
-# What one would see if it were this cause; the answer to whoever names it where it is not.
-SIGNS = {
-    Cause.WRONG_PADDING: "the first noise would differ and all sizes stay as they are, with the prompt still followed",
-    Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
-    Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
-    Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
-    Cause.INPUT_NOT_SCALED: "what the U-Net is shown would begin as large as the sampler's latents",
-    Cause.INDEX_AS_TIMESTEP: "the first noise would be far off and too large, and the first estimate huge",
-    Cause.ROWS_SWAPPED: "the picture would be a clear one of something that the prompt does not say",
-    Cause.WRONG_PREDICTION: "the first estimate would be too small, and the noise smaller and smaller towards the end",
-    Cause.STEPPED_TWICE: "the sampler would be at its last step when the loop is half through",
-    Cause.SKIPS_CUT: "the first noise would be far too small: without skips the answer has next to none of its grain",
-    Cause.NOT_UNSCALED: "the whole run would be right, and the decoded values in a narrower range than they should be",
-    Cause.HALF_OVERFLOW: "the decoded values would be nan",
-    Cause.NOT_CLAMPED: "most pixels would be right, and only the brightest and the darkest far off",
-    Cause.RANGE_MISTAKEN: "whatever is darker than a middle grey would be black",
-    Cause.CHANNELS_SWAPPED: "every outline would be right, with latents and decoded range as they should be",
-    Cause.OTHER_SEED: "the first latents would be others of the same size, and the picture another good one",
-}
 
+def ends(x: Tensor, answer: Tensor, mix: Pair, asked: Pair) -> tuple[Tensor, Tensor]:
+    """x0 and eps of x = mix[0] x0 + mix[1] eps and answer = asked[0] x0 + asked[1] eps: Cramer's rule."""
+    det = mix[0] * asked[1] - mix[1] * asked[0]
+    return (asked[1] * x - mix[1] * answer) / det, (mix[0] * answer - asked[0] * x) / det
 
-def _diagnosis(number: int) -> Exercise:
-    right, look = PATIENTS[number].cause, PATIENTS[number].look
 
-    def solution() -> Cause:
-        return right
+def min_snr_weight(alpha_bar: Tensor, gamma: float, question: str) -> Tensor:
+    """What weighs errors of x0 by min(SNR, gamma): Hang et al. (2023), arXiv:2303.09556, section 3.4."""
+    snr = alpha_bar / (1 - alpha_bar)
+    already = {"x0": torch.ones_like(snr), "eps": snr, "v": snr + 1}[question]
+    return snr.clamp(max=gamma) / already
 
-    solution.__name__ = f"diagnosis_{number}"
-    return Exercise(
-        name=f"10.diagnosis_{number}",
-        solution=solution,
-        cases=[()],
-        mistakes=tuple(
-            Mistake(lambda cause=cause: cause, f"with {cause.name}, {SIGNS[cause]}. Look at {look}.")
-            for cause in Cause
-            if cause is not right
-        ),
-    )
 
+def guided_sample(
+    network: Network, x: Tensor, y: Tensor, nothing: int, times: Sequence[int], alpha_bar: Tensor, scale: float
+) -> Tensor:
+    """DDIM with classifier-free guidance: Song et al. (2020), equation 12; Ho and Salimans (2022), equation 6."""
+    empty = torch.full_like(y, nothing)
+    return _run(network, x, y, empty, times, alpha_bar, lambda bare, told: bare + scale * (told - bare))
 
-DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
 
+def _tensors(*shape: int, count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(10)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
 
-# --- padding
 
-_ROWS = [[50, 51], [50, 7, 8, 51], [50, 1, 2, 3, 4, 5, 6, 51]]
-
-
-def _kept(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    return [[*ids[: length - 1], ids[-1]] if len(ids) > length else list(ids) for ids in rows]
-
-
-PAD = Exercise(
-    name="10.pad",
-    solution=patients.pad,
-    cases=[(_ROWS, 6, 51), (_ROWS[:2], 5, 9)],
-    mistakes=(
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, length, 0),
-            "0 is the id of an ordinary token. Fill up with `filler`.",
-        ),
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, min(length, max(map(len, rows))), filler),
-            "this fills up to the longest of the rows. The text encoder wants `length`, always.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [[filler] * (length - len(ids)) + ids for ids in _kept(rows, length)],
-            "the filling comes behind the text: the start token has to stay at place 0.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [(list(ids) + [filler] * length)[:length] for ids in rows],
-            "a row that is cut must still finish with its end token, its last id.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [list(ids) + [filler] * (length - len(ids)) for ids in rows],
-            "rows longer than `length` have to be cut.",
-        ),
-    ),
-)
-
-
-# --- betas
-
-_SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
-_PLAIN = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, "num_train_timesteps": 500}
-
-
-def _linspace(config: dict[str, Any], change: Callable[[float], float] = float) -> Tensor:
-    return torch.linspace(change(config["beta_start"]), change(config["beta_end"]), config["num_train_timesteps"])
-
-
-BETAS = Exercise(
-    name="10.betas",
-    solution=patients.betas,
-    cases=[(_SCALED,), (_PLAIN,)],
-    atol=1e-7,
-    mistakes=(
-        Mistake(_linspace, "this is linear for both. Ask the config: `scaled_linear` is linear in the root of beta."),
-        Mistake(
-            lambda config: _linspace(config, math.sqrt) ** 2,
-            "right for `scaled_linear`; a config that says `linear` wants the betas themselves in a straight line.",
-        ),
-        Mistake(
-            lambda config: _linspace(config, math.sqrt) if config["beta_schedule"] != "linear" else _linspace(config),
-            "these are the roots of the betas: square them again.",
-        ),
-        Mistake(
-            lambda config: _linspace(config) ** (2 if config["beta_schedule"] != "linear" else 1),
-            "squares of a straight line from start to end are too small: take the roots of start and end first.",
-        ),
-        Mistake(
-            lambda config: 1 - patients.betas(config),
-            "these are the alphas, 1 - beta.",
-        ),
-    ),
-)
-
-
-# --- noise
-
-
-def _from_seeds(seeds: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
-    return [torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
-
-
-NOISES = Exercise(
-    name="10.noises",
-    solution=patients.noises,
-    cases=[(0, 3, (1, 4, 2, 2)), (7, 4, (1, 2, 3))],
-    mistakes=(
-        Mistake(
-            lambda seed, count, shape: _from_seeds([seed] * count, shape),
-            "all of them are the same. Seed once, before the draws, and let the generator run on.",
-        ),
-        Mistake(
-            lambda seed, count, shape: _from_seeds(range(seed, seed + count), shape),
-            "these differ, but the library draws all of a run from one generator, so its pictures are others.",
-        ),
-        Mistake(
-            lambda seed, count, shape: [torch.randn(tuple(shape)) for _ in range(count)],
-            "nothing here is seeded: give `generator=` to every draw, or the next run is another one.",
-        ),
-        Mistake(
-            lambda seed, count, shape: torch.stack(patients.noises(seed, count, shape)),
-            "the numbers are right. Asked for is a list of tensors.",
-        ),
-        Mistake(
-            lambda seed, count, shape: _from_seeds([seed], shape),
-            "this is one draw. The start needs one, and every step another: `count` of them.",
-        ),
-    ),
-)
-
-
-# --- the sampler's scales
-
-
-def _samplers() -> list[Any]:
-    from diffusers import DDIMScheduler, EulerDiscreteScheduler
-
-    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-    samplers = [
-        EulerDiscreteScheduler(**settings, timestep_spacing="leading", steps_offset=1),
-        DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
-    ]
-    for sampler in samplers:
-        sampler.set_timesteps(5)
-    return samplers
-
-
-def _latents(seed: int = 0) -> Tensor:
-    return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
-
-
-START = Exercise(
-    name="10.start",
-    solution=patients.start,
-    cases=lambda: [(_latents(), sampler) for sampler in _samplers()],
-    mistakes=(
-        Mistake(
-            lambda noise, scheduler: noise,
-            "right for DDIM, which starts from standard normal noise. Every scheduler says how large it wants it.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise / scheduler.init_noise_sigma,
-            "this makes the noise smaller. Euler starts from larger noise.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise * scheduler.sigmas[0],
-            "nearly right for Euler, and DDIM has no `sigmas`. `init_noise_sigma` is there in every scheduler.",
-        ),
-        Mistake(
-            lambda noise, scheduler: noise + scheduler.init_noise_sigma,
-            "this moves the noise. Its size has to change: multiply.",
-        ),
-    ),
-)
-
-
-def _moments() -> list[tuple[Tensor, Tensor, Any]]:
-    euler, ddim = _samplers()
-    moments = [(10, 0, euler), (1, 3, euler), (1, 0, ddim)]
-    return [(size * _latents(), scheduler.timesteps[index], scheduler) for size, index, scheduler in moments]
-
-
-def _sigma(scheduler: Any, t: Tensor) -> Tensor:
-    return scheduler.sigmas[int((scheduler.timesteps == t).nonzero()[0])]
-
-
-SHOWN = Exercise(
-    name="10.shown",
-    solution=patients.shown,
-    cases=_moments,
-    mistakes=(
-        Mistake(
-            lambda x, t, scheduler: x,
-            "the U-Net would be shown the sampler's own latents. Every scheduler can scale them for it.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / scheduler.init_noise_sigma,
-            "right at the first step only. How large the latents are changes with t.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / x.std(),
-            "a standard deviation of exactly 1 is not it: at low noise the picture's own spread counts too.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: x / _sigma(scheduler, t),
-            "dividing by sigma leaves out the picture's own variance of 1, and DDIM has no sigmas at all.",
-        ),
-        Mistake(
-            lambda x, t, scheduler: scheduler.scale_model_input(x, t) * scheduler.init_noise_sigma,
-            "the scheduler's scaling is the whole answer. No further factor.",
-        ),
-    ),
-)
-
-
-# --- the time
-
-
-CLOCK = Exercise(
-    name="10.clock",
-    solution=patients.clock,
-    cases=[(torch.tensor([951, 901, 51, 1]), index) for index in (0, 1, 3)],
-    mistakes=(
-        Mistake(
-            lambda timesteps, index: torch.as_tensor(index),
-            "this is the number of the step. The U-Net was trained on timesteps, from 999 (noise) to 0.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[len(timesteps) - 1 - index],
-            "this is the list from behind. The run begins with high noise, as the list does.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[(index + 1) % len(timesteps)],
-            "this is where the step leads. The U-Net has to know the time of the latents it is shown.",
-        ),
-        Mistake(
-            lambda timesteps, index: timesteps[index].float() / 1000,
-            "the U-Net counts in timesteps of 0 to 999, not from 0 to 1.",
-        ),
-    ),
-)
-
-
-# --- guidance
-
-
-def _network(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-    """A stand-in for the U-Net, as strict about the number of rows."""
-    if len(x) != len(words):
-        raise ValueError(f"x has {len(x)} rows and the text vectors have {len(words)}")
-    return x * words.mean(dim=(1, 2))[:, None, None, None] + t / 1000
-
-
-def _texts() -> list[tuple[Any, ...]]:
-    uncond, text = torch.randn((2, 1, 5, 6), generator=torch.Generator().manual_seed(10))
-    return [(_network, _latents(), torch.tensor(t), uncond, text) for t in (901, 51)]
-
-
-PREDICT = Exercise(
-    name="10.predict",
-    solution=patients.predict,
-    cases=_texts,
-    mistakes=(
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(
-                network(torch.cat([x, x]), t, torch.cat([text, uncond])).chunk(2)
-            ),
-            "the two have changed places. Whoever calls this takes the first for the answer without the prompt.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(torch.cat([x, x]), t, torch.cat([text, text])).chunk(2)),
-            "both answers are those with the prompt, and their difference is 0: guidance would do nothing.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(x, t, torch.cat([uncond, text])).chunk(2)),
-            "two rows of text need two rows of latents: put x on itself.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: network(torch.cat([x, x]), t, torch.cat([uncond, text])),
-            "this is one tensor with both answers. Split it into two.",
-        ),
-    ),
-)
-# --- what the answer means
-
-
-def _answers() -> list[tuple[Tensor, Tensor, float, str]]:
-    return [(_latents(1), _latents(2), a, kind) for kind in ("epsilon", "v_prediction") for a in (0.9, 0.1)]
-
-
-AS_NOISE = Exercise(
-    name="10.as_noise",
-    solution=patients.as_noise,
-    cases=_answers,
-    mistakes=(
-        Mistake(
-            lambda answer, x, a, kind: patients.as_noise(answer, x, a, "v_prediction"),
-            "right for a network that answers with v. With `epsilon` the answer is the noise already.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer,
-            "right for `epsilon`. With `v_prediction` the noise has to be solved for.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * x - math.sqrt(1 - a) * answer,
-            "for v this is the clean latent x0. The noise is the other combination.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(1 - a) * answer + math.sqrt(a) * x,
-            "the two roots have changed places.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * answer - math.sqrt(1 - a) * x,
-            "a sign is wrong: put v and x_t into your formula, and x0 has to cancel.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else a * answer + (1 - a) * x,
-            "a is alpha_bar; the formula has the roots of it and of 1 - a.",
-        ),
-    ),
-)
-
-
-# --- one step
-
-
-def _ready() -> list[tuple[Any, Tensor, Tensor, Tensor]]:
+def _points() -> list[tuple[Tensor, Tensor, Pair, Pair]]:
+    """A flow, v, eps and x0 themselves, at two noise levels each."""
+    x0, eps = _tensors(2, 4, 3, 3, count=2)
     found = []
-    for sampler, size in zip(_samplers(), (10, 1), strict=True):
-        t, x = sampler.timesteps[1], size * _latents(3)
-        sampler.scale_model_input(x, t)  # as the loop has done before, or Euler warns
-        found.append((sampler, _latents(4), t, x))
+    for a in (0.8, 0.1):
+        alpha, sigma, s = math.sqrt(a), math.sqrt(1 - a), 1 - a
+        for mix, asked in [
+            ((1 - s, s), (-1.0, 1.0)),
+            ((alpha, sigma), (-sigma, alpha)),
+            ((alpha, sigma), (0.0, 1.0)),
+            ((alpha, sigma), (1.0, 0.0)),
+        ]:
+            found.append((mix[0] * x0 + mix[1] * eps, asked[0] * x0 + asked[1] * eps, mix, asked))
     return found
 
 
-def _prev_first(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    after = scheduler.step(eps, t, x).prev_sample
-    return after, scheduler.step(eps, t, x).pred_original_sample
+def _undivided(x: Tensor, answer: Tensor, mix: Pair, asked: Pair) -> tuple[Tensor, Tensor]:
+    return asked[1] * x - mix[1] * answer, mix[0] * answer - asked[0] * x
 
 
-def _twice(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    x0 = scheduler.step(eps, t, x).pred_original_sample
-    return scheduler.step(eps, t, x).prev_sample, x0
-
-
-STEP = Exercise(
-    name="10.step",
-    solution=patients.step,
-    cases=_ready,
+ENDS = Exercise(
+    name="10.ends",
+    solution=ends,
+    cases=_points,
+    hints=(
+        "These are two equations with two unknowns, x0 and eps. Everything else in them is given.",
+        "Multiply the first by asked[1] and the second by mix[1], and subtract: eps is gone.",
+        "What is left is x0 times mix[0] * asked[1] - mix[1] * asked[0]. For eps do the same with the other numbers.",
+    ),
     mistakes=(
         Mistake(
-            _twice,
-            "two calls are two steps: Euler counts them. One call gives an object that holds both tensors.",
+            lambda x, answer, mix, asked: ends(x, answer, mix, asked)[::-1],
+            "both are right, in the other order: first x0, then eps.",
         ),
         Mistake(
-            _prev_first,
-            "the latents are right, and the estimate comes from the step after: still two calls where one will do.",
+            lambda x, answer, mix, asked: ends(x, answer, mix, asked)[0],
+            "this is x0. Give both, as a pair.",
         ),
         Mistake(
-            lambda scheduler, eps, t, x: patients.step(scheduler, eps, t, x)[::-1],
-            "both are right, in the wrong order: first the next latents, then the estimate.",
+            _undivided,
+            "right for v and for a flow, where the determinant is 1. For other questions it has to be divided by.",
         ),
         Mistake(
-            lambda scheduler, eps, t, x: scheduler.step(eps, t, x).prev_sample,
-            "the next latents are right. Return the estimate with them.",
+            lambda x, answer, mix, asked: ends(x, answer, asked, mix),
+            "the two pairs are exchanged: `mix` belongs to x, and `asked` to the answer.",
         ),
         Mistake(
-            lambda scheduler, eps, t, x: scheduler.step(x, t, eps),
-            "noise and latents have changed places, and this is the object itself: take its two tensors.",
+            lambda x, answer, mix, asked: ((x - mix[1] * answer) / mix[0], answer),
+            "this takes every answer for the noise. What was asked for stands in `asked`.",
+        ),
+        Mistake(
+            lambda x, answer, mix, asked: tuple(-end for end in ends(x, answer, mix, asked)),
+            "the sign is turned round: the determinant is mix[0] * asked[1] - mix[1] * asked[0].",
+        ),
+    ),
+)
+
+_LEVELS = torch.tensor([0.01, 0.2, 0.5, 0.8, 0.95, 0.999])
+
+
+def _cut(alpha_bar: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """SNR, and the smaller of SNR and gamma."""
+    snr = alpha_bar / (1 - alpha_bar)
+    return snr, snr.clamp(max=gamma)
+
+
+MIN_SNR_WEIGHT = Exercise(
+    name="10.min_snr_weight",
+    solution=min_snr_weight,
+    cases=[(_LEVELS, gamma, question) for question in ("eps", "v", "x0") for gamma in (5.0, 1.0)],
+    hints=(
+        "What the weighted loss is to be stands in the lesson: min(SNR, gamma) times the error of x0.",
+        "The table in the lesson says how often each question's plain loss counts an error of x0 already.",
+        "So divide by what is there already: SNR for eps, SNR + 1 for v, 1 for x0.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda alpha_bar, gamma, question: _cut(alpha_bar, gamma)[1],
+            "this is the weight of the error in x0, right for that question only. The others count it already.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps"),
+            "this is right for eps. The plain losses of v and of x0 count an error of x0 in other ways.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps" if question == "v" else question),
+            "v is not eps: its plain loss is SNR + 1 times the error of x0, not SNR times.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: 1 / min_snr_weight(alpha_bar, gamma, question),
+            "upside down: the smaller of SNR and gamma stands above.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: (
+                min_snr_weight(alpha_bar, gamma, question)
+                * _cut(alpha_bar, gamma)[0].clamp(min=gamma)
+                / _cut(alpha_bar, gamma)[1]
+            ),
+            "this takes the larger of the SNR and gamma. The smaller one is asked for.",
+        ),
+        Mistake(
+            lambda alpha_bar, gamma, question: min_snr_weight(1 - alpha_bar, gamma, question),
+            "this takes noise over signal. The SNR is signal over noise.",
         ),
     ),
 )
 
 
-# --- float16
+def _stand_in(alpha_bar: Tensor) -> Network:
+    """In place of a network: the best noise for data that is standard normal, and a little for each label."""
+
+    def network(x: Tensor, t: int, y: Tensor) -> Tensor:
+        told = torch.cos(y.float() + t).reshape(-1, *[1] * (x.ndim - 1))
+        return (1 - alpha_bar[t]).sqrt() * x + 0.05 * told
+
+    return network
 
 
-class _Loud:
-    """A stand-in for a VAE that overflows in float16: no nn.Module, so that each call gets a fresh one to change."""
-
-    def __init__(self) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(10)
-            loud, last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
-        with torch.no_grad():
-            loud.weight *= 3e5
-        self.layers = nn.Sequential(loud, nn.GroupNorm(2, 8), last).requires_grad_(False).half()
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.layers[0].weight.dtype
-
-    def parameters(self):
-        return self.layers.parameters()
-
-    def to(self, *arguments: Any, **options: Any) -> "_Loud":
-        self.layers.to(*arguments, **options)
-        return self
-
-    def float(self) -> "_Loud":
-        return self.to(torch.float32)
-
-    def half(self) -> "_Loud":
-        return self.to(torch.float16)
-
-    def decode(self, z: Tensor) -> SimpleNamespace:
-        return SimpleNamespace(sample=self.layers(z))
+def _runs() -> list[tuple]:
+    alpha_bar = schedules.alpha_bar(schedules.betas())
+    (x,) = _tensors(3, 2, 2, 2, count=1)
+    y = torch.tensor([0, 5, 2])
+    lists = ([999, 749, 499, 249, -1], [*range(999, 0, -50), -1])
+    return [(_stand_in(alpha_bar), x, y, 8, times, alpha_bar, scale) for times in lists for scale in (1.0, 3.0, 0.0)]
 
 
-def decode(vae: Any, z: Tensor) -> Tensor:
-    """The VAE's picture computed in float32, whatever the weights came in. The VAE given is left as it is."""
-    return copy.deepcopy(vae).to(torch.float32).decode(z.float()).sample
+def _run(
+    network: Network,
+    x: Tensor,
+    y: Tensor,
+    empty: Tensor,
+    times: Sequence[int],
+    alpha_bar: Tensor,
+    joined: Callable[[Tensor, Tensor], Tensor],
+    clean: float = 1.0,
+) -> Tensor:
+    """The run, with `joined` making one answer of that without a label and that with it."""
+    for t, t_next in itertools.pairwise(times):
+        eps = joined(network(x, t, empty), network(x, t, y))
+        a, a_next = alpha_bar[t], alpha_bar[t_next] if t_next >= 0 else torch.tensor(clean)
+        x0 = (x - (1 - a).sqrt() * eps) / a.sqrt()
+        x = a_next.sqrt() * x0 + (1 - a_next).sqrt() * eps
+    return x
 
 
-DECODE = Exercise(
-    name="10.decode",
-    solution=decode,
-    cases=lambda: [(_Loud(), _latents(seed).half()) for seed in (0, 1)],
+GUIDED_SAMPLE = Exercise(
+    name="10.guided_sample",
+    solution=guided_sample,
+    cases=_runs,
+    # A run adds up the roundings of its steps.
     rtol=1e-3,
     atol=1e-3,
+    hints=(
+        "Begin with the plain run: an answer, a DDIM step to the next of `times`, and again.",
+        "Each step asks twice about the same x: with y, and with labels of the same shape that are all `nothing`.",
+        "From the answer without a label go `scale` times the way to the answer with it. 1 is then the plain run.",
+    ),
     mistakes=(
         Mistake(
-            lambda vae, z: vae.decode(z).sample,
-            "this is nan, in float16: inside the VAE numbers pass 65504. They have to be computed in float32.",
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, 1.0),
+            "this is the run without guidance: scale is not used.",
         ),
         Mistake(
-            lambda vae, z: vae.decode(z).sample.nan_to_num(),
-            "the nan are gone, and so is the picture. Keep them from arising.",
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, scale + 1),
+            "this starts from the answer with the label. Start from the one without: then 1 means no guidance.",
         ),
         Mistake(
-            lambda vae, z: vae.decode(z).sample.float(),
-            "the answer is converted, but it was computed in float16 and is nan by then.",
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times, a, 1 - scale),
+            "the two answers are exchanged: go from the one without a label towards the one with it.",
         ),
         Mistake(
-            lambda vae, z: vae.decode(z.float()).sample,
-            "the latents are float32 and the weights are not: the VAE has to change too, with `vae.to(...)`.",
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, 0, times, a, scale),
+            "0 is the first thing's label. The label that says nothing is `nothing`.",
         ),
         Mistake(
-            lambda vae, z: decode(vae, z).half(),
-            "computed rightly, and then cut down to float16 again. Give it back in float32.",
+            lambda network, x, y, nothing, times, a, scale: guided_sample(network, x, y, nothing, times[:-1], a, scale),
+            "one step is missing: the last one, to -1, the clean picture.",
+        ),
+        Mistake(
+            lambda network, x, y, nothing, times, a, scale: _run(
+                network,
+                x,
+                y,
+                torch.full_like(y, nothing),
+                times,
+                a,
+                lambda bare, told: bare + scale * (told - bare),
+                clean=float(a[-1]),
+            ),
+            "to Python alpha_bar[-1] is that of the noisiest timestep. Here -1 is the clean picture, where it is 1.",
         ),
     ),
 )
 
+EXERCISES = (ENDS, MIN_SNR_WEIGHT, GUIDED_SAMPLE)
 
-# --- pixels
-
-
-def _decoded() -> list[tuple[Tensor]]:
-    y = torch.randn((2, 3, 4, 5), generator=torch.Generator().manual_seed(10))
-    return [(0.3 * y,), (y,)]
-
-
-def _bytes(values: Tensor) -> Tensor:
-    return values.round().to(torch.int64).remainder(256).to(torch.uint8)
-
-
-TO_PIXELS = Exercise(
-    name="10.to_pixels",
-    solution=patients.to_pixels,
-    cases=_decoded,
-    mistakes=(
-        Mistake(
-            lambda y: _bytes((y + 1) * 127.5).permute(0, 2, 3, 1),
-            "values below 0 and above 255 come round again at the other end. Clamp them first.",
+GOOD_ERROR = Quiz(
+    name="10.good_error",
+    question="A network predicts the noise at t = 980 with a mean squared error of 0.006. What does it know about the "
+    "picture under that noise?",
+    options=(
+        Option(
+            "Nearly all: the error is small, so the noise is known, and with it the picture.",
+            "The picture is x_t less the noise, divided by 0.08. So is the error: in x0 it is more than ten times as "
+            "large.",
         ),
-        Mistake(
-            lambda y: patients.to_pixels(y.flip(1)),
-            "red and blue have changed places. The VAE paints red, green, blue, and PIL wants the same.",
+        Option(
+            "Perhaps nothing. Who calls all of x_t noise has that error too.",
+            "At t = 980 alpha_bar is 0.006, and that is the error of the simple guess. A small error says little where "
+            "no large one is possible.",
+            right=True,
         ),
-        Mistake(
-            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2).reshape(len(y), y.shape[2], y.shape[3], 3),
-            "reshape deals the same numbers out in another order. The channels have to move: permute.",
-        ),
-        Mistake(
-            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2),
-            "the values are right. Pixels have their three colours in the last dimension: permute.",
-        ),
-        Mistake(
-            lambda y: (y * 255).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1),
-            "this takes the range for 0 to 1. The VAE's goes from -1 (black) to 1 (white).",
-        ),
-        Mistake(
-            lambda y: ((y + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1),
-            "without rounding every value is cut down to the whole number below: half a level too dark on average.",
-        ),
-        Mistake(
-            lambda y: ((y + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1),
-            "these are floats from 0 to 1. Asked for are bytes, 0 to 255, as torch.uint8.",
+        Option(
+            "That cannot be said, because every noise is another one.",
+            "The mean over many pictures and noises is steady. What it lacks is something to be compared with.",
         ),
     ),
 )
 
-EXERCISES = (
-    *DIAGNOSES,
-    PAD,
-    BETAS,
-    NOISES,
-    START,
-    SHOWN,
-    CLOCK,
-    PREDICT,
-    AS_NOISE,
-    STEP,
-    DECODE,
-    TO_PIXELS,
+WEIGHT_OF_X0 = Quiz(
+    name="10.weight_of_x0",
+    question="Somebody lets the same network answer with x0 itself and takes the plain squared error. Compared with "
+    "the plain loss of the noise, where does it learn more?",
+    options=(
+        Option(
+            "At low t, where the picture is nearly clean.",
+            "There the loss of the noise counts an error of x0 SNR times, up to a thousand times. The plain loss of x0 "
+            "counts it once.",
+        ),
+        Option(
+            "Nowhere: both are squared errors, and one can be computed from the other.",
+            "The answers can be computed from each other, and the errors too: with a factor, SNR, that depends on t.",
+        ),
+        Option(
+            "At high t, where nearly all is noise.",
+            "The loss of the noise counts an error of x0 SNR times, at t = 999 by 0.005. The plain loss of x0 counts "
+            "it once, as everywhere.",
+            right=True,
+        ),
+    ),
 )
+
+FAR_AWAY = Quiz(
+    name="10.far_away",
+    question="A model's pictures lie farther from their nearest training pictures than fresh real pictures do. What "
+    "does that show?",
+    options=(
+        Option(
+            "That it invents: its pictures are newer than real ones.",
+            "Real pictures of the same world are as new as can be. What is farther away than these is not of that "
+            "world, or not quite.",
+        ),
+        Option(
+            "That it does not copy pixel by pixel, and no more: a blur is far from everything too.",
+            "Distance measures flaws and news together. Only what is *nearer* than fresh pictures is suspicious.",
+            right=True,
+        ),
+        Option(
+            "That it was trained on too few pictures.",
+            "With few pictures a model tends to come very near to them, as the last experiment of the lesson shows.",
+        ),
+    ),
+)
+
+QUIZZES = (GOOD_ERROR, WEIGHT_OF_X0, FAR_AWAY)

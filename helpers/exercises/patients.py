@@ -1,4 +1,4 @@
-"""The pipelines of lesson 10, each with one mistake in it. Reading on spoils the lesson: it names every cause.
+"""The pipelines of lesson 12, each with one mistake in it. Reading on spoils the lesson: it names every cause.
 
 A pipeline is a dozen small functions, its parts, which the lesson's loop calls by name. `HEALTHY` holds the right ones.
 A patient is the same with one part exchanged for a wrong one, of a kind that real projects have had: a thread that

@@ -54,7 +54,7 @@ class Quiz:
     def plain(self) -> str:
         """The question and its answers as lines of text, without saying which one is right."""
         lines = [f"{letter}. {option.text}" for letter, option in zip(ascii_uppercase, self.options, strict=False)]
-        return "\n".join([f"{self.name}: {self.question}", *lines])
+        return "\n".join([self.question, *lines])
 
     def card(self) -> str:
         """The question as HTML, its answers folded."""
@@ -62,7 +62,7 @@ class Quiz:
             _option(letter, option) for letter, option in zip(ascii_uppercase, self.options, strict=False)
         )
         return (
-            f'<div style="{CARD}"><div style="{HEAD}">Quiz {html.escape(self.name)}: open the answer you expect</div>'
+            f'<div style="{CARD}"><div style="{HEAD}">Open the answer you expect</div>'
             f'<div style="{QUESTION}">{_marked(self.question)}</div>{options}</div>'
         )
 

@@ -139,7 +139,7 @@ def draw() -> list[Drawing]:
         kit.MARGIN,
         555,
         f"Layer {look.layer.split('.transformer')[0]}, head {look.head + 1} of {look.heads} (mean of all heads: {WORD} "
-        f"{look.mean:.0%}), seed {SEED}. Picture inside the U-Net: first principal component.",
+        f"{look.mean:.0%}), seed {SEED}. Inside the U-Net: first principal component.",
         size=kit.SMALL,
         colour=kit.SECOND,
     )
@@ -181,7 +181,7 @@ def _place(drawing: Drawing, look: Look) -> None:
     drawing.arrow([(x + side, y + side / 2), (HELD - 4, y + side / 2)], kit.INK)
     _mark(drawing, x, y, side)
     here = look.hidden[:, look.place[0], look.place[1]]
-    _bar(drawing, HELD, middle, here, f"{len(here)}")
+    _bar(drawing, HELD, middle, here, "")
     drawing.arrow([(HELD + 15, middle), (QUERY - 4, middle)], kit.INK)
     _bar(drawing, QUERY, middle, look.query, "$q$")
     _bar(drawing, MIXED, middle, look.mixed[look.head], "mix")
@@ -193,9 +193,8 @@ def _place(drawing: Drawing, look: Look) -> None:
         colour=kit.WORDS,
         leading=22,
     )
-    drawing.text(
-        x + side / 2 + 14, foot + 98, f"in each head, with $d$ = {d} numbers", size=kit.SMALL, colour=kit.SECOND
-    )
+    notes = ("in each head,", f"with $d$ = {d} numbers")
+    drawing.lines(x + side / 2 + 14, foot + 95, notes, size=kit.SMALL, colour=kit.SECOND)
     note = f"through one more matrix, added to the place’s {len(here)} numbers"
     drawing.text(x + side / 2 + 14, RETURN - 10, note, size=kit.SMALL, colour=kit.SECOND)
 
@@ -313,11 +312,12 @@ def _mark(drawing: Drawing, x: float, y: float, side: float) -> None:
 
 
 def _bar(drawing: Drawing, x: float, middle: float, numbers: Tensor, name: str) -> None:
-    """A vector as an upright bar, a cell for each number, with its name below."""
+    """A vector as an upright bar, a cell for each number, with its name, if it has one, below."""
     high = NUMBER * len(numbers)
     drawing.picture(x, middle - high / 2, 12, high, _colours(numbers[:, None], float(numbers.abs().max())))
-    size = 17 if name.startswith("$") else kit.LABEL
-    drawing.text(x + 6, middle + high / 2 + 17, name, size=size, anchor="middle")
+    if name:
+        size = 17 if name.startswith("$") else kit.LABEL
+        drawing.text(x + 6, middle + high / 2 + 17, name, size=size, anchor="middle")
 
 
 def _band(left: kit.Point, right: kit.Point) -> str:

@@ -14,8 +14,8 @@ from helpers.sampling import Run, run
 if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
-PROMPT = ("a fox on a", "blue background,", "flat style")  # in the lines that it is shown in
-SEED, STEPS, GUIDANCE = 0, 20, 4.0
+PROMPT = ("a blue fox", "in the snow,", "noto style")  # in the lines that it is shown in
+SEED, STEPS, GUIDANCE = 7, 20, 4.0
 SAID = f"{' '.join(PROMPT)}; seed {SEED}, {STEPS} DDIM steps, guidance {GUIDANCE:g}"
 CHANNEL_LIMIT = 3.0  # what the strongest blue and red of a channel stand for
 NOISE = 0.5  # its standard deviation in the latents that colours are fitted to
@@ -61,7 +61,7 @@ def as_colours(latents: torch.Tensor) -> np.ndarray:
 @functools.cache
 def _mix() -> torch.Tensor:
     rng = np.random.default_rng(0)
-    pictures = [scenes.draw(scenes.random_scene(rng, objects=1)) for _ in range(SCENES)]
+    pictures = [scenes.draw(scenes.random_scene(rng, things=1)) for _ in range(SCENES)]
     latents = encode(pocket(), pictures)  # (SCENES, C, h, w)
     small = torch.stack([torch.from_numpy(np.array(one.reduce(pocket().vae_scale_factor))) for one in pictures]) / 255
     # Fitted to noisy latents: from clean ones the colours of noise would be too strong for a screen.

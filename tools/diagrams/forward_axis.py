@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from helpers.scenes import Scene
+from helpers.scenes import Scene, Thing
 from helpers.scenes import draw as draw_scene
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
 
-SCENE = Scene(("fox",), "flat", "blue", None, (96,), ((64, 64),))
+SCENE = Scene((Thing("fox"),), ground="blue")
 SEED = 0
 TILE = 128
 LEFT, RIGHT, TOP, FOOT = 92, 900, 312, 492  # of the curves
@@ -24,7 +24,7 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "forward_axis",
         552,
-        f"From a picture to noise: signal and noise are equally strong at t = {crossing}, about a third of the way",
+        f"From a picture to noise: both have the same factor at t = {crossing}, about a third of the way",
         f"A fox on blue (a scene of {TILE} pixels, halved) and the same fox under more and more of one and the same "
         f"noise (seed {SEED}), up to t = {last}. Below each picture stand its shares: x_t is the square root of "
         "alpha_bar times the picture plus the square root of 1 - alpha_bar times the noise. A line leads from each "
@@ -33,7 +33,7 @@ def draw() -> list[Drawing]:
         f"{signal[0]:.4f} "
         f"to {signal[-1]:.3f}, the noise rises from {noise[0]:.2f} to {noise[-1]:.3f}, and they cross at t = "
         f"{crossing}, "
-        "where the signal-to-noise ratio is 1.",
+        "where the signal-to-noise ratio of a picture of variance 1 is 1.",
     )
     shown = [50, 150, crossing, 600, last]
     _tiles(drawing, [None, *shown], signal, noise, crossing)
@@ -112,3 +112,5 @@ def _shares(drawing: Drawing, shown: list[int], signal: list[float], noise: list
     drawing.line([(x, AXIS + 10), (x, FOOT + 24)], kit.XT, line=1)
     drawing.add("circle", cx=x, cy=y, r=7, fill=kit.WHITE, stroke=kit.XT, stroke_width=2)
     drawing.text(x, FOOT + 37, f"SNR = 1, $t$ = {crossing}", colour=kit.XT, anchor="middle", bold=True)
+    words = "for a picture of variance 1: equal factors"
+    drawing.text(x + 76, FOOT + 37, words, size=kit.SMALL, colour=kit.SECOND)

@@ -3,12 +3,11 @@
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from helpers import latents, sampling, scenes
+from helpers import latents, sampling
 from helpers.loading import load_pipeline
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
@@ -16,7 +15,7 @@ from tools.diagrams.kit import Drawing, Point
 PROMPT, SEED, STEPS, T = "a mushroom", 0, 20, 851
 SCALES = (0, 1, 4, 12)
 DEFAULT = 4  # the scale of the run that the step is taken from
-REAL = 48  # pictures whose latents say how much a healthy latent varies
+ENLARGED = 10  # how much stronger the difference is drawn than the answers
 
 COLOURS = {0: kit.SECOND, 1: kit.WORDS}  # by scale; the others are guided
 ORIGIN, UNIT = (48.0, 494.0), 420.0  # where the arrows start, and how long the answer without words is drawn
@@ -35,8 +34,6 @@ class Answers:
     push: dict[int, float]  # s times the step from one answer to the other, in lengths of `empty`
     estimates: dict[int, Image.Image]  # the clean picture that each guided answer implies
     finished: dict[int, Image.Image]
-    spread: dict[int, tuple[float, float]]  # standard deviation of both as latents
-    real_spread: float
 
 
 def measure() -> Answers:
@@ -49,8 +46,6 @@ def measure() -> Answers:
     guided = {s: sampling.guide(empty, words, s) for s in SCALES}
     x0 = {s: sampling.predict_x0(step.latents, noise, T, alpha_bar) for s, noise in guided.items()}
     ends = {s: sampling.run(pipe, PROMPT, guidance=s, **options).latents for s in SCALES}
-    rng = np.random.default_rng(SEED)
-    real = [scenes.draw(scenes.random_scene(rng, objects=1 + number % 2)) for number in range(REAL)]
     return Answers(
         x_t=step.latents[0],
         empty=empty[0],
@@ -59,8 +54,6 @@ def measure() -> Answers:
         push={s: float(s * (words - empty).norm() / empty.norm()) for s in SCALES},
         estimates={s: latents.decode(pipe, one)[0] for s, one in x0.items()},
         finished={s: latents.decode(pipe, one)[0] for s, one in ends.items()},
-        spread={s: (float(x0[s].std()), float(ends[s].std())) for s in SCALES},
-        real_spread=float(latents.encode(pipe, real).std()),
     )
 
 
@@ -85,14 +78,15 @@ def draw() -> list[Drawing]:
     lengths = [float(one.norm()) for one in (answers.empty, answers.words)]
     drawing = Drawing(
         "guidance",
-        706,
+        722,
         f"The words turn the answer by {degrees[1]}; guidance walks on, to {degrees[weak]} and {degrees[strong]}",
         f"To scale, two arrows from one point: the noise that the U-Net predicts at t = {T} without words, and with "
         f"“{PROMPT}” (seed {SEED}). They are {lengths[0]:.1f} and {lengths[1]:.1f} long and {degrees[1]} apart. A "
         f"ruler repeats the step from the first tip to the second: after {weak} steps the answer has turned by "
         f"{degrees[weak]}, after {strong} by {degrees[strong]}, and there the push is {answers.push[strong]:.2f} times "
-        "as long as the answer. Below, the first channels of both answers look alike; their difference is faint. At "
-        f"the right, for s = {', '.join(map(str, SCALES))}, the picture that the step implies and that of a whole run.",
+        "as long as the answer. Below, the first channels of both answers look alike; their difference is drawn "
+        f"{ENLARGED} times as strong. At the right, for s = {', '.join(map(str, SCALES))}, the picture that the step "
+        "implies and that of a whole run.",
     )
     _formula(drawing, degrees, lengths, answers.push[strong], strong)
     _arrows(drawing, tips(answers), degrees)
@@ -102,13 +96,13 @@ def draw() -> list[Drawing]:
 
 
 def _formula(drawing: Drawing, degrees: dict[int, str], lengths: list[float], push: float, strong: int) -> None:
-    text, empty = ("ε", "text", kit.WORDS), ("ε", "∅", kit.SECOND)
+    words, empty = ("ε", "words", kit.WORDS), ("ε", "empty", kit.SECOND)
     x = 28.0
-    for piece in (("ε̂", "", kit.GUIDANCE), "=", empty, "+", ("s", "", kit.GUIDANCE), "(", text, "−", empty, ")"):
+    for piece in (("ε̂", "", kit.GUIDANCE), "=", empty, "+", ("s", "", kit.GUIDANCE), "(", words, "−", empty, ")"):
         letter, low, colour = piece if isinstance(piece, tuple) else (piece, "", kit.INK)
-        words = f"${letter}_{{{low}}}$" if low else f"${letter}$"
-        drawing.text(x, 62, words, size=26, colour=colour)
-        x += {"=": 28, "+": 28, "−": 28, "(": 12, "s": 19, "ε̂": 22}.get(letter, 56 if low == "text" else 36)
+        written = f"${letter}_{{{low}}}$" if low else f"${letter}$"
+        drawing.text(x, 62, written, size=26, colour=colour)
+        x += {"=": 28, "+": 28, "−": 28, "(": 12, "s": 19, "ε̂": 22}.get(letter, 72)
     lines = (
         f"One noisy latent, two questions: answers {lengths[0]:.1f} and {lengths[1]:.1f} long.",
         f"The words turn the answer by only {degrees[1]}. Guidance walks on",
@@ -145,20 +139,20 @@ def _arrows(drawing: Drawing, tip: dict[float, Point], degrees: dict[int, str]) 
     drawing.arrow([ORIGIN, tip[1]], kit.WORDS, line=3, tip=13)
     drawing.arrow([ORIGIN, tip[SCALES[2]]], kit.GUIDANCE, line=4.5, tip=17)
     drawing.add("circle", cx=ORIGIN[0], cy=ORIGIN[1], r=5, fill=kit.INK)
-    drawing.text(ORIGIN[0] + 0.55 * UNIT, y0 + 18, "without words, $ε_∅$", colour=kit.SECOND, anchor="middle")
+    drawing.text(ORIGIN[0] + 0.55 * UNIT, y0 + 18, "without words, $ε_{empty}$", colour=kit.SECOND, anchor="middle")
     turn = math.degrees(math.atan2(y0 - tip[1][1], tip[1][0] - ORIGIN[0]))
     x, y = ORIGIN[0] + 0.55 * UNIT, ORIGIN[1] - 0.55 * UNIT * math.tan(math.radians(turn)) - 8
     drawing.text(
         0,
         0,
-        f"with “{PROMPT}”, $ε_{{text}}$",
+        f"with “{PROMPT}”, $ε_{{words}}$",
         colour=kit.WORDS,
         anchor="middle",
         transform=f"translate({x:.1f} {y:.1f}) rotate({-turn:.1f})",
     )
     x, y = (tip[8][0] + tip[9][0]) / 2 - 14, (tip[8][1] + tip[9][1]) / 2
     drawing.text(x, y + 20, "$s$ steps,", colour=kit.GUIDANCE, anchor="end")
-    drawing.text(x, y + 40, "each $ε_{text}$ − $ε_∅$", colour=kit.GUIDANCE, anchor="end")
+    drawing.text(x, y + 40, "each $ε_{words}$ − $ε_{empty}$", colour=kit.GUIDANCE, anchor="end")
 
 
 def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degrees: dict[int, str]) -> None:
@@ -172,33 +166,19 @@ def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degre
         drawing.text(564, middle, f"$s$ = {s}", size=kit.HEAD, bold=True, colour=colour)
         note = "no words" if s == 0 else f"turned {degrees[s]}"
         drawing.text(564, middle + 19, note, size=kit.SMALL, colour=kit.SECOND)
-        for x, picture, spread in zip(
-            columns, (answers.estimates[s], answers.finished[s]), answers.spread[s], strict=True
-        ):
+        for x, picture in zip(columns, (answers.estimates[s], answers.finished[s]), strict=True):
             drawing.picture(x, y, TILE, TILE, picture, smooth=True)
-            drawing.text(
-                x + TILE / 2, y + TILE + 16, f"{spread:.2f}", size=kit.SMALL, colour=kit.SECOND, anchor="middle"
-            )
-    drawing.text(
-        kit.WIDTH - kit.MARGIN,
-        686,
-        f"standard deviation of the latent; in {REAL} real pictures {answers.real_spread:.2f}",
-        size=kit.SMALL,
-        colour=kit.SECOND,
-        anchor="end",
-    )
 
 
 def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
-    """What is asked about, as colours, and one channel of the answers and their difference, on one scale."""
-    tiles = [answers.empty, answers.words, answers.words - answers.empty]
-    limit = max(float(one[0].abs().max()) for one in tiles)
+    """What is asked about, as colours, and one channel of the answers and their difference."""
+    tiles = [answers.empty, answers.words, ENLARGED * (answers.words - answers.empty)]
+    limit = max(float(one[0].abs().max()) for one in tiles[:2])
     faces = [latents.channel_pictures(one, limit=limit)[0][0] for one in tiles]
     faces.insert(0, example.as_colours(answers.x_t[None]))
     places = (28, 212, 324, 436)
     frames = (kit.XT, kit.LINE, kit.WORDS, kit.GUIDANCE)
-    largest = float(tiles[-1][0].abs().max())
-    labels = (f"$x_t$, $t$ = {T}", "$ε_∅$", "$ε_{text}$", f"difference, ≤ {largest:.2f}")
+    labels = (f"$x_t$, $t$ = {T}", "$ε_{empty}$", "$ε_{words}$", f"difference × {ENLARGED}")
     y = STRIP
     for x, face, frame, label in zip(places, faces, frames, labels, strict=True):
         drawing.picture(x, y, SMALL_TILE, SMALL_TILE, face, frame=frame)
@@ -209,12 +189,14 @@ def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
             anchor="middle",
             colour=kit.SECOND if frame == kit.LINE else frame,
         )
-    note = "$ε_∅$, $ε_{text}$: $ε_θ$ without and with words; of these, one channel of 4 in red and blue"
-    drawing.text(28, 691, note, size=kit.SMALL, colour=kit.SECOND)
+    notes = (
+        "$x_t$: the latent as colours. The U-Net is asked about it twice: one of the four",
+        "channels of both answers, and their difference, red above zero and blue below",
+    )
+    drawing.lines(28, 691, notes, size=kit.SMALL, colour=kit.SECOND, leading=17)
     middle = y + SMALL_TILE / 2
     _small_unet(drawing, 148, middle)
     drawing.arrow([(128, middle), (142, middle)], kit.XT)
-    drawing.text(168, y + SMALL_TILE + 2, "asked twice", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
 
 
 def _small_unet(drawing: Drawing, x: float, middle: float) -> None:

@@ -32,7 +32,7 @@ SERIF = '"STIX Two Text","Times New Roman","Liberation Serif","DejaVu Serif",ser
 
 FOLDER = Path(__file__).resolve().parents[2] / "images" / "diagrams"
 WIDTH, MARGIN = 960, 28
-HEAD, LABEL, SMALL = 16, 13, 12.5  # sizes of text
+HEAD, LABEL, SMALL = 16, 14, 14  # sizes of text: on a page 700 wide the smallest is 10 pixels high
 QUALITY = 88  # of the JPEG or WebP that a smooth picture becomes
 MARKUP = re.compile(r"\*\*(?P<bold>.+?)\*\*|\$(?P<symbols>.+?)\$")
 SYMBOL = re.compile(r"(?P<shift>[_^])(?:\{(?P<group>[^}]*)\}|(?P<one>.))|(?P<rest>[^_^]+)")

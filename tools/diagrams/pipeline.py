@@ -28,8 +28,9 @@ def draw() -> list[Drawing]:
         "is noise, "
         "without and with the words; guidance walks on from the first answer to the second; and the scheduler takes a "
         "part of it away from the latent. After the last round the clean latent leaves to the right, and above it the "
-        "VAE's decoder makes it the picture: a fox on blue. Bottom: the latent before every third round, from noise to "
-        "fox, and below it the picture that each guided answer implies: a blurred fox already in the first round.",
+        "VAE's decoder makes it the picture: a blue fox in the snow. Bottom: the latent before every third round, from "
+        "noise to fox, and below it the picture that each guided answer implies: a blurred fox already in the first "
+        "round.",
     )
     _words(drawing)
     _ring(drawing)
@@ -50,7 +51,7 @@ def _words(drawing: Drawing) -> None:
 
     padding = len(vectors) - len(ids)
     drawing.station(223, 36, 2, "Tokens")
-    drawing.station(437, 36, 3, "Vectors", f"{len(vectors)} tokens × {vectors.shape[1]} numbers")
+    drawing.station(437, 36, 3, "Vectors", f"{len(vectors)} × {vectors.shape[1]} numbers")
     colours = matplotlib.colormaps["RdBu_r"]((vectors.numpy() / VECTOR_LIMIT + 1) / 2, bytes=True)[..., :3]
     rows = [
         *zip(words, ids, colours[: len(ids), None], strict=True),
@@ -59,8 +60,8 @@ def _words(drawing: Drawing) -> None:
     for number, (word, token, row) in enumerate(rows):
         y = 58 + 18 * number
         inside = not word.startswith(("start", "end"))
-        drawing.chip(212, y, word, width=88, height=17, fill=kit.WORDS_TINT if inside else kit.WHITE)
-        drawing.text(332, y + 13, str(token), size=kit.SMALL, colour=kit.SECOND, anchor="end")
+        drawing.chip(209, y, word, width=94, height=17, fill=kit.WORDS_TINT if inside else kit.WHITE)
+        drawing.text(333, y + 13, str(token), size=kit.SMALL, colour=kit.SECOND, anchor="end")
         drawing.picture(VECTORS, y + 0.5, 256, max(16, len(row)), row, frame=None)
     drawing.arrow([(334, 167), (344, 167)], kit.WORDS, tip=7)
     drawing.rect(346, 59, 64, 217, fill=kit.WORDS_TINT, stroke=kit.WORDS, line=1.5)
@@ -106,7 +107,7 @@ def _loop(drawing: Drawing, step) -> None:
     drawing.arrow([(312, 504), (326, 504), (326, 491)], kit.SECOND, line=1.5, tip=7, radius=5)
     drawing.arrow([(274, 434), (300, 434)], kit.XT)
     drawing.unet(304, 378)
-    drawing.text(336, 510, "**U-Net**, asked twice")
+    drawing.text(336, 510, "**U-Net**, twice")
 
     answers = ((400, step.noise_uncond, kit.SECOND, "5 4"), (472, step.noise_text, kit.WORDS, None))
     for y, noise, colour, dash in answers:
@@ -120,8 +121,8 @@ def _loop(drawing: Drawing, step) -> None:
     drawing.picture(594, 410, 48, 48, example.as_colours(step.noise), frame=kit.GUIDANCE)
     drawing.text(618, 400, "guided", colour=kit.GUIDANCE, anchor="middle", bold=True)
     drawing.text(618, 477, f"$s$ = {example.GUIDANCE:g}", colour=kit.GUIDANCE, anchor="middle")
-    drawing.arrow([(646, 434), (660, 434)], kit.GUIDANCE, line=3)
-    drawing.rect(662, 408, 76, 52, fill=kit.INK, radius=26)
+    drawing.arrow([(643, 434), (657, 434)], kit.GUIDANCE, line=3)
+    drawing.rect(658, 408, 84, 52, fill=kit.INK, radius=26)
     drawing.text(700, 432, "scheduler", size=kit.SMALL, colour=kit.WHITE, anchor="middle", bold=True)
     drawing.text(700, 448, "step", size=kit.SMALL, colour=kit.WHITE, anchor="middle")
 
@@ -137,7 +138,7 @@ def _ends(drawing: Drawing, run) -> None:
     drawing.stack(29, 398, 96, example.channels(noise), colour=kit.XT)
     drawing.arrow([(156, 434), (198, 434)], kit.XT)
 
-    drawing.arrow([(742, 434), (778, 434)], kit.X0)
+    drawing.arrow([(746, 434), (780, 434)], kit.X0)
     drawing.text(759, 456, "after", size=kit.SMALL, colour=kit.X0, anchor="middle")
     drawing.text(759, 472, str(len(run.steps)), size=kit.SMALL, colour=kit.X0, anchor="middle")
     drawing.stack(786, 402, 80, example.channels(clean), colour=kit.X0)

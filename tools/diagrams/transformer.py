@@ -289,7 +289,7 @@ def _transformer(drawing: Drawing, sizes: Sizes) -> None:
         head = middle + 8 if x > lefts[-1] else foot + beside + 8
         drawing.line([(x, time), (x, head)], kit.LINE, line=1)
         _mark(drawing, x, head, kit.LINE)
-    drawing.text(lefts[-1] + wide + 24, time + 4.5, "adaptive norm", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(lefts[-1] + wide + 19, time + 4.5, "adaptive norm", size=kit.SMALL, colour=kit.SECOND)
     drawing.text(kit.MARGIN, time + 28, "numbers each", size=kit.SMALL, colour=kit.SECOND)
     drawing.text(kit.MARGIN, time + 48, "places", size=kit.SMALL, colour=kit.SECOND)
     for left in lefts:

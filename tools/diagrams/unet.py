@@ -8,10 +8,8 @@ import matplotlib
 import numpy as np
 import torch
 from diffusers import UNet2DConditionModel
-from PIL import Image
 from torch import Tensor, nn
 
-from helpers.latents import decode
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
 
@@ -137,32 +135,26 @@ def draw_pocket() -> Drawing:
     words, _, vectors = example.tokens()
     blocks = trace(example.pocket().unet, step.latents, step.t, vectors[None])
     faces = [first_component(block.output[0].numpy()) for block in blocks]
-    likeness = [outline_likeness(face, decode(example.pocket(), run.latents)[0]) for face in faces]
     drawing = Drawing(
         "unet",
         690,
-        "The U-Net finds the fox in the noise, and its last block turns what it found into the noise on it",
+        "The U-Net finds the fox in the noise, and its last box turns what it found into the noise on it",
         f"A latent of the run ({example.SAID}) at t = {step.t} enters at the left. {_way(blocks)} Each box shows the "
-        "first principal component of its numbers, and below it how far that agrees with the outline of the finished "
-        f"fox, as a correlation: {likeness[0]:.2f} after the first convolution, {likeness[-2]:.2f} in the last block "
-        f"but one, {likeness[-1]:.2f} in the last.",
+        "first principal component of its numbers: the fox is plain in the last box but one, and grain in the last.",
     )
     layout = Layout(146, 82, 14, (134, 268, 390), (64, 48, 36), 2, 1 / 16, 8, (2, 10), True)
     boxes = _place(blocks, layout)
     _u(drawing, boxes, layout, rail=488, risers=(170, 570), ends=(60, 900), last=853)
-    for box, face, value in zip(boxes, faces, likeness, strict=True):
+    for box, face in zip(boxes, faces, strict=True):
         shade = (box.x - layout.first) / (kit.WIDTH - 2 * layout.first)
         side, colour = box.height, COLOURS[box.block.kind]
         drawing.picture(box.left + box.spine, box.top, side, side, _shaded(face, shade), frame=colour, line=1)
-        turning = any(box.level < other.level for other in _neighbours(boxes, box))
-        x, anchor = (box.x + 12, "start") if turning else (box.left + box.width, "end")  # beside the ribbon below it
-        drawing.text(x, box.top + side + 15, f"{value:.2f}", size=kit.SMALL, colour=kit.SECOND, anchor=anchor)
     for x, latents, name, colour in ((28, step.latents, "$x_t$", kit.XT), (868, step.noise_text, "$ε_θ$", kit.EPS)):
         drawing.picture(x, 102, 64, 64, example.as_colours(latents), frame=colour)
         drawing.text(x + 32, 89, name, size=21, colour=colour, anchor="middle")
     kept = float(example.pocket().scheduler.alphas_cumprod[step.t])
-    shares = f"In: {kept**0.5:.2f} fox, {(1 - kept) ** 0.5:.2f} noise."
-    said = (shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
+    shares = (f"In: {kept**0.5:.2f} fox,", f"{(1 - kept) ** 0.5:.2f} noise.")
+    said = (*shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
     drawing.lines(28, 257, said, size=kit.SMALL, colour=kit.SECOND)
     said = (
         "Out: the fox is found,",
@@ -192,7 +184,7 @@ def draw_pocket() -> Drawing:
             f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
             "place look at all others, then at the words",
         ),
-        ("pictures: first principal component of a box;", "numbers: its likeness to the fox's outline (correlation)"),
+        ("pictures: the strongest pattern in a box,", "the first principal component of its numbers"),
     )
     return drawing
 
@@ -317,14 +309,8 @@ def _plain(drawing: Drawing, boxes: list[Box], layout: Layout, last: float) -> N
     drawing.rect(last - 4.5, layout.rows[0] - high / 2, 9, high, fill=COLOURS["convolution"], radius=3)
 
 
-def _neighbours(boxes: list[Box], box: Box) -> list[Box]:
-    """The boxes just before and after one."""
-    at = boxes.index(box)
-    return boxes[max(at - 1, 0) : at] + boxes[at + 1 : at + 2]
-
-
 def _skips(drawing: Drawing, boxes: list[Box], layout: Layout) -> None:
-    """Arcs from each box before the middle to its partner; beside a box that the ribbon enters or leaves on top."""
+    """Arcs from each box before the middle to its partner; beside the ribbon where that enters or leaves on top."""
     middle = next(number for number, box in enumerate(boxes) if box.block.kind == "middle")
     for number, (source, target) in enumerate(zip(boxes[:middle], reversed(boxes), strict=False)):
         inner = sum(box.level == source.level for box in boxes[number + 1 : middle])
@@ -332,9 +318,13 @@ def _skips(drawing: Drawing, boxes: list[Box], layout: Layout) -> None:
         start: Point = (source.x, source.top)
         end: Point = (target.x, target.top)
         if number and boxes[number - 1].level != source.level:
-            beside = (layout.pitch - source.width) / 2
-            start = (source.left + source.width + beside * 0.7, source.y)
-            end = (target.left - beside * (1.6 if layout.pictures else 0.7), target.y - layout.ribbon / 2)
+            if layout.pictures:  # a box is wider than the ribbon
+                start = (source.left + source.width - 10, source.top)
+                end = (target.left + 4, target.top)
+            else:
+                beside = (layout.pitch - source.width) / 2 * 0.7
+                start = (source.left + source.width + beside, source.y)
+                end = (target.left - beside, target.y - layout.ribbon / 2)
         way = [start, (start[0], y), (end[0], y), end]
         drawing.arrow(way, kit.LINE, line=1.5)
         drawing.dots([*way[:-1], (end[0], end[1] - 9)], kit.SECOND, size=3)
@@ -370,14 +360,6 @@ def first_component(values: np.ndarray) -> np.ndarray:
     inner = tuple(slice(side // 4, side - side // 4) for side in first.shape)
     first = first if first[inner].mean() > first.mean() else -first
     return (first - first.min()) / np.ptp(first)
-
-
-def outline_likeness(component: np.ndarray, picture: Image.Image) -> float:
-    """The correlation of a map (h, w) with what stands out from a picture's plain background."""
-    pixels = np.asarray(picture, dtype=float)
-    outline = (np.abs(pixels - pixels[2, 2]).max(-1) > 40).astype(np.uint8) * 255
-    small = np.asarray(Image.fromarray(outline).reduce(picture.width // component.shape[1]))
-    return float(np.corrcoef(component.ravel(), small.ravel())[0, 1])
 
 
 def _shaded(component: np.ndarray, shade: float) -> np.ndarray:
@@ -416,7 +398,7 @@ def _headings(drawing: Drawing, boxes: list[Box]) -> None:
         x = (row[0].x + row[-1].x) / 2
         places = f"{row[0].block.side} × {row[0].block.side} places"
         counts = dict.fromkeys(box.block.channels for box in boxes if box.level == level)  # in the order of the flow
-        numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers at each"
+        numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers each"
         y = row[0].y
         if level == middle.level:
             x, y = x - 5, y + row[0].height / 2 + 42

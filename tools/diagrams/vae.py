@@ -8,12 +8,12 @@ from torch import Tensor
 
 from helpers.latents import channel_pictures, decode
 from helpers.measures import psnr
-from helpers.scenes import Scene
+from helpers.scenes import GROUNDS, Scene, Thing
 from helpers.scenes import draw as draw_scene
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing
 
-SCENE = Scene(("owl",), "glossy", "yellow", None, (96,), ((64, 64),))
+SCENE = Scene((Thing("owl"),), ground="sunset", style="glossy")
 SEED = 0
 SD15_SCALE = 0.18215  # Rombach et al. (2022), and the library's default
 LIMIT = 4.0  # what the strongest blue and red stand for in mu, z, x0 and the noise alike
@@ -21,6 +21,7 @@ UPPER, LOWER = 190, 442  # the middle of the way to the right and of the way bac
 MU, SIGMA = UPPER - 78, UPPER + 78
 STACK, STEP = 80, 7  # the side of a latent's front channel, and how far the next peeps out
 PARAMETERS, JOIN, Z, GATE, X0, TURN = 304, 458, 506, 656, 716, 872  # from left to right
+NOTE = {"anchor": "middle", "size": kit.SMALL, "colour": kit.SECOND}
 
 
 def draw() -> list[Drawing]:
@@ -40,16 +41,15 @@ def draw() -> list[Drawing]:
         560,
         f"The VAE keeps a picture in {fewer} times fewer numbers; times s on the way in and divided by s on the way "
         "out are a pair",
-        f"Upper way, left to right: an {SCENE.words[0]} on {SCENE.background}, {pixels.numel():,} numbers. The encoder "
-        f"gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, darker where "
-        f"it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, {normal.mean.std():.2f}. "
-        f"z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise of diffusion. Times s = "
-        f"{scale:.4f} makes it x0, paler, with a standard "
-        f"deviation of {x0.std():.2f}: the latent that diffusion starts from. At the right, lessons 01 and 02 add "
-        "noise "
-        "and take it away again; here a dashed wire leaves that out. Lower way, right to left: the same latent is "
-        "divided by "
-        f"s, and the decoder paints it. Its PSNR against the picture above is {psnr(picture, back):.1f} dB.",
+        f"Upper way, left to right: an {SCENE.words[0]} {GROUNDS[SCENE.ground]}, {pixels.numel():,} numbers. The "
+        f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
+        f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
+        f"{normal.mean.std():.2f}. In training z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise "
+        f"of diffusion; later it is mu. Times s = {scale:.4f} makes it x0, paler, with a standard deviation of "
+        f"{x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the right, "
+        "lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, right to "
+        "left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above is "
+        f"{psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
     drawing.text(28, 58, "the VAE’s numbers", size=kit.HEAD, bold=True)
@@ -60,6 +60,7 @@ def draw() -> list[Drawing]:
     _latent(drawing, PARAMETERS, SIGMA, normal.std, "$σ$", f"mean {normal.std.mean():.3f}", kit.VAE)
     _latent(drawing, Z, UPPER, z, "$z$", f"std {z.std():.2f}", kit.VAE)
     _latent(drawing, X0, UPPER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
+    drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "(many pictures: 1)", **NOTE)
     _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
     _latent(drawing, Z, LOWER, x0 / scale, "$z$", f"std {(x0 / scale).std():.2f}", kit.VAE)
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
@@ -107,25 +108,25 @@ def _gates(drawing: Drawing, scale: float) -> None:
         drawing.rect(GATE - 32, y - 21, 64, 42, fill=kit.INK, stroke=kit.CARD, line=3, radius=21)
         drawing.text(GATE, y + 7, f"{sign} $s$", size=20, colour=kit.WHITE, anchor="middle", bold=True)
     middle = (UPPER + LOWER) / 2
-    drawing.rect(GATE - 61, middle - 30, 122, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
+    drawing.rect(GATE - 66, middle - 30, 132, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
     drawing.text(GATE, middle - 8, f"$s$ = {scale:.4f}", anchor="middle", bold=True)
     drawing.text(GATE, middle + 12, f"SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     words = ("here noise is", "added and taken", "away again:", "lessons 01 and 02")
-    drawing.lines(TURN - 18, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    drawing.lines(TURN - 14, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
 
 def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tensor) -> None:
     """The picture at both ends, and how many numbers it is."""
-    sides = {"anchor": "middle", "size": kit.SMALL, "colour": kit.SECOND}
     drawing.picture(28, UPPER - 64, 128, 128, picture, smooth=True)
-    drawing.text(92, UPPER + 84, f"3 × {picture.height} × {picture.width} =", **sides)
-    drawing.text(92, UPPER + 102, f"{3 * picture.height * picture.width:,} numbers", **sides)
+    drawing.text(92, UPPER + 84, f"3 × {picture.height} × {picture.width} =", **NOTE)
+    drawing.text(92, UPPER + 102, f"{3 * picture.height * picture.width:,} numbers", **NOTE)
     drawing.picture(28, LOWER - 64, 128, 128, back, smooth=True)
-    drawing.text(92, LOWER + 84, f"PSNR {psnr(picture, back):.1f} dB", **sides)
-    drawing.text(92, LOWER + 102, "against the one above", **sides)
+    drawing.text(92, LOWER + 84, f"PSNR {psnr(picture, back):.1f} dB", **NOTE)
+    drawing.text(92, LOWER + 102, "to the one above", **NOTE)
     fewer = 3 * picture.height * picture.width // z.numel()
-    size = (f"{' × '.join(map(str, z.shape[1:]))} = {z.numel():,} numbers,", f"{fewer} times fewer")
-    drawing.lines(Z + STACK / 2, 72, size, leading=17, **sides)
+    size = (f"{' × '.join(map(str, z.shape[1:]))} =", f"{z.numel():,} numbers,", f"{fewer} times fewer")
+    drawing.lines(Z + STACK / 2, 55, size, leading=17, **NOTE)
+    drawing.text(Z + STACK / 2, UPPER + STACK / 2 + 36, "in training; later z = μ", **NOTE)
 
 
 def _latent(drawing: Drawing, x: float, y: float, latent: Tensor, name: str, note: str, colour: str) -> None:

@@ -1,0 +1,538 @@
+"""The exercises of lesson 12: for each broken pipeline what is wrong, broken parts mended, and the first difference.
+
+A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
+has to name the right one.
+"""
+
+import copy
+import math
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from helpers.exercises import Exercise, Mistake, patients
+from helpers.exercises.patients import PATIENTS, Cause
+
+# --- diagnoses
+
+# What one would see if it were this cause; the answer to whoever names it where it is not.
+SIGNS = {
+    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt stay as they are",
+    Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
+    Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
+    Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
+    Cause.INPUT_NOT_SCALED: "what the U-Net is shown would begin as large as the sampler's latents",
+    Cause.INDEX_AS_TIMESTEP: "the first noise would be far off and too large, and the first estimate huge",
+    Cause.ROWS_SWAPPED: "the sizes would stay within bounds, and the picture would show what the prompt does not say",
+    Cause.WRONG_PREDICTION: "the first estimate would be too small, and the noise smaller and smaller towards the end",
+    Cause.STEPPED_TWICE: "the sampler would be at its last step when the loop is half through",
+    Cause.SKIPS_CUT: "the first noise would be far too small: without skips the answer has next to none of its grain",
+    Cause.NOT_UNSCALED: "the whole run would be right, and the decoded values in a narrower range than they should be",
+    Cause.HALF_OVERFLOW: "the decoded values would be nan",
+    Cause.NOT_CLAMPED: "most pixels would be right, and only the brightest and the darkest far off",
+    Cause.RANGE_MISTAKEN: "whatever is darker than a middle grey would be black",
+    Cause.CHANNELS_SWAPPED: "every outline would be right, with latents and decoded range as they should be",
+    Cause.OTHER_SEED: "the first latents would be others of the same size, and the picture another good one",
+}
+
+
+def _diagnosis(number: int) -> Exercise:
+    right, look = PATIENTS[number].cause, PATIENTS[number].look
+
+    def solution() -> Cause:
+        return right
+
+    solution.__name__ = f"diagnosis_{number}"
+    return Exercise(
+        name=f"12.diagnosis_{number}",
+        solution=solution,
+        cases=[()],
+        mistakes=tuple(
+            Mistake(lambda cause=cause: cause, f"with {cause.name}, {SIGNS[cause]}. Look at {look}.")
+            for cause in Cause
+            if cause is not right
+        ),
+    )
+
+
+DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
+
+
+# --- padding
+
+_ROWS = [[50, 51], [50, 7, 8, 51], [50, 1, 2, 3, 4, 5, 6, 51]]
+
+
+def _kept(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
+    return [[*ids[: length - 1], ids[-1]] if len(ids) > length else list(ids) for ids in rows]
+
+
+PAD = Exercise(
+    name="12.pad",
+    solution=patients.pad,
+    cases=[(_ROWS, 6, 51), (_ROWS[:2], 5, 9)],
+    mistakes=(
+        Mistake(
+            lambda rows, length, filler: patients.pad(rows, length, 0),
+            "0 is the id of an ordinary token. Fill up with `filler`.",
+        ),
+        Mistake(
+            lambda rows, length, filler: patients.pad(rows, min(length, max(map(len, rows))), filler),
+            "this fills up to the longest of the rows. The text encoder wants `length`, always.",
+        ),
+        Mistake(
+            lambda rows, length, filler: [[filler] * (length - len(ids)) + ids for ids in _kept(rows, length)],
+            "the filling comes behind the text: the start token has to stay at place 0.",
+        ),
+        Mistake(
+            lambda rows, length, filler: [(list(ids) + [filler] * length)[:length] for ids in rows],
+            "a row that is cut must still finish with its end token, its last id.",
+        ),
+        Mistake(
+            lambda rows, length, filler: [list(ids) + [filler] * (length - len(ids)) for ids in rows],
+            "rows longer than `length` have to be cut.",
+        ),
+    ),
+)
+
+
+# --- betas
+
+_SCALED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000}
+_PLAIN = {"beta_schedule": "linear", "beta_start": 0.0001, "beta_end": 0.02, "num_train_timesteps": 500}
+
+
+def _linspace(config: dict[str, Any], change: Callable[[float], float] = float) -> Tensor:
+    return torch.linspace(change(config["beta_start"]), change(config["beta_end"]), config["num_train_timesteps"])
+
+
+BETAS = Exercise(
+    name="12.betas",
+    solution=patients.betas,
+    cases=[(_SCALED,), (_PLAIN,)],
+    atol=1e-7,
+    mistakes=(
+        Mistake(_linspace, "this is linear for both. Ask the config: `scaled_linear` is linear in the root of beta."),
+        Mistake(
+            lambda config: _linspace(config, math.sqrt) ** 2,
+            "right for `scaled_linear`; a config that says `linear` wants the betas themselves in a straight line.",
+        ),
+        Mistake(
+            lambda config: _linspace(config, math.sqrt) if config["beta_schedule"] != "linear" else _linspace(config),
+            "these are the roots of the betas: square them again.",
+        ),
+        Mistake(
+            lambda config: _linspace(config) ** (2 if config["beta_schedule"] != "linear" else 1),
+            "squares of a straight line from start to end are too small: take the roots of start and end first.",
+        ),
+        Mistake(
+            lambda config: 1 - patients.betas(config),
+            "these are the alphas, 1 - beta.",
+        ),
+    ),
+)
+
+
+# --- noise
+
+
+def _from_seeds(seeds: Sequence[int], shape: Sequence[int]) -> list[Tensor]:
+    return [torch.randn(tuple(shape), generator=torch.Generator("cpu").manual_seed(seed)) for seed in seeds]
+
+
+NOISES = Exercise(
+    name="12.noises",
+    solution=patients.noises,
+    cases=[(0, 3, (1, 4, 2, 2)), (7, 4, (1, 2, 3))],
+    mistakes=(
+        Mistake(
+            lambda seed, count, shape: _from_seeds([seed] * count, shape),
+            "all of them are the same. Seed once, before the draws, and let the generator run on.",
+        ),
+        Mistake(
+            lambda seed, count, shape: _from_seeds(range(seed, seed + count), shape),
+            "these differ, but the library draws all of a run from one generator, so its pictures are others.",
+        ),
+        Mistake(
+            lambda seed, count, shape: [torch.randn(tuple(shape)) for _ in range(count)],
+            "nothing here is seeded: give `generator=` to every draw, or the next run is another one.",
+        ),
+        Mistake(
+            lambda seed, count, shape: torch.stack(patients.noises(seed, count, shape)),
+            "the numbers are right. Asked for is a list of tensors.",
+        ),
+        Mistake(
+            lambda seed, count, shape: _from_seeds([seed], shape),
+            "this is one draw. The start needs one, and every step another: `count` of them.",
+        ),
+    ),
+)
+
+
+# --- what several of them need
+
+
+def _samplers() -> list[Any]:
+    from diffusers import DDIMScheduler, EulerDiscreteScheduler
+
+    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+    samplers = [
+        EulerDiscreteScheduler(**settings, timestep_spacing="leading", steps_offset=1),
+        DDIMScheduler(**settings, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+    ]
+    for sampler in samplers:
+        sampler.set_timesteps(5)
+    return samplers
+
+
+def _latents(seed: int = 0) -> Tensor:
+    return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
+
+
+# --- guidance
+
+
+def _network(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
+    """A stand-in for the U-Net, as strict about the number of rows."""
+    if len(x) != len(words):
+        raise ValueError(f"x has {len(x)} rows and the text vectors have {len(words)}")
+    return x * words.mean(dim=(1, 2))[:, None, None, None] + t / 1000
+
+
+def _texts() -> list[tuple[Any, ...]]:
+    uncond, text = torch.randn((2, 1, 5, 6), generator=torch.Generator().manual_seed(10))
+    return [(_network, _latents(), torch.tensor(t), uncond, text) for t in (901, 51)]
+
+
+PREDICT = Exercise(
+    name="12.predict",
+    solution=patients.predict,
+    cases=_texts,
+    mistakes=(
+        Mistake(
+            lambda network, x, t, uncond, text: tuple(
+                network(torch.cat([x, x]), t, torch.cat([text, uncond])).chunk(2)
+            ),
+            "the two have changed places. Whoever calls this takes the first for the answer without the prompt.",
+        ),
+        Mistake(
+            lambda network, x, t, uncond, text: tuple(network(torch.cat([x, x]), t, torch.cat([text, text])).chunk(2)),
+            "both answers are those with the prompt, and their difference is 0: guidance would do nothing.",
+        ),
+        Mistake(
+            lambda network, x, t, uncond, text: tuple(network(x, t, torch.cat([uncond, text])).chunk(2)),
+            "two rows of text need two rows of latents: put x on itself.",
+        ),
+        Mistake(
+            lambda network, x, t, uncond, text: network(torch.cat([x, x]), t, torch.cat([uncond, text])),
+            "this is one tensor with both answers. Split it into two.",
+        ),
+    ),
+)
+# --- what the answer means
+
+
+def _answers() -> list[tuple[Tensor, Tensor, float, str]]:
+    return [(_latents(1), _latents(2), a, kind) for kind in ("epsilon", "v_prediction") for a in (0.9, 0.1)]
+
+
+AS_NOISE = Exercise(
+    name="12.as_noise",
+    solution=patients.as_noise,
+    cases=_answers,
+    mistakes=(
+        Mistake(
+            lambda answer, x, a, kind: patients.as_noise(answer, x, a, "v_prediction"),
+            "right for a network that answers with v. With `epsilon` the answer is the noise already.",
+        ),
+        Mistake(
+            lambda answer, x, a, kind: answer,
+            "right for `epsilon`. With `v_prediction` the noise has to be solved for.",
+        ),
+        Mistake(
+            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * x - math.sqrt(1 - a) * answer,
+            "for v this is the clean latent x0. The noise is the other combination.",
+        ),
+        Mistake(
+            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(1 - a) * answer + math.sqrt(a) * x,
+            "the two roots have changed places.",
+        ),
+        Mistake(
+            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * answer - math.sqrt(1 - a) * x,
+            "a sign is wrong: put v and x_t into your formula, and x0 has to cancel.",
+        ),
+        Mistake(
+            lambda answer, x, a, kind: answer if kind == "epsilon" else a * answer + (1 - a) * x,
+            "a is alpha_bar; the formula has the roots of it and of 1 - a.",
+        ),
+    ),
+)
+
+
+# --- one step
+
+
+def _ready() -> list[tuple[Any, Tensor, Tensor, Tensor]]:
+    found = []
+    for sampler, size in zip(_samplers(), (10, 1), strict=True):
+        t, x = sampler.timesteps[1], size * _latents(3)
+        sampler.scale_model_input(x, t)  # as the loop has done before, or Euler warns
+        found.append((sampler, _latents(4), t, x))
+    return found
+
+
+def _prev_first(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    after = scheduler.step(eps, t, x).prev_sample
+    return after, scheduler.step(eps, t, x).pred_original_sample
+
+
+def _twice(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    x0 = scheduler.step(eps, t, x).pred_original_sample
+    return scheduler.step(eps, t, x).prev_sample, x0
+
+
+STEP = Exercise(
+    name="12.step",
+    solution=patients.step,
+    cases=_ready,
+    mistakes=(
+        Mistake(
+            _twice,
+            "two calls are two steps: Euler counts them. One call gives an object that holds both tensors.",
+        ),
+        Mistake(
+            _prev_first,
+            "the latents are right, and the estimate comes from the step after: still two calls where one will do.",
+        ),
+        Mistake(
+            lambda scheduler, eps, t, x: patients.step(scheduler, eps, t, x)[::-1],
+            "both are right, in the wrong order: first the next latents, then the estimate.",
+        ),
+        Mistake(
+            lambda scheduler, eps, t, x: scheduler.step(eps, t, x).prev_sample,
+            "the next latents are right. Return the estimate with them.",
+        ),
+        Mistake(
+            lambda scheduler, eps, t, x: scheduler.step(x, t, eps),
+            "noise and latents have changed places, and this is the object itself: take its two tensors.",
+        ),
+    ),
+)
+
+
+# --- float16
+
+
+class _Loud:
+    """A stand-in for a VAE that overflows in float16: no nn.Module, so that each call gets a fresh one to change."""
+
+    def __init__(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(10)
+            loud, last = nn.Conv2d(4, 8, 3, padding=1), nn.Conv2d(8, 3, 1)
+        with torch.no_grad():
+            loud.weight *= 3e5
+        self.layers = nn.Sequential(loud, nn.GroupNorm(2, 8), last).requires_grad_(False).half()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.layers[0].weight.dtype
+
+    def parameters(self):
+        return self.layers.parameters()
+
+    def to(self, *arguments: Any, **options: Any) -> "_Loud":
+        self.layers.to(*arguments, **options)
+        return self
+
+    def float(self) -> "_Loud":
+        return self.to(torch.float32)
+
+    def half(self) -> "_Loud":
+        return self.to(torch.float16)
+
+    def decode(self, z: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(sample=self.layers(z))
+
+
+def decode(vae: Any, z: Tensor) -> Tensor:
+    """The VAE's picture computed in float32, whatever the weights came in. The VAE given is left as it is."""
+    return copy.deepcopy(vae).to(torch.float32).decode(z.float()).sample
+
+
+DECODE = Exercise(
+    name="12.decode",
+    solution=decode,
+    cases=lambda: [(_Loud(), _latents(seed).half()) for seed in (0, 1)],
+    rtol=1e-3,
+    atol=1e-3,
+    mistakes=(
+        Mistake(
+            lambda vae, z: vae.decode(z).sample,
+            "this is nan, in float16: inside the VAE numbers pass 65504. They have to be computed in float32.",
+        ),
+        Mistake(
+            lambda vae, z: vae.decode(z).sample.nan_to_num(),
+            "the nan are gone, and so is the picture. Keep them from arising.",
+        ),
+        Mistake(
+            lambda vae, z: vae.decode(z).sample.float(),
+            "the answer is converted, but it was computed in float16 and is nan by then.",
+        ),
+        Mistake(
+            lambda vae, z: vae.decode(z.float()).sample,
+            "the latents are float32 and the weights are not: the VAE has to change too, with `vae.to(...)`.",
+        ),
+        Mistake(
+            lambda vae, z: decode(vae, z).half(),
+            "computed rightly, and then cut down to float16 again. Give it back in float32.",
+        ),
+    ),
+)
+
+
+# --- pixels
+
+
+def _decoded() -> list[tuple[Tensor]]:
+    y = torch.randn((2, 3, 4, 5), generator=torch.Generator().manual_seed(10))
+    return [(0.3 * y,), (y,)]
+
+
+def _bytes(values: Tensor) -> Tensor:
+    return values.round().to(torch.int64).remainder(256).to(torch.uint8)
+
+
+TO_PIXELS = Exercise(
+    name="12.to_pixels",
+    solution=patients.to_pixels,
+    cases=_decoded,
+    mistakes=(
+        Mistake(
+            lambda y: _bytes((y + 1) * 127.5).permute(0, 2, 3, 1),
+            "values below 0 and above 255 come round again at the other end. Clamp them first.",
+        ),
+        Mistake(
+            lambda y: patients.to_pixels(y.flip(1)),
+            "red and blue have changed places. The VAE paints red, green, blue, and PIL wants the same.",
+        ),
+        Mistake(
+            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2).reshape(len(y), y.shape[2], y.shape[3], 3),
+            "reshape deals the same numbers out in another order. The channels have to move: permute.",
+        ),
+        Mistake(
+            lambda y: patients.to_pixels(y).permute(0, 3, 1, 2),
+            "the values are right. Pixels have their three colours in the last dimension: permute.",
+        ),
+        Mistake(
+            lambda y: (y * 255).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1),
+            "this takes the range for 0 to 1. The VAE's goes from -1 (black) to 1 (white).",
+        ),
+        Mistake(
+            lambda y: ((y + 1) * 127.5).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1),
+            "without rounding every value is cut down to the whole number below: half a level too dark on average.",
+        ),
+        Mistake(
+            lambda y: ((y + 1) / 2).clamp(0, 1).permute(0, 2, 3, 1),
+            "these are floats from 0 to 1. Asked for are bytes, 0 to 255, as torch.uint8.",
+        ),
+    ),
+)
+
+# --- the first difference
+
+QUANTITIES = ("x", "x_in", "eps", "x0")  # in the order in which a step computes them
+Place = tuple[int | None, str | None]
+
+
+def apart(ill: Tensor, well: Tensor) -> float:
+    """How far `ill` is from `well`, as a share of the length of `well`."""
+    return float((ill - well).norm() / well.norm())
+
+
+def first_divergence(ill: Sequence[Any], well: Sequence[Any], limit: float) -> Place:
+    """The step, counted from 1, and the quantity in which two runs are first further apart than `limit`.
+
+    ill, well: the moments of two runs, each with the tensors `x`, `x_in`, `eps` and `x0`; the runs may end at different
+    steps. limit: a share of the healthy tensor's length. Returns (None, None) if they are never that far apart.
+    """
+    for index, (a, b) in enumerate(zip(ill, well, strict=False), start=1):
+        for name in QUANTITIES:
+            if apart(getattr(a, name), getattr(b, name)) > limit:
+                return index, name
+    return None, None
+
+
+def _pairs() -> list[tuple[list[SimpleNamespace], list[SimpleNamespace], float]]:
+    """Two runs apart in `eps` from step 2 on, in `x` a hair before; two of which one ends early; two alike."""
+    well = [
+        SimpleNamespace(**{n: size * _latents(9 * i + j) for j, n in enumerate(QUANTITIES)})
+        for i, size in enumerate((9, 4, 1, 1))
+    ]
+    off = torch.ones(1, 4, 3, 3) * torch.tensor([1.0, -1.0, 1.0, -1.0])[:, None, None]  # of mean 0
+
+    def changed(amounts: dict[tuple[int, str], float], steps: int = 4) -> list[SimpleNamespace]:
+        return [
+            SimpleNamespace(**{n: getattr(m, n) + amounts.get((i, n), 0) * off for n in QUANTITIES})
+            for i, m in enumerate(well[:steps])
+        ]
+
+    first = changed({(0, "x"): 0.001, (1, "eps"): 0.8, (1, "x0"): 0.9, (2, "x"): 1.2, (2, "x_in"): 1.2, (3, "x"): 3.0})
+    early = changed({(0, "x0"): 0.5, (1, "x"): 2.0}, steps=2)
+    return [(first, well, 0.01), (early, well, 0.01), (changed({}), well, 0.01)]
+
+
+def _found(ill: Sequence[Any], well: Sequence[Any]) -> list[tuple[float, int, str]]:
+    pairs = enumerate(zip(ill, well, strict=False), start=1)
+    return [(apart(getattr(a, n), getattr(b, n)), i, n) for i, (a, b) in pairs for n in QUANTITIES]
+
+
+def _place(found: Sequence[tuple[float, int, str]], shift: int = 0) -> Place:
+    return (found[0][1] + shift, found[0][2]) if found else (None, None)
+
+
+FIRST_DIVERGENCE = Exercise(
+    name="12.first_divergence",
+    solution=first_divergence,
+    cases=_pairs,
+    mistakes=(
+        Mistake(
+            lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > limit], -1),
+            "the right place, counted from 0. Count the steps from 1, as the sheets do.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place(sorted(one for one in _found(ill, well) if one[0] > limit)[::-1]),
+            "this is where they are furthest apart. The cause is at the first difference, which may be a small one.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > 0]),
+            "two runs on two machines never agree to the last bit: ask for more than `limit`.",
+        ),
+        Mistake(
+            lambda ill, well, limit: _place(
+                sorted(
+                    (one for one in _found(ill, well) if one[0] > limit),
+                    key=lambda one: (QUANTITIES.index(one[2]), one[1]),
+                )
+            ),
+            "this goes through all steps of one quantity before the next quantity. Go step by step.",
+        ),
+    ),
+)
+
+
+EXERCISES = (
+    *DIAGNOSES,
+    PAD,
+    BETAS,
+    NOISES,
+    PREDICT,
+    AS_NOISE,
+    STEP,
+    DECODE,
+    TO_PIXELS,
+    FIRST_DIVERGENCE,
+)

@@ -1,0 +1,100 @@
+"""What lesson 01 does by hand, held to the helpers, to the library and to what statistics say of it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from diffusers import DDPMScheduler
+from torch.testing import assert_close
+
+from helpers import sampling, schedules
+from tests.lessons import NOTEBOOKS, definitions
+
+LESSON = NOTEBOOKS / "01_forward_noising.ipynb"
+ALPHA_BAR = schedules.alpha_bar(schedules.betas())
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    x0 = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(5)) * 2 - 1
+    space = {"alpha_bar": ALPHA_BAR, "x0": x0, "INK": torch.tensor([1, 2, 3]), "CARD": torch.tensor([4, 5, 6])}
+    return definitions(LESSON, **space)
+
+
+def test_noise_steps_and_jumps_are_those_of_the_helpers_and_the_library(lesson):
+    x0 = lesson["x0"]
+    eps = lesson["normal"](2, 7, x0)
+    assert torch.equal(eps, sampling.normal(2, 7, x0))
+    assert_close(lesson["one_step"](x0, 0.3, eps), schedules.markov_step(x0, 0.3, eps))
+    scheduler = DDPMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    for t in (0, 354, 999):
+        by_hand = lesson["add_noise"](x0, eps, t)
+        assert_close(by_hand, schedules.add_noise(x0, eps, t, ALPHA_BAR))
+        assert_close(by_hand, scheduler.add_noise(x0, eps, torch.tensor([t])), rtol=1e-5, atol=1e-5)
+
+
+def test_a_picture_as_numbers_runs_from_black_to_white(lesson):
+    picture = np.zeros((4, 6, 3), np.uint8)
+    picture[0, 1] = 255, 0, 127
+    x = lesson["numbers"](picture)
+    assert x.shape == (1, 3, 4, 6)
+    assert x[0, :, 0, 1].tolist() == pytest.approx([1, -1, 127 / 127.5 - 1])
+
+
+def test_a_blur_keeps_a_plain_picture_and_the_mean_and_averages_noise_as_a_gaussian_does(lesson):
+    blurred = lesson["blurred"]
+    plain = torch.full((1, 3, 40, 40), 1.7)  # beyond white: nothing is cut off
+    assert_close(blurred(plain, 3), plain)
+    assert torch.equal(blurred(plain, 0), plain)
+    noise = lesson["normal"](1, 1, torch.empty(1, 3, 400, 400))
+    expected = 1 / (2 * math.sqrt(math.pi) * 2)  # of a Gaussian of radius 2 in two dimensions
+    assert blurred(noise, 2).std().item() == pytest.approx(expected, rel=0.02)
+
+
+def test_six_decibels_more_are_half_the_error(lesson):
+    x0 = lesson["x0"]
+    assert lesson["decibels"](x0 + 0.1) - lesson["decibels"](x0 + 0.2) == pytest.approx(20 * math.log10(2), abs=1e-3)
+    assert lesson["decibels"](x0 + 2) == pytest.approx(0, abs=1e-4)  # as wrong as black for white
+
+
+def test_averaging_raises_the_ratio_by_the_count_where_numbers_are_equal(lesson):
+    snr, shrink = lesson["snr"], lesson["shrink"]
+    noise = lesson["normal"](1, 3, torch.empty(1, 3, 256, 256))
+    assert snr(noise, 354) == pytest.approx(1, abs=0.02)  # of variance 1, where the factors cross
+    blocks = torch.nn.functional.interpolate(noise[..., :32, :32], scale_factor=8, mode="nearest")
+    assert_close(shrink(blocks), noise[..., :32, :32])
+    assert snr(blocks, 600, size=8) == pytest.approx(64 * snr(blocks, 600), rel=0.01)
+    # Noise has no equal neighbours: averaging takes as much of it as of other noise.
+    assert snr(noise, 600, size=8) == pytest.approx(snr(noise, 600), rel=0.15)
+    # And the law that it counts with: the mean of 64 noises has a 64th of their variance.
+    assert shrink(noise).var().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_likeness_is_correlation(lesson):
+    likeness, x0 = lesson["likeness"], lesson["x0"]
+    assert likeness(x0, 2 * x0 + 1) == pytest.approx(1)
+    assert likeness(x0, -x0) == pytest.approx(-1)
+    assert likeness(x0, lesson["normal"](1, 1, x0)) == pytest.approx(0, abs=0.06)
+
+
+def test_the_bell_is_a_histogram_of_densities(lesson):
+    picture = lesson["bell"](torch.linspace(-4, 4, 9600))
+    filled = (picture == [1, 2, 3]).all(axis=2)
+    assert picture.shape == (48, 48, 3)
+    assert (filled.sum(axis=0) == 3).all()  # 1/8 everywhere, in rows of 2/48
+    spike = (lesson["bell"](torch.full((100,), 0.8)) == [1, 2, 3]).all(axis=2)
+    assert (spike.sum(axis=0) > 0).sum() == 1
+    assert spike[:, int((0.8 + 4) * 6)].all()
+
+
+def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(lesson):
+    pair = {"white": torch.full((1, 1024), 0.6), "black": torch.full((1, 1024), -0.5)}
+    gap = ALPHA_BAR[999].sqrt() * 1.1 / 2 * 32  # half of what is between the means, in standard deviations of a mean
+    expected = torch.special.ndtr(gap).item()
+    means, right = lesson["ends"](pair, ALPHA_BAR)
+    assert len(means["white"]) == len(means["black"]) == 400
+    assert right == pytest.approx(expected, abs=4 * math.sqrt(expected * (1 - expected) / 800))
+    nothing = ALPHA_BAR.clone()
+    nothing[999] = 0
+    assert lesson["ends"](pair, nothing)[1] == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 800))
