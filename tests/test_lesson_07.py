@@ -231,7 +231,7 @@ def test_the_search_prints_what_it_found_and_how_many_got_away(lesson, pipe, cap
         ({"timesteps": lambda steps: [t - 1 for t in range(1, steps + 1)]}, "timesteps"),
     ],
 )
-def test_the_search_names_a_part_that_answers_otherwise_and_forgives_another_order_of_a_sum(other, name):
+def test_the_search_names_a_part_that_answers_otherwise_and_forgives_another_order_of_a_sum(lesson, other, name):
     sound = SimpleNamespace(
         token_ids=lambda tokenizer, text: [1, 2, 3],
         start_noise=lambda: torch.full((4,), 0.1) * 3,
@@ -240,7 +240,7 @@ def test_the_search_names_a_part_that_answers_otherwise_and_forgives_another_ord
     summed = {"start_noise": lambda: torch.full((4,), 0.1) + torch.full((4,), 0.1) + torch.full((4,), 0.1)}
     suspect = SimpleNamespace(**{**vars(sound), **summed, **other})
     inputs = {"token_ids": (None, ""), "start_noise": (), "timesteps": (3,)}
-    assert definitions(LESSON)["wrong_part"](sound, suspect, inputs) == name
+    assert lesson["wrong_part"](sound, suspect, inputs) == name
 
 
 def test_the_stand_in_tells_of_a_wrong_timestep(lesson, pipe):
