@@ -1,4 +1,4 @@
-"""The exercises of lesson 07: four of Stable Diffusion's seven parts, Euler's loop, and the search for a wrong part.
+"""The exercises of lesson 07: four of Stable Diffusion's seven parts, and pipelines with a wrong part.
 
 `make_suspect` makes the pipelines of the search for a wrong part. Reading on from there spoils it: each fault is named.
 """
@@ -14,17 +14,6 @@ from torch import Tensor, nn
 
 from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-
-
-def token_ids(tokenizer: Any, text: str) -> Tensor:
-    """The ids of a text (1, tokens), filled up or cut to the length that the text encoder reads."""
-    return tokenizer(text, padding="max_length", truncation=True, return_tensors="pt").input_ids
-
-
-@torch.no_grad()
-def text_vectors(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
-    """The vectors of the empty prompt and of the words (2, tokens, width), in this order."""
-    return torch.cat([text_encoder(ids).last_hidden_state for ids in (empty_ids, word_ids)])
 
 
 def start_noise(seeds: Sequence[int], shape: tuple[int, int, int]) -> Tensor:
@@ -60,67 +49,8 @@ def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
     return _bytes(_painted(vae, x / vae.config.scaling_factor))
 
 
-def euler_loop(
-    predict: Callable[[Tensor, int], Tensor], noise: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
-) -> Tensor:
-    """The clean latents after all Euler steps: Song et al. (2020), arXiv:2010.02502, equations 13 and 14."""
-    sigmas = [((1 - alpha_bar[t]) / alpha_bar[t]) ** 0.5 for t in timesteps] + [torch.zeros(())]
-    x = noise * (sigmas[0] ** 2 + 1) ** 0.5
-    for t, (sigma, sigma_next) in zip(timesteps, pairwise(sigmas), strict=True):
-        x = x + (sigma_next - sigma) * predict(x / (sigma**2 + 1) ** 0.5, t)
-    return x
-
-
-def wrong_part(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> str | None:
-    """The name of the first part that answers otherwise than the sound one to the same inputs; None if none does."""
-    for name, given in inputs.items():
-        right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
-        if right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3):
-            return name
-    return None
-
-
 def _generator(seed: int) -> torch.Generator:
     return torch.Generator("cpu").manual_seed(seed)
-
-
-# --- 1 and 2: tokens and vectors, given in the lesson (as are the timesteps); the search for a wrong part compares them
-
-
-class _Tokenizer:
-    """In place of a CLIP tokenizer, with eight places: a number for each letter, 1 for the start and 2 for the end."""
-
-    model_max_length, bos_token_id, eos_token_id, pad_token_id = 8, 1, 2, 2
-
-    def __call__(
-        self,
-        text: str,
-        padding: bool | str = False,
-        truncation: bool = False,
-        max_length: int | None = None,
-        return_tensors: str | None = None,
-        add_special_tokens: bool = True,
-    ) -> SimpleNamespace:
-        most = max_length or self.model_max_length
-        ids = [ord(letter) for letter in text if letter != " "]
-        special = 2 if add_special_tokens else 0
-        if truncation:
-            ids = ids[: most - special]
-        if add_special_tokens:
-            ids = [1, *ids, 2]
-        mask = [1] * len(ids)
-        if padding == "max_length":
-            ids += [2] * (most - len(ids))
-        rows = torch.tensor([ids]) if return_tensors == "pt" else ids
-        return SimpleNamespace(input_ids=rows, attention_mask=torch.tensor([mask]) if return_tensors == "pt" else mask)
-
-
-class _TextEncoder(nn.Module):
-    """In place of a CLIP text encoder: vectors that depend on the ids, and those of the layer before the last."""
-
-    def forward(self, input_ids: Tensor, output_hidden_states: bool = False) -> SimpleNamespace:
-        vectors = torch.sin(input_ids[..., None] * torch.arange(1, 6))
-        return SimpleNamespace(last_hidden_state=vectors, hidden_states=(0.5 * vectors, vectors))
 
 
 # --- 3: noise
@@ -396,97 +326,7 @@ TO_PIXELS = Exercise(
 )
 
 
-# --- Euler: the DDIM step in another unit
-
-
-def _wrong_euler(
-    *,
-    start: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
-    shown: Callable[[Tensor], Tensor] = lambda sigma: (sigma**2 + 1) ** 0.5,
-    unit: Callable[[Tensor], Tensor] = lambda a: ((1 - a) / a) ** 0.5,
-    sign: int = 1,
-    keep: bool = True,
-    last: int | None = None,
-    end: float | None = 0.0,
-) -> Callable[..., Tensor]:
-    """`euler_loop` with one thing wrong: start, what the U-Net is shown, sigma, direction, latents, steps, end."""
-
-    def wrong(
-        predict: Callable[[Tensor, int], Tensor], noise: Tensor, times: Sequence[int], alpha_bar: Tensor
-    ) -> Tensor:
-        sigmas = [unit(alpha_bar[t]) for t in times] + [unit(alpha_bar[0]) if end is None else torch.tensor(end)]
-        x = noise * start(sigmas[0])
-        for t, (sigma, sigma_next) in list(zip(times, pairwise(sigmas), strict=True))[:last]:
-            scaled = x / shown(sigma)
-            x = (x if keep else scaled) + sign * (sigma_next - sigma) * predict(scaled, t)
-        return x
-
-    return wrong
-
-
-EULER_LOOP = Exercise(
-    name="07.euler_loop",
-    solution=euler_loop,
-    cases=_loop_cases,
-    rtol=1e-3,
-    atol=1e-3,
-    hints=(
-        "Divide both lines of the DDIM step by the root of alpha_bar. What becomes of x0 + sigma eps?",
-        "Put the estimate, x - sigma eps, into x_next = x0 + sigma_next eps: x0 drops out.",
-        "Keep x itself: the U-Net is shown x divided by the root of sigma² + 1, the step goes on from x.",
-    ),
-    mistakes=(
-        Mistake(
-            _wrong_euler(end=None),
-            "nearly: this ends at t = 0, as DDIM does here. Euler's list of sigmas ends at 0.",
-        ),
-        Mistake(
-            _wrong_euler(shown=lambda sigma: torch.ones(())),
-            "the U-Net is shown x as it is. It wants x_t: divide by the root of sigma² + 1.",
-        ),
-        Mistake(
-            _wrong_euler(start=lambda sigma: torch.ones(())),
-            "the start is too weak: `noise` is the first x_t, and x is x_t divided by the root of alpha_bar.",
-        ),
-        Mistake(
-            _wrong_euler(start=lambda sigma: sigma),
-            "nearly: x_t divided by the root of alpha_bar is x_t times the root of sigma² + 1, not times sigma.",
-        ),
-        Mistake(
-            _wrong_euler(keep=False),
-            "only what the U-Net is shown gets divided. The step goes on from x itself.",
-        ),
-        Mistake(
-            _wrong_euler(sign=-1),
-            "the steps go towards more noise: which of the two sigmas is the smaller one?",
-        ),
-        Mistake(
-            _wrong_euler(last=-1),
-            "one step is missing: the last one goes down to sigma = 0.",
-        ),
-        Mistake(
-            _wrong_euler(shown=lambda sigma: sigma**2 + 1),
-            "sigma² + 1 is a variance: divide by its square root.",
-        ),
-        Mistake(
-            _wrong_euler(unit=lambda a: (1 - a) / a),
-            "that is sigma²: the noise in x has the size sigma, its root.",
-        ),
-    ),
-)
-
-
 # --- which part is wrong?
-
-
-def _reversed_sums(sound: SimpleNamespace) -> Callable[..., Tensor]:
-    """Nothing wrong: the guided noise, added up in another order, so that its last bit differs."""
-
-    def guided_noise(unet: nn.Module, x: Tensor, t: int, vectors: Tensor, guidance: float) -> Tensor:
-        without, words = (sound.guided_noise(unet, x, t, vectors, s) for s in (0.0, 1.0))
-        return (1 - guidance) * without + guidance * words
-
-    return guided_noise
 
 
 def _one_step_short(sound: SimpleNamespace) -> Callable[..., Tensor]:
@@ -532,108 +372,7 @@ def make_suspect(sound: SimpleNamespace, number: int) -> SimpleNamespace:
     return SimpleNamespace(**{**vars(sound), name: fault(sound)})
 
 
-def _stand_ins() -> tuple[SimpleNamespace, dict[str, tuple]]:
-    """Sound parts, and for each the inputs that tell it from the wrong ones, with stand-ins for the networks."""
-    functions = (token_ids, text_vectors, start_noise, timesteps, guided_noise, ddim_loop, to_pixels)
-    predict, x, times, alpha_bar = _loop_cases()[0]
-    unet, latents, t, vectors, guidance = _guidance_cases()[1]
-    inputs = {
-        "token_ids": (_Tokenizer(), "fox"),
-        "text_vectors": (_TextEncoder(), torch.tensor([[1, 2, 2, 2]]), torch.tensor([[1, 5, 9, 2]])),
-        "start_noise": ([3, 8], (4, 4, 4)),
-        "timesteps": (30,),
-        "guided_noise": (unet, latents, t, vectors, guidance),
-        "ddim_loop": (predict, x, times, alpha_bar),
-        "to_pixels": (_Vae(), x),
-    }
-    return SimpleNamespace(**{function.__name__: function for function in functions}), inputs
-
-
-def _wrong_part_cases() -> list[tuple[SimpleNamespace, SimpleNamespace, dict[str, tuple]]]:
-    sound, inputs = _stand_ins()
-    others = (
-        {},
-        {"guided_noise": _reversed_sums(sound)},
-        {"token_ids": lambda tokenizer, text: token_ids(tokenizer, text)[:, :5]},
-        {"to_pixels": lambda vae, x: to_pixels(vae, x) ^ 1},  # each byte by 1
-        {"timesteps": lambda steps: [t - 1 for t in timesteps(steps)]},
-        {"text_vectors": lambda *given: text_vectors(*given).flip(0)},  # of the same mean
-    )
-    suspects = [SimpleNamespace(**{**vars(sound), **other}) for other in others]
-    suspects += [make_suspect(sound, number) for number in range(1, len(_FAULTS) + 1)]
-    return [(sound, one, inputs) for one in suspects]
-
-
-def _wrong_search(
-    differ: Callable[[Tensor, Tensor], bool], answer: Callable[[str, int], Any] = lambda name, place: name
-) -> Callable[..., Any]:
-    """`wrong_part` with another comparison, or another answer than the part's name."""
-
-    def wrong(sound: SimpleNamespace, suspect: SimpleNamespace, inputs: dict[str, tuple]) -> Any:
-        for place, (name, given) in enumerate(inputs.items(), start=1):
-            right, other = (torch.as_tensor(getattr(parts, name)(*given)) for parts in (sound, suspect))
-            if differ(right, other):
-                return answer(name, place)
-        return None
-
-    return wrong
-
-
-def _apart(right: Tensor, other: Tensor) -> bool:
-    return right.shape != other.shape or not torch.allclose(right.double(), other.double(), rtol=0, atol=1e-3)
-
-
-WRONG_PART = Exercise(
-    name="07.wrong_part",
-    solution=wrong_part,
-    cases=_wrong_part_cases,
-    hints=(
-        "`getattr(sound, name)(*inputs[name])` is what the sound part answers. Ask the suspect's part the same.",
-        "`torch.as_tensor` makes tensors of lists, arrays and tensors alike; `.double()` makes them comparable.",
-        "Answers may differ in shape: look at that first. Then `torch.allclose` with a small `atol`, such as 1e-3.",
-    ),
-    mistakes=(
-        Mistake(
-            _wrong_search(lambda right, other: not torch.equal(right, other)),
-            "one suspect is sound, and only adds up in another order: its last bits differ. Allow a small tolerance.",
-        ),
-        Mistake(
-            _wrong_search(lambda right, other: not torch.allclose(right.double(), other.double(), atol=1e-3)),
-            "a part that answers with another shape cannot be compared number by number: look at the shapes first.",
-        ),
-        Mistake(
-            _wrong_search(lambda right, other: right.shape != other.shape),
-            "equal shapes are not enough: compare the numbers too.",
-        ),
-        Mistake(
-            _wrong_search(
-                lambda right, other: (
-                    right.shape != other.shape
-                    or not torch.allclose(right.double().mean(), other.double().mean(), atol=1e-3)
-                )
-            ),
-            "equal means are not enough: two rows that have changed places have the mean of the right ones.",
-        ),
-        Mistake(
-            _wrong_search(
-                lambda right, other: (
-                    right.shape != other.shape or float((right.double() - other.double()).abs().max()) > 1
-                )
-            ),
-            "a tolerance of 1 is too wide: bytes and timesteps can be off by 1.",
-        ),
-        Mistake(
-            _wrong_search(_apart, lambda name, place: place),
-            "this is the part's number: answer with its name, the key in `inputs`.",
-        ),
-        Mistake(
-            _wrong_search(_apart, lambda name, place: True),
-            "that something is wrong is half of the answer: which part is it?",
-        ),
-    ),
-)
-
-EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS, EULER_LOOP, WRONG_PART)
+EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS)
 
 ONE_GENERATOR = Quiz(
     name="07.one_generator",
