@@ -310,7 +310,7 @@ PATIENTS: tuple[Patient, ...] = (
     # invoke-ai/InvokeAI#7495, the other way round: there v was taken for the noise.
     Patient(
         cause=Cause.WRONG_PREDICTION,
-        look="the row of the noise, from left to right",
+        look="the row of the estimates, from left to right",
         cure="as_noise",
         wrong={"as_noise": _as_if_v},
     ),
