@@ -264,19 +264,18 @@ def test_the_part_that_a_patient_has_gets_a_hint(patient):
     assert verdict(f"12.{patient.cure}", part).kind == "mistake"
 
 
-def test_the_cures_that_the_lesson_gives_are_right():
-    given = definitions(LESSON)
+def test_the_cures_that_the_lesson_gives_are_right(lesson):
     x = patients.noises(0, 1, (1, 4, 3, 3))[0]
     for sampler in (DDIMScheduler(), EulerDiscreteScheduler()):
         sampler.set_timesteps(5)
-        t = given["clock"](sampler.timesteps, 1)
-        assert torch.equal(given["start"](x, sampler), patients.start(x, sampler))
-        assert torch.equal(given["shown"](x, t, sampler), patients.shown(x, t, sampler)) and t == sampler.timesteps[1]
+        t = lesson["clock"](sampler.timesteps, 1)
+        assert torch.equal(lesson["start"](x, sampler), patients.start(x, sampler))
+        assert torch.equal(lesson["shown"](x, t, sampler), patients.shown(x, t, sampler)) and t == sampler.timesteps[1]
     words = patients.noises(1, 2, (1, 5, 6))
     network = lambda x, t, words: x * words.mean(dim=(1, 2))[:, None, None, None] + t  # noqa: E731
-    assert_close(given["predict"](network, x, 3, *words), patients.predict(network, x, 3, *words))
+    assert_close(lesson["predict"](network, x, 3, *words), patients.predict(network, x, 3, *words))
     rows = [[50, 51], [50, 1, 2, 3, 4, 5, 6, 51]]
-    assert given["pad"](rows, 6, 9) == patients.pad(rows, 6, 9)
+    assert lesson["pad"](rows, 6, 9) == patients.pad(rows, 6, 9)
 
 
 def test_a_run_that_turns_to_nan_is_found_where_it_does():
