@@ -20,14 +20,14 @@ from helpers.exercises.patients import PATIENTS, Cause
 
 # What one would see if it were this cause; the answer to whoever names it where it is not.
 SIGNS = {
-    Cause.WRONG_PADDING: "the first noise would differ, and all sizes and the thing of the prompt stay as they are",
+    Cause.WRONG_PADDING: "the first noise would differ, and the picture still show the thing of the prompt",
     Cause.LINEAR_BETAS: "the sampler would start from another size, neither the right one nor 1",
-    Cause.NOISE_REUSED: "there would be dice, and the latents would grow: equal draws add up",
+    Cause.NOISE_REUSED: "the sampler would be the stochastic one, and the latents would grow: equal draws add up",
     Cause.START_NOT_SCALED: "the sampler's latents would begin at a standard deviation of 1, and the right ones do not",
     Cause.INPUT_NOT_SCALED: "what the U-Net is shown would begin as large as the sampler's latents",
     Cause.INDEX_AS_TIMESTEP: "the first noise would be far off and too large, and the first estimate huge",
     Cause.ROWS_SWAPPED: "the sizes would stay within bounds, and the picture would show what the prompt does not say",
-    Cause.WRONG_PREDICTION: "the first estimate would be too small, and the noise smaller and smaller towards the end",
+    Cause.WRONG_PREDICTION: "the first noise would have the right size, and all estimates would be too small",
     Cause.STEPPED_TWICE: "the sampler would be at its last step when the loop is half through",
     Cause.SKIPS_CUT: "the first noise would be far too small: without skips the answer has next to none of its grain",
     Cause.NOT_UNSCALED: "the whole run would be right, and the decoded values in a narrower range than they should be",
@@ -59,44 +59,6 @@ def _diagnosis(number: int) -> Exercise:
 
 
 DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
-
-
-# --- padding
-
-_ROWS = [[50, 51], [50, 7, 8, 51], [50, 1, 2, 3, 4, 5, 6, 51]]
-
-
-def _kept(rows: Sequence[Sequence[int]], length: int) -> list[list[int]]:
-    return [[*ids[: length - 1], ids[-1]] if len(ids) > length else list(ids) for ids in rows]
-
-
-PAD = Exercise(
-    name="12.pad",
-    solution=patients.pad,
-    cases=[(_ROWS, 6, 51), (_ROWS[:2], 5, 9)],
-    mistakes=(
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, length, 0),
-            "0 is the id of an ordinary token. Fill up with `filler`.",
-        ),
-        Mistake(
-            lambda rows, length, filler: patients.pad(rows, min(length, max(map(len, rows))), filler),
-            "this fills up to the longest of the rows. The text encoder wants `length`, always.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [[filler] * (length - len(ids)) + ids for ids in _kept(rows, length)],
-            "the filling comes behind the text: the start token has to stay at place 0.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [(list(ids) + [filler] * length)[:length] for ids in rows],
-            "a row that is cut must still finish with its end token, its last id.",
-        ),
-        Mistake(
-            lambda rows, length, filler: [list(ids) + [filler] * (length - len(ids)) for ids in rows],
-            "rows longer than `length` have to be cut.",
-        ),
-    ),
-)
 
 
 # --- betas
@@ -192,46 +154,6 @@ def _latents(seed: int = 0) -> Tensor:
     return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
 
 
-# --- guidance
-
-
-def _network(x: Tensor, t: Tensor, words: Tensor) -> Tensor:
-    """A stand-in for the U-Net, as strict about the number of rows."""
-    if len(x) != len(words):
-        raise ValueError(f"x has {len(x)} rows and the text vectors have {len(words)}")
-    return x * words.mean(dim=(1, 2))[:, None, None, None] + t / 1000
-
-
-def _texts() -> list[tuple[Any, ...]]:
-    uncond, text = torch.randn((2, 1, 5, 6), generator=torch.Generator().manual_seed(10))
-    return [(_network, _latents(), torch.tensor(t), uncond, text) for t in (901, 51)]
-
-
-PREDICT = Exercise(
-    name="12.predict",
-    solution=patients.predict,
-    cases=_texts,
-    mistakes=(
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(
-                network(torch.cat([x, x]), t, torch.cat([text, uncond])).chunk(2)
-            ),
-            "the two have changed places. Whoever calls this takes the first for the answer without the prompt.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(torch.cat([x, x]), t, torch.cat([text, text])).chunk(2)),
-            "both answers are those with the prompt, and their difference is 0: guidance would do nothing.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: tuple(network(x, t, torch.cat([uncond, text])).chunk(2)),
-            "two rows of text need two rows of latents: put x on itself.",
-        ),
-        Mistake(
-            lambda network, x, t, uncond, text: network(torch.cat([x, x]), t, torch.cat([uncond, text])),
-            "this is one tensor with both answers. Split it into two.",
-        ),
-    ),
-)
 # --- what the answer means
 
 
@@ -449,25 +371,26 @@ Place = tuple[int | None, str | None]
 
 
 def apart(ill: Tensor, well: Tensor) -> float:
-    """How far `ill` is from `well`, as a share of the length of `well`."""
-    return float((ill - well).norm() / well.norm())
+    """How far `ill` is from `well`, as a share of the norm of `well`."""
+    return float((ill.float() - well.float()).norm() / well.float().norm())
 
 
 def first_divergence(ill: Sequence[Any], well: Sequence[Any], limit: float) -> Place:
     """The step, counted from 1, and the quantity in which two runs are first further apart than `limit`.
 
     ill, well: the moments of two runs, each with the tensors `x`, `x_in`, `eps` and `x0`; the runs may end at different
-    steps. limit: a share of the healthy tensor's length. Returns (None, None) if they are never that far apart.
+    steps. limit: a share of the healthy tensor's norm. nan is further apart than any limit. Returns (None, None) if
+    they are never that far apart.
     """
     for index, (a, b) in enumerate(zip(ill, well, strict=False), start=1):
         for name in QUANTITIES:
-            if apart(getattr(a, name), getattr(b, name)) > limit:
+            if not apart(getattr(a, name), getattr(b, name)) <= limit:  # nan too: it is neither above nor below
                 return index, name
     return None, None
 
 
 def _pairs() -> list[tuple[list[SimpleNamespace], list[SimpleNamespace], float]]:
-    """Two runs apart in `eps` from step 2 on, in `x` a hair before; two of which one ends early; two alike."""
+    """Two runs apart in `eps` from step 2 on, in `x` a hair before; others: ends early, alike, turns nan."""
     well = [
         SimpleNamespace(**{n: size * _latents(9 * i + j) for j, n in enumerate(QUANTITIES)})
         for i, size in enumerate((9, 4, 1, 1))
@@ -482,7 +405,9 @@ def _pairs() -> list[tuple[list[SimpleNamespace], list[SimpleNamespace], float]]
 
     first = changed({(0, "x"): 0.001, (1, "eps"): 0.8, (1, "x0"): 0.9, (2, "x"): 1.2, (2, "x_in"): 1.2, (3, "x"): 3.0})
     early = changed({(0, "x0"): 0.5, (1, "x"): 2.0}, steps=2)
-    return [(first, well, 0.01), (early, well, 0.01), (changed({}), well, 0.01)]
+    places = [(i, n) for i in range(4) for n in QUANTITIES]
+    lost = changed(dict.fromkeys(places[places.index((1, "eps")) :], math.nan))
+    return [(run, well, 0.01) for run in (first, early, changed({}), lost)]
 
 
 def _found(ill: Sequence[Any], well: Sequence[Any]) -> list[tuple[float, int, str]]:
@@ -500,8 +425,12 @@ FIRST_DIVERGENCE = Exercise(
     cases=_pairs,
     mistakes=(
         Mistake(
+            lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > limit]),
+            "one of the runs turns to nan on the way, and yours calls it right: a comparison with nan is always False.",
+        ),
+        Mistake(
             lambda ill, well, limit: _place([one for one in _found(ill, well) if one[0] > limit], -1),
-            "the right place, counted from 0. Count the steps from 1, as the sheets do.",
+            "the right place, counted from 0. Count the steps from 1, as the tables do.",
         ),
         Mistake(
             lambda ill, well, limit: _place(sorted(one for one in _found(ill, well) if one[0] > limit)[::-1]),
@@ -526,10 +455,8 @@ FIRST_DIVERGENCE = Exercise(
 
 EXERCISES = (
     *DIAGNOSES,
-    PAD,
     BETAS,
     NOISES,
-    PREDICT,
     AS_NOISE,
     STEP,
     DECODE,

@@ -27,7 +27,7 @@ HALF_MAX = torch.finfo(torch.float16).max  # 65504
 class Cause(Enum):
     """What may be wrong with a pipeline, to choose from. Not every cause has a patient."""
 
-    WRONG_PADDING = "the prompt is filled up with an ordinary token in place of the padding token"
+    WRONG_PADDING = "the prompt is filled up with another token than the padding token"
     LINEAR_BETAS = "the sampler's betas follow another schedule than the one of the training"
     NOISE_REUSED = "the generator is seeded anew for every draw, so that all draws are the same"
     START_NOT_SCALED = "the first latents are standard normal, where the sampler wants them larger"
@@ -176,6 +176,7 @@ def _blue_first(y: Tensor) -> Tensor:
 
 
 def _unclamped(y: Tensor) -> Tensor:
+    # A cast of 256 to a byte gives 0 on some machines and 255 on others: the remainder gives 0 on all.
     values = ((y + 1) * 127.5).round()
     return values.to(torch.int64).remainder(256).to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -299,17 +300,17 @@ PATIENTS: tuple[Patient, ...] = (
         cure="step",
         wrong={"step": _twice},
     ),
-    # Comfy-Org/ComfyUI#9849, huggingface/diffusers#2201: token 0, an exclamation mark, as padding.
+    # huggingface/diffusers#2201, mlfoundations/open_clip#453: one model's padding is the end token, another's token 0.
     Patient(
         cause=Cause.WRONG_PADDING,
-        look="the first column: which rows agree in it, and whether any size changes",
+        look="the first column: which rows agree in it; then at what has stayed in the picture",
         cure="pad",
         wrong={"pad": _filled_with_zeros},
     ),
     # invoke-ai/InvokeAI#7495, the other way round: there v was taken for the noise.
     Patient(
         cause=Cause.WRONG_PREDICTION,
-        look="the row of the noise, from left to right",
+        look="the row of the estimates, from left to right",
         cure="as_noise",
         wrong={"as_noise": _as_if_v},
     ),
