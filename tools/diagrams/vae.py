@@ -45,9 +45,9 @@ def draw() -> list[Drawing]:
         f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
         f"{normal.mean.std():.2f}. In training z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise "
-        f"of diffusion; the U-Net of Pocket gets mu. Times s = {scale:.4f} makes it x0, paler, with a standard deviation of "
-        f"{x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the right, "
-        "lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, right to "
+        f"of diffusion; the U-Net of Pocket gets mu. Times s = {scale:.4f} makes it x0, paler, with a standard "
+        f"deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the "
+        "right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, right to "
         "left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above is "
         f"{psnr(picture, back):.1f} dB.",
     )
