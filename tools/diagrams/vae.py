@@ -47,9 +47,9 @@ def draw() -> list[Drawing]:
         f"{normal.mean.std():.2f}. In training z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise "
         f"of diffusion; the U-Net of Pocket gets mu. Times s = {scale:.4f} makes it x0, paler, with a standard "
         f"deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the "
-        "right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, right "
-        "to left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above is "
-        f"{psnr(picture, back):.1f} dB.",
+        "right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, "
+        "right to left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above "
+        f"is {psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
     drawing.text(28, 58, "the VAE’s numbers", size=kit.HEAD, bold=True)
