@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from helpers import schedules
-from helpers.exercises.lesson_04 import best_sigma, seems_like, strips
+from helpers.exercises.lesson_04 import best_sigma, seems_like, sheets
 from helpers.model_folder import POCKET
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -101,14 +101,23 @@ def test_without_pixel_terms_sigma_is_1():
     assert best_sigma(0.0, 1e-6) == 1.0
 
 
-def test_two_strips_are_the_lesson_s_halves(lesson):
-    latents = torch.randn((2, 4, 3, 6), generator=torch.Generator().manual_seed(0))
-    assert torch.equal(strips(latents), lesson["join"](latents[:1], latents[1:]))
+@pytest.mark.parametrize("channels", [1, 4])
+def test_sheets_are_exact_for_a_linear_decoder(channels):
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = torch.randn((3, channels, 1, 1), generator=generator), torch.randn(3, generator=generator)
+    x0, flat = torch.randn((2, 1, channels, 5, 4), generator=generator)
+    only = flat.repeat(channels, 1, 1, 1)
+    for c in range(channels):
+        only[c, c] = x0[0, c]
+    none, each, everything = (torch.conv2d(latents, weight, bias) for latents in (flat, only, x0))
+    torch.testing.assert_close(sheets(none, each), everything, rtol=1e-5, atol=1e-5)
 
 
-def test_strips_fill_the_width_whatever_their_number():
-    latents = torch.arange(5.0).reshape(5, 1, 1, 1).expand(5, 4, 2, 16)
-    assert strips(latents)[0, 0, 0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 4, 4, 4]
+def test_sheets_are_not_exact_for_a_decoder_that_bends():
+    latents = torch.tensor([[[[1.0]], [[2.0]]]])
+    only = torch.tensor([[[[1.0]], [[0.0]]], [[[0.0]], [[2.0]]]])
+    none, each, everything = (x.sum(dim=1, keepdim=True) ** 2 for x in (0 * latents, only, latents))
+    assert sheets(none, each).item() == 5 and everything.item() == 9
 
 
 def test_forgetting_the_factor_shifts_the_signal_to_noise_ratio():

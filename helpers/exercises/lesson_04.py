@@ -1,4 +1,4 @@
-"""The exercises of lesson 04: the best sigma, a timestep that lies, and several latents side by side."""
+"""The exercises of lesson 04: the best sigma, a timestep that lies, and a decoder taken for linear."""
 
 import math
 
@@ -26,31 +26,18 @@ def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
     return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
-def strips(latents: Tensor) -> Tensor:
-    """N latents (N, C, h, w) as one (1, C, h, w): strip i, from column round(i w / N) on, is cut from latent i."""
-    count, width = len(latents), latents.shape[-1]
-    edges = [round(i * width / count) for i in range(count + 1)]
-    return torch.cat([latents[i : i + 1, ..., edges[i] : edges[i + 1]] for i in range(count)], dim=-1)
+def sheets(none: Tensor, only: Tensor) -> Tensor:
+    """What a linear decoder would paint from all channels, given what it paints from none and from each alone.
+
+    none: (1, 3, H, W), every channel flat. only: (N, 3, H, W), all but one channel flat. Returns (1, 3, H, W): each
+    channel's change, added to what none gives.
+    """
+    return none + (only - none).sum(dim=0, keepdim=True)
 
 
-def _strip_cases() -> list[tuple[Tensor]]:
-    latents = torch.randn((3, 4, 6, 16), generator=torch.Generator().manual_seed(3))
-    return [(latents,), (latents[:2, ..., :6],), (latents[:1],)]
-
-
-def _even_strips(latents: Tensor) -> Tensor:
-    width = latents.shape[-1] // len(latents)  # forgets what is left over at the right
-    return torch.cat([latents[i : i + 1, ..., i * width : (i + 1) * width] for i in range(len(latents))], dim=-1)
-
-
-def _lying_strips(latents: Tensor) -> Tensor:
-    return strips(latents.transpose(-1, -2)).transpose(-1, -2)
-
-
-def _first_columns(latents: Tensor) -> Tensor:
-    count, width = len(latents), latents.shape[-1]
-    edges = [round(i * width / count) for i in range(count + 1)]
-    return torch.cat([latents[i : i + 1, ..., : edges[i + 1] - edges[i]] for i in range(count)], dim=-1)
+def _sheet_cases() -> list[tuple[Tensor, Tensor]]:
+    painted = torch.randn((5, 3, 6, 4), generator=torch.Generator().manual_seed(3))
+    return [(painted[:1], painted[1:]), (painted[:1], painted[1:4]), (painted[:1], painted[1:2])]
 
 
 BEST_SIGMA = Exercise(
@@ -119,104 +106,80 @@ SEEMS_LIKE = Exercise(
     ),
 )
 
-STRIPS = Exercise(
-    name="04.strips",
-    solution=strips,
-    cases=_strip_cases,
+SHEETS = Exercise(
+    name="04.sheets",
+    solution=sheets,
+    cases=_sheet_cases,
     hints=(
-        "Write down all N + 1 edges first: the last is the width itself.",
-        "A slice with `...` leaves the dimensions before the last as they are; `latents[i : i + 1]` keeps the batch.",
-        "The pieces stand side by side in the last dimension: torch.cat along it.",
+        "Say first what one channel adds: the picture with it alone, less the picture with none.",
+        "Add up what the channels add: a sum over the first dimension.",
+        "Put the sum on top of `none`. With keepdim=True it keeps its batch dimension.",
     ),
     mistakes=(
         Mistake(
-            _even_strips,
-            "where N does not divide the width, this loses columns at the right. Round each edge instead.",
+            lambda none, only: only.sum(dim=0, keepdim=True),
+            "`none` lies in each of these pictures, so this counts it once for every channel. Count it once in all.",
         ),
         Mistake(
-            _lying_strips,
-            "these strips lie on top of each other. Upright ones follow each other in the last dimension.",
+            lambda none, only: none + only.sum(dim=0, keepdim=True),
+            "this counts `none` once more than there are channels: take it off each of them first.",
         ),
         Mistake(
-            lambda latents: strips(latents.flip(0)),
-            "the other way round: the first latent belongs at the left.",
+            lambda none, only: (only - none).sum(dim=0, keepdim=True),
+            "these are the changes. Add them to what no channel at all gives.",
         ),
         Mistake(
-            _first_columns,
-            "every strip is cut from the left of its latent. Cut it where it will stand.",
+            lambda none, only: none + (only - none).mean(dim=0, keepdim=True),
+            "each channel adds all of its own change, not a share of it: a sum, not a mean.",
         ),
         Mistake(
-            lambda latents: strips(latents)[0],
-            "the values are right; keep the batch dimension, (1, C, h, w), as the U-Net wants it.",
+            lambda none, only: sheets(none, only)[0],
+            "the values are right; keep the batch dimension, (1, 3, H, W), as `none` has it.",
         ),
     ),
 )
 
-EXERCISES = (BEST_SIGMA, SEEMS_LIKE, STRIPS)
+EXERCISES = (BEST_SIGMA, SEEMS_LIKE, SHEETS)
 
 BLUR = Quiz(
     name="04.blur",
-    question="A decoder trained on errors of pixels alone paints hair as a smooth patch; Stable Diffusion's paints "
-    "strands that were not there. Why?",
+    question="A decoder that cannot know where the bicycle stands paints the mean of the seven. Which term of Stable "
+    "Diffusion's loss was added to tell it that no real picture looks like that?",
     options=(
         Option(
-            "Its latents keep more numbers for each pixel.",
-            "That decides how much is lost, not what is put in its place. Two decoders of one latent still differ.",
+            "L1, because its best guess, the median, is sharper than the mean.",
+            "Sharper, but no possible picture either: its rims turn a colour that no bicycle has.",
         ),
         Option(
-            "Its loss has a discriminator, which punishes blur and not invention.",
-            "Errors of pixels are smallest for the average of all that fits. A discriminator asks whether a patch "
-            "could be real, and an average could not.",
+            "The patch discriminator.",
+            "It learns to tell real patches from decoded ones, and a rim smeared over seven places is in no real one.",
             right=True,
         ),
         Option(
-            "It has seen so many photographs that it remembers the strands of most people's hair.",
-            "It cannot know which strands were there, because the latent does not say. What it has learnt is how "
-            "strands look in general.",
-        ),
-    ),
-)
-
-TYPED = Quiz(
-    name="04.typed",
-    question="Your code says `x0 / 0.18215`; somebody loads a model whose config says 0.13. How do its pictures look?",
-    options=(
-        Option(
-            "An error is raised, because the shapes no longer fit.",
-            "A factor changes no shape. That is why this mistake lives so long: everything runs.",
-        ),
-        Option(
-            "As before: the decoder was trained to take latents of any size.",
-            "The decoder has seen latents of one size only, and it takes their size for contrast and colour.",
-        ),
-        Option(
-            "Paler: z comes out too small by 0.13 / 0.18215, about 0.7.",
-            "The right z is x0 / 0.13. Divided by the larger number it is 0.7 times as large: the forgotten factor, "
-            "only less so.",
-            right=True,
+            "KL, because it draws the latent towards a normal distribution.",
+            "KL is computed from the encoder's mean and sigma. It never sees what the decoder paints from them.",
         ),
     ),
 )
 
 WHOLE = Quiz(
     name="04.whole",
-    question="What would you change so that the U-Net keeps more of the two halves?",
+    question="What would you change so that more of the two halves is kept?",
     options=(
         Option(
-            "Noise them to an earlier t.",
-            "Less noise leaves more of the halves, the seam too. It is the one dial, and lesson 08 calls it strength.",
+            "Noise them to a smaller t.",
+            "Less noise leaves more of the halves, the seam too. Lesson 08 turns the same dial and calls it strength.",
             right=True,
         ),
         Option(
-            "Decode the halves first and join them as pictures.",
-            "The encoder would turn them into nearly the same latent, and at the seam, where it would not, noise "
-            "covers the difference.",
+            "Draw the noise with another seed.",
+            "The picture changes, but how strong the halves are beside the noise is decided by t, for every seed.",
         ),
         Option(
             "Take more and smaller steps from the same t.",
-            "Smaller steps follow the same path more exactly. What is lost was lost when the noise was added.",
+            "What the noise covers was covered before the first step, however many follow.",
         ),
     ),
 )
 
-QUIZZES = (BLUR, TYPED, WHOLE)
+QUIZZES = (BLUR, WHOLE)

@@ -45,11 +45,11 @@ def draw() -> list[Drawing]:
         f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
         f"{normal.mean.std():.2f}. In training z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise "
-        f"of diffusion; later it is mu. Times s = {scale:.4f} makes it x0, paler, with a standard deviation of "
-        f"{x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the right, "
-        "lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, right to "
-        "left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above is "
-        f"{psnr(picture, back):.1f} dB.",
+        f"of diffusion; the U-Net of Pocket gets mu. Times s = {scale:.4f} makes it x0, paler, with a standard "
+        f"deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the "
+        "right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, "
+        "right to left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above "
+        f"is {psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
     drawing.text(28, 58, "the VAE’s numbers", size=kit.HEAD, bold=True)
@@ -60,7 +60,7 @@ def draw() -> list[Drawing]:
     _latent(drawing, PARAMETERS, SIGMA, normal.std, "$σ$", f"mean {normal.std.mean():.3f}", kit.VAE)
     _latent(drawing, Z, UPPER, z, "$z$", f"std {z.std():.2f}", kit.VAE)
     _latent(drawing, X0, UPPER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
-    drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "(many pictures: 1)", **NOTE)
+    drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "over many pictures: 1", **NOTE)
     _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
     _latent(drawing, Z, LOWER, x0 / scale, "$z$", f"std {(x0 / scale).std():.2f}", kit.VAE)
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
@@ -126,7 +126,7 @@ def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tens
     fewer = 3 * picture.height * picture.width // z.numel()
     size = (f"{' × '.join(map(str, z.shape[1:]))} =", f"{z.numel():,} numbers,", f"{fewer} times fewer")
     drawing.lines(Z + STACK / 2, 55, size, leading=17, **NOTE)
-    drawing.text(Z + STACK / 2, UPPER + STACK / 2 + 36, "in training; later z = μ", **NOTE)
+    drawing.text(Z + STACK / 2, UPPER + STACK / 2 + 36, "drawn, as in training", **NOTE)
 
 
 def _latent(drawing: Drawing, x: float, y: float, latent: Tensor, name: str, note: str, colour: str) -> None:
