@@ -1,6 +1,5 @@
-"""The exercises of lesson 09: where the steps stand, two more ways to be second order, and a step with dice."""
+"""The exercises of lesson 09: two more ways to be of second order."""
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -9,11 +8,6 @@ from torch import Tensor
 from helpers.exercises import Exercise, Mistake
 
 Slope = Callable[[Tensor, float], Tensor]
-
-
-def trailing(steps: int, total: int) -> list[int]:
-    """Timesteps with equal gaps that begin at the last one: "trailing" in Lin et al. (2023), arXiv:2305.08891."""
-    return [round(total - i * total / steps) - 1 for i in range(steps)]
 
 
 def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -29,43 +23,6 @@ def two_step(
     """Adams and Bashforth's method of two steps, of any two lengths; with equal ones PNDM's third step."""
     length, length_before = sigma_next - sigma, sigma - sigma_before
     return x + length * (eps + (eps - eps_before) * length / (2 * length_before))
-
-
-def ancestral_step(x: Tensor, eps: Tensor, sigma: float, sigma_next: float, z: Tensor) -> Tensor:
-    """Euler's step to below the next noise level, and fresh noise z back up to it: "Euler a"."""
-    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
-    down = math.sqrt(sigma_next**2 - up**2)
-    return x + (down - sigma) * eps + up * z
-
-
-TRAILING = Exercise(
-    name="09.trailing",
-    solution=trailing,
-    cases=[(steps, 1000) for steps in (1, 4, 5, 7, 20)] + [(3, 100)],
-    mistakes=(
-        Mistake(
-            lambda steps, total: [i * (total // steps) for i in reversed(range(steps))],
-            "this is the spacing 'leading', counted from the clean end. Begin at the last timestep of all.",
-        ),
-        Mistake(
-            lambda steps, total: [round(total - i * total / steps) for i in range(steps)],
-            "timesteps count from 0, so the last one is total - 1: all of these are one too high.",
-        ),
-        Mistake(
-            lambda steps, total: trailing(steps, total)[::-1],
-            "the right numbers, counted up. A run goes from noise to picture, from the highest down.",
-        ),
-        Mistake(
-            lambda steps, total: [round(i * (total - 1) / max(1, steps - 1)) for i in reversed(range(steps))],
-            "this asks the network about t = 0, where nothing is left to do. The last step ends there; it begins a "
-            "whole gap above.",
-        ),
-        Mistake(
-            lambda steps, total: [int(total - i * total / steps) - 1 for i in range(steps)],
-            "int cuts the fraction off, which loses a timestep here and there: round instead.",
-        ),
-    ),
-)
 
 
 def _numbers(count: int, seed: int = 0) -> list[Tensor]:
@@ -116,6 +73,10 @@ MIDPOINT_STEP = Exercise(
             "the slope is right, but the whole step starts from x; the half step was only to look.",
         ),
     ),
+    hints=(
+        "Three lines: where the middle is, an Euler step that ends there, and a step that ends at sigma_next.",
+        "The first Euler step is only a look. The slope that it finds is for the whole step, which starts from x.",
+    ),
 )
 
 
@@ -161,49 +122,11 @@ TWO_STEP = Exercise(
             "the ratio of the lengths is upside down: a longer step before means a smaller change per unit.",
         ),
     ),
-)
-
-
-def _split(sigma: float, sigma_next: float) -> tuple[float, float]:
-    up = math.sqrt(sigma_next**2 * (sigma**2 - sigma_next**2) / sigma**2)
-    return math.sqrt(sigma_next**2 - up**2), up
-
-
-def _ancestral_cases() -> list[tuple]:
-    x, eps, z = _numbers(3, seed=2)
-    return [(x, eps, *sigmas, z) for sigmas in ((14.6, 3.0), (2.0, 1.5), (0.4, 0.0))]
-
-
-ANCESTRAL_STEP = Exercise(
-    name="09.ancestral_step",
-    solution=ancestral_step,
-    cases=_ancestral_cases,
-    mistakes=(
-        Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps + _split(sigma, sigma_next)[1] * z,
-            "the step already ends at the next noise level, and the fresh noise comes on top: step to sigma_down.",
-        ),
-        Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (sigma_next - sigma) * eps,
-            "this is Euler's step, with no dice at all.",
-        ),
-        Mistake(
-            lambda x, eps, sigma, sigma_next, z: (
-                x + (_split(sigma, sigma_next)[0] - sigma) * eps + _split(sigma, sigma_next)[1] ** 2 * z
-            ),
-            "the formula gives the square of sigma_up, a variance; noise is multiplied by its root.",
-        ),
-        Mistake(
-            lambda x, eps, sigma, sigma_next, z: (
-                x + (sigma_next - _split(sigma, sigma_next)[1] - sigma) * eps + _split(sigma, sigma_next)[1] * z
-            ),
-            "noise levels add by their squares: sigma_down is the root of a difference of squares.",
-        ),
-        Mistake(
-            lambda x, eps, sigma, sigma_next, z: x + (_split(sigma, sigma_next)[0] - sigma) * eps + sigma_next * z,
-            "too much fresh noise: with what was left, sigma_up must make up sigma_next, not be it.",
-        ),
+    hints=(
+        "Two answers lie on a line over sigma. How much does the slope change for each unit of sigma?",
+        "From sigma on to the middle of the next step it is half of sigma_next - sigma, which is negative.",
     ),
 )
 
-EXERCISES = (TRAILING, MIDPOINT_STEP, TWO_STEP, ANCESTRAL_STEP)
+
+EXERCISES = (MIDPOINT_STEP, TWO_STEP)
