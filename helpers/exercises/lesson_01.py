@@ -163,8 +163,8 @@ EXERCISES = (JUMP, RECOVER_BETAS, SAME_NOISE, ENDS_IN_NOISE)
 
 TWO_NOISES = Quiz(
     name="01.two_noises",
-    question="You add independent noise of standard deviation 0.3, and then more of 0.4. What is the standard deviation "
-    "of their sum?",
+    question="You add independent noise of standard deviation 0.3, and then more of 0.4. What is the standard "
+    "deviation of their sum?",
     options=(
         Option("0.7", "Standard deviations do not add: where one noise is high, the other is as often low as high."),
         Option(
