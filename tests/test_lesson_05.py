@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 from transformers import CLIPTokenizer
 
 from helpers.exercises.lesson_05 import attend
-from helpers.judge import NOTHING, read_pocket
+from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
 from helpers.plots import faults
 from helpers.sampling import normal
@@ -200,9 +200,33 @@ def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
     assert taken("colours") == ["red", "blue"]
     assert taken("things") == ["fox", "car"]
     assert taken("ground") == ["in", "the", "snow"]
-    assert taken("end") == ["end"]
-    assert taken("all words") == sentence.split()
-    assert list(lesson["places_of"]("padding", sentence, *wish)) == list(range(len(pieces), length))
+    assert taken("words") == [*sentence.split(), "end"]
+    assert lesson["places_of"]("padding", sentence, *wish) == list(range(len(pieces), length))
+
+
+@pytest.mark.parametrize(
+    ("words", "colours", "ground", "found"),
+    [
+        (
+            ("fox", "car"),
+            ("red", "blue"),
+            "snow",
+            ["left thing", "right thing", "left has its colour", "right has its colour", "ground"],
+        ),
+        (
+            ("car", "car"),
+            ("blue", "red"),
+            "white",
+            ["right thing", "left has right's colour", "right has left's colour", "right thing twice"],
+        ),
+        (("fox",), ("green",), "white", ["left thing"]),
+    ],
+)
+def test_what_is_read_is_counted_part_by_part(lesson, words, colours, ground, found):
+    counted = lesson["parts"](
+        Reading("beside", words, colours, "flat", ground), (("fox", "car"), ("red", "blue"), "snow")
+    )
+    assert [part for part, hit in counted.items() if hit] == found
 
 
 # Helpers that this lesson alone uses
