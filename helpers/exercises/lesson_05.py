@@ -1,110 +1,36 @@
-"""The exercises of lesson 05: CLIP's loss, and all heads of an attention at once."""
+"""The exercise of lesson 05: attention with tokens taken out of the softmax. And its quizzes."""
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def clip_loss(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
-    """CLIP's contrastive loss of N pairs: Radford et al. (2021), arXiv:2103.00020, figure 3.
+def attend(q: Tensor, k: Tensor, v: Tensor, gone: list[int]) -> Tensor:
+    """One head's attention (Vaswani et al., 2017, equation 1) to all tokens but those at the places `gone`.
 
-    pictures, texts: (N, width), of any length. Returns a tensor with one number.
+    q: (B, N, d), k and v: (B, T, d). Returns (B, N, d).
     """
-    return _both(_scores(pictures, texts, scale))
+    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, N, T)
+    scores[..., gone] = -float("inf")
+    return scores.softmax(dim=-1) @ v
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    """Attention of all heads at once: Vaswani et al. (2017), section 3.2.2, without the projections.
-
-    q: (B, N, heads * d), k and v: (B, T, heads * d). Returns (B, N, heads * d).
-    """
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, heads, N or T, d)
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, heads, N, T)
-    return (scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2)  # (B, N, heads * d)
-
-
-def _pairs() -> list[tuple[Tensor, Tensor, float]]:
-    generator = torch.Generator().manual_seed(5)
-    pictures, texts = 2 * torch.randn((2, 6, 8), generator=generator)
-    return [(pictures, texts, 1.0), (pictures, 3 * texts, 10.0), (texts[:3], texts[:3] + 0.3 * pictures[:3], 5.0)]
-
-
-def _scores(pictures: Tensor, texts: Tensor, scale: float) -> Tensor:
-    return scale * functional.normalize(pictures, dim=1) @ functional.normalize(texts, dim=1).T
-
-
-def _rows(scores: Tensor) -> Tensor:
-    return functional.cross_entropy(scores, torch.arange(len(scores)))
-
-
-CLIP_LOSS = Exercise(
-    name="05.clip_loss",
-    solution=clip_loss,
-    cases=_pairs,
-    hints=(
-        "Three parts: vectors of length 1, the N x N table of their products, two cross entropies.",
-        "A cross entropy of a row is logsumexp of the row minus the right score, the one on the diagonal.",
-        "`scores.logsumexp(dim=1) - scores.diagonal()` is the half for pictures. The other half goes along dim 0.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda pictures, texts, scale: _both(scale * pictures @ texts.T),
-            "the products are not cosines yet: bring every vector to length 1 first.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale)),
-            "this asks every picture for its text. Every text is asked for its picture too: the columns.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: _rows(_scores(pictures, texts, scale).T),
-            "this asks every text for its picture. Every picture is asked for its text too: the rows.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: 2 * clip_loss(pictures, texts, scale),
-            "the two halves are added; the loss is their mean.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: len(pictures) * clip_loss(pictures, texts, scale),
-            "this is a sum over the pairs; the loss is their mean.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: clip_loss(pictures, texts, 1.0),
-            "the scale is missing: the cosines are multiplied by it.",
-        ),
-        Mistake(
-            lambda pictures, texts, scale: -clip_loss(pictures, texts, scale),
-            "the sign is turned around: a good match has a low loss.",
-        ),
-    ),
-)
-
-
-def _both(scores: Tensor) -> Tensor:
-    return (_rows(scores) + _rows(scores.T)) / 2
-
-
-def _qkv() -> list[tuple[Tensor, Tensor, Tensor, int]]:
+def _qkv() -> list[tuple[Tensor, Tensor, Tensor, list[int]]]:
     generator = torch.Generator().manual_seed(4)
-    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 8), (2, 5, 8), (2, 5, 8)))
-    return [(q, k, v, 2), (q, k, v, 4), (q[:1], k[:1], v[:1], 1)]
+    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 4), (2, 5, 4), (2, 5, 4)))
+    return [(q, k, v, [1]), (q, k, v, [0, 3, 4]), (q[:1], k[:1], v[:1], [])]
 
 
-def _with_scores(q: Tensor, k: Tensor, v: Tensor, heads: int, *, scale: float, dim: int = -1) -> Tensor:
-    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
-    return ((q @ k.transpose(-1, -2) * scale).softmax(dim=dim) @ v).transpose(1, 2).flatten(2)
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
 
 
-def _cut_by_view(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    parts = [x.reshape(len(x), heads, x.shape[1], -1) for x in (q, k, v)]
-    scores = parts[0] @ parts[1].transpose(-1, -2) / parts[0].shape[-1] ** 0.5
-    return (scores.softmax(dim=-1) @ parts[2]).transpose(1, 2).flatten(2)
-
-
-def _not_put_back(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
-    out = attend(q, k, v, heads).unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, heads, N, d)
-    return out.reshape(q.shape)
+def _at(x: Tensor, gone: list[int], value: float) -> Tensor:
+    """x with a value in the columns `gone` of its last dimension."""
+    x = x.clone()
+    x[..., gone] = value
+    return x
 
 
 ATTEND = Exercise(
@@ -112,38 +38,34 @@ ATTEND = Exercise(
     solution=attend,
     cases=_qkv,
     hints=(
-        "Give the heads a dimension of their own: (B, N, heads * d) becomes (B, N, heads, d), then (B, heads, N, d).",
-        "With heads beside the batch, `q @ k.transpose(-1, -2)` gives all tables of scores at once.",
-        "At the end bring the heads back beside their channels, and join the two dimensions into one.",
+        "A token that cannot be read has a share of 0, and the other shares still add up to 1.",
+        "The text encoder's mask does it too. What does it add to the scores of later tokens?",
+        "Set the scores of the tokens `gone` to minus infinity before the softmax.",
     ),
     mistakes=(
         Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=1.0),
+            lambda q, k, v, gone: _at(_scores(q, k).softmax(dim=-1), gone, 0.0) @ v,
+            "the shares that are left no longer add up to 1: take the tokens out before the softmax.",
+        ),
+        Mistake(
+            lambda q, k, v, gone: _at(_scores(q, k), gone, 0.0).softmax(dim=-1) @ v,
+            "a score of 0 is a score like others, and gets a share: e to the power of 0 is 1.",
+        ),
+        Mistake(
+            lambda q, k, v, gone: _at(q @ k.transpose(-1, -2), gone, -float("inf")).softmax(dim=-1) @ v,
             "the scores are not divided by the root of d yet.",
         ),
         Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=q.shape[-1] ** -0.5),
-            "d is the width of one head, not of all of them together.",
-        ),
-        Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=heads / q.shape[-1]),
+            lambda q, k, v, gone: _at(_scores(q, k) / q.shape[-1] ** 0.5, gone, -float("inf")).softmax(dim=-1) @ v,
             "the scores are divided by d; it is the root of d.",
         ),
         Mistake(
-            lambda q, k, v, heads: _with_scores(q, k, v, heads, scale=(heads / q.shape[-1]) ** 0.5, dim=-2),
-            "each place shares out its attention over the tokens: softmax along the last dimension.",
+            lambda q, k, v, gone: _at(_scores(q, k).softmax(dim=-1), gone, -float("inf")) @ v,
+            "minus infinity belongs among the scores, before the softmax, not among the shares.",
         ),
         Mistake(
-            lambda q, k, v, heads: attend(q, k, v, 1),
-            "this is one head that is as wide as all. Cut the last dimension into heads first.",
-        ),
-        Mistake(
-            _cut_by_view,
-            "reshape to (B, heads, N, d) mixes places and channels. Cut the last dimension, then transpose.",
-        ),
-        Mistake(
-            _not_put_back,
-            "at the end the heads have to move back beside their channels, (B, N, heads, d), before you flatten.",
+            lambda q, k, v, gone: _scores(q, k).softmax(dim=-1) @ v,
+            "this reads all tokens: those at the places `gone` must get no share.",
         ),
     ),
 )
@@ -191,5 +113,5 @@ PADDING = Quiz(
     ),
 )
 
-EXERCISES = (CLIP_LOSS, ATTEND)
+EXERCISES = (ATTEND,)
 QUIZZES = (WHO_KNOWS, PADDING)
