@@ -92,8 +92,7 @@ CLOCK = Quiz(
         Option(
             "Yes: how strong the noise is can be seen in the latent",
             "Sun et al. (2025, arXiv:2502.13129) trained several kinds of denoising models without it. Most got "
-            "somewhat worse without breaking down, and some even did better. But drawn with DDIM, the steps of lesson "
-            "02, pictures become clearly worse without a clock (2026, arXiv:2604.25289).",
+            "somewhat worse without breaking down, and some even did better.",
             right=True,
         ),
         Option(
