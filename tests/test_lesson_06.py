@@ -116,6 +116,15 @@ def test_variety_is_the_mean_distance_to_the_others(lesson):
     np.testing.assert_allclose(lesson["variety"](torch.tensor([[0.0], [1.0], [5.0]])), [3, 2.5, 4.5], rtol=1e-5)
 
 
+def test_the_error_of_a_mean_variety_is_near_that_of_leaving_out_one_picture_at_a_time(lesson):
+    seen = noise(16, 6)
+    apart = torch.cdist(seen, seen).double().numpy()
+    others = [np.delete(np.delete(apart, i, 0), i, 1).sum() / (15 * 14) for i in range(16)]
+    jackknife = np.sqrt(15 / 16 * np.square(others - np.mean(others)).sum())
+    assert lesson["two_errors"](lesson["variety"](seen), 2) == pytest.approx(2 * jackknife, rel=0.1)
+    assert lesson["two_errors"](np.array([1.0, 3.0])) == pytest.approx(2)
+
+
 def test_the_distance_to_real_is_that_to_the_nearest_and_no_picture_is_its_own_neighbour(lesson):
     drawn, real = torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [3.5], [9.0]])
     np.testing.assert_allclose(lesson["to_real"](drawn, real), [1, 0.5], rtol=1e-5)
