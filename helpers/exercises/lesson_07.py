@@ -388,7 +388,7 @@ ONE_GENERATOR = Quiz(
             "That gives the first noise of this generator, and so the first picture again.",
         ),
         Option(
-            "With all four noises of seed 7, of which you keep the third",
+            "With the first three noises of seed 7, of which you keep the third",
             "Its noise has no seed of its own. You have to draw the two before it too, if only their noise.",
             right=True,
         ),
