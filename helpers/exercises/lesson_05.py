@@ -82,8 +82,8 @@ WHO_KNOWS = Quiz(
             "It has read `a red fox` and itself. What stands right of the fox comes only after it.",
         ),
         Option(
-            "Any from `car` on, the padding too",
-            "These have read the whole sentence. How much of it each one keeps is another question: see the table.",
+            "Any from `blue` on, the padding too",
+            "These have read both colours and `left`. How much each one keeps is another question: see the table.",
             right=True,
         ),
         Option(
