@@ -14,7 +14,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from helpers import sampling, schedules
-from helpers.exercises.lesson_08 import difference_mask, latent_mask
+from helpers.exercises.lesson_08 import difference_mask, twice
 from helpers.latents import encode
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -53,8 +53,8 @@ def ddim(pipe):
 def lesson(pipe, ddim):
     """The functions of the lesson, on the tiny pipeline."""
     empty = pipe.encode_prompt("", pipe.device, 1, do_classifier_free_guidance=False)[0]
-    names = {"alpha_bar": ddim.alphas_cumprod, "side": SIDE, "scale": SCALE, "STEPS": STEPS, "empty": empty}
-    return definitions(LESSON, pipe=pipe, ddim=ddim, **names)
+    names = {"alpha_bar": ddim.alphas_cumprod, "side": SIDE, "factor": pipe.vae_scale_factor, "scale": SCALE}
+    return definitions(LESSON, pipe=pipe, ddim=ddim, STEPS=STEPS, empty=empty, **names)
 
 
 @pytest.fixture(scope="module")
@@ -186,11 +186,11 @@ def test_with_an_empty_mask_nothing_changes_and_with_a_full_one_it_is_plain_samp
     assert_close(lesson["inpaint"](x0, everything, PROMPT, eps), plain, **CLOSE)
 
 
-def test_the_jump_at_a_seam_is_that_of_the_two_columns_beside_it(lesson):
+def test_the_asymmetry_is_the_mean_difference_from_the_mirror_image(lesson):
     pixels = np.full((SIDE, SIDE, 3), 100, np.uint8)
+    assert lesson["asymmetry"](Image.fromarray(pixels)) == 0
     pixels[:, SIDE // 2 :] = 130
-    assert lesson["jump"](Image.fromarray(pixels)) == 30
-    assert lesson["jump"](Image.fromarray(np.roll(pixels, 1, axis=1))) == 0
+    assert lesson["asymmetry"](Image.fromarray(pixels)) == 30
 
 
 # Inversion
@@ -212,44 +212,33 @@ def test_inversion_is_the_librarys(lesson, pipe, ddim, picture, steps):
 @pytest.mark.parametrize("s", [1.0, SCALE])
 def test_the_way_down_is_the_librarys_ddim(lesson, pipe, ddim, s):
     x, words = lesson["normal"](1, 0), lesson["embed"](PROMPT)
-    ours = lesson["down"](x, words, STEPS, s)
-    theirs = sampling.run(pipe, PROMPT, steps=STEPS, guidance=s, latents=x, sampler=ddim)
-    assert_close(ours[-1], theirs.latents, **CLOSE)
-    assert_close(torch.cat(ours[:-1]), torch.cat([step.latents for step in theirs.steps]), **CLOSE)
+    theirs = sampling.run(pipe, PROMPT, steps=STEPS, guidance=s, latents=x, sampler=ddim).latents
+    assert_close(lesson["down"](x, words, STEPS, s), theirs, **CLOSE)
 
 
-def test_a_move_there_and_back_with_one_noise_is_none(lesson):
+def test_a_step_up_and_down_with_one_noise_is_none(lesson):
     x, eps = lesson["normal"](2, 0), lesson["normal"](2, 1)
-    there = lesson["move"](x, eps, 101, 801)
-    assert_close(there, sampling.ddim_step(x, eps, 101, 801, ALPHA_BAR), rtol=1e-5, atol=1e-5)
-    assert_close(lesson["move"](there, eps, 801, 101), x, rtol=1e-4, atol=1e-4)
+    there = sampling.ddim_step(x, eps, 101, 801, ALPHA_BAR)
+    assert_close(sampling.ddim_step(there, eps, 801, 101, ALPHA_BAR), x, rtol=1e-4, atol=1e-4)
 
 
-def smooth(x, t, words=None, s=1.0, away=None):
+def smooth(x, t, words=None, s=1.0):
     """A stand-in for the U-Net: near the noise of data that is standard normal, so that a run stays near 1."""
     return s * ((1 - ALPHA_BAR[t]).sqrt() * x + 0.1 * torch.sin(3 * x))
 
 
 def test_the_round_trip_error_falls_with_the_steps_and_guidance_spoils_it(lesson, monkeypatch):
-    monkeypatch.setitem(lesson, "predict", smooth)
+    monkeypatch.setitem(lesson, "guided", smooth)
+    monkeypatch.setitem(lesson, "predict", lambda pipe, x, t, words: smooth(x, t))
     x0 = lesson["normal"](1, 0)
 
     def error(steps, s):
-        return lesson["rms"](lesson["down"](lesson["up"](x0, None, steps)[-1], None, steps, s)[-1] - x0)
+        return lesson["rms"](lesson["down"](lesson["up"](x0, None, steps)[-1], None, steps, s) - x0)
 
     errors = [error(steps, 1.0) for steps in (5, 10, 20, 40)]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 3
     assert error(40, 1.2) > 2 * errors[-1]
-
-
-def test_away_from_the_source_guidance_does_nothing_to_the_source(lesson):
-    x, words = lesson["normal"](1, 0), lesson["embed"](PROMPT)
-    plain = lesson["down"](x, words, STEPS)[-1]
-    assert_close(lesson["down"](x, words, STEPS, 7.5, away=words)[-1], plain, rtol=0, atol=1e-3)
-    assert (lesson["down"](x, words, STEPS, 7.5)[-1] - plain).abs().max() > 1e-2
-    other = lesson["embed"]("zzz")
-    assert (lesson["down"](x, other, STEPS, 7.5, away=words)[-1] - plain).abs().max() > 1e-2
 
 
 def test_correlation_tells_noise_from_a_picture(lesson):
@@ -262,14 +251,23 @@ def test_correlation_tells_noise_from_a_picture(lesson):
 # The exercises
 
 
-@pytest.mark.parametrize("factor", [2, 4, 8])
-def test_the_mask_of_latents_marks_the_places_of_masked_pixels_and_no_other(mask_pixels, factor):
-    ours = latent_mask(mask_pixels.bool(), factor)
-    assert ours.dtype == torch.float32
-    for row in range(SIDE // factor):
-        for column in range(SIDE // factor):
-            place = mask_pixels[row * factor : (row + 1) * factor, column * factor : (column + 1) * factor]
-            assert ours[0, 0, row, column] == place.any()
+def test_the_way_back_of_a_step_taken_twice_adds_the_noise_that_belongs_there():
+    t, t_prev, count = 501, 451, 200_000
+    x0, eps = torch.full((count,), 0.5), torch.randn(count, generator=seeded(0))
+    seen = []
+
+    def step(x, t, t_prev):  # knows the picture: its noise is all that differs from it
+        seen.append(x)
+        noise = (x - ALPHA_BAR[t].sqrt() * x0) / (1 - ALPHA_BAR[t]).sqrt()
+        return ALPHA_BAR[t_prev].sqrt() * x0 + (1 - ALPHA_BAR[t_prev]).sqrt() * noise
+
+    x = schedules.add_noise(x0, torch.randn(count, generator=seeded(1)), t, ALPHA_BAR)
+    result = twice(step, x, t, t_prev, eps, ALPHA_BAR)
+    assert torch.equal(seen[0], x) and len(seen) == 2
+    for back, at in ((seen[1], t), (result, t_prev)):
+        assert_close(back.mean(), ALPHA_BAR[at].sqrt() * 0.5, rtol=0, atol=0.01)
+        assert_close(back.var(), 1 - ALPHA_BAR[at], rtol=0, atol=0.01)
+    assert torch.corrcoef(torch.stack([seen[1], x]))[0, 1] < 0.99
 
 
 def test_the_mask_out_of_two_prompts_is_where_they_differ():

@@ -1,20 +1,12 @@
-"""The exercises of lesson 08: a mask for latents, and a mask out of two prompts."""
+"""The exercises of lesson 08: a mask out of two prompts, and a step that is taken twice."""
 
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from helpers import schedules
 from helpers.exercises import Exercise, Mistake
-
-
-def latent_mask(mask: Tensor, factor: int) -> Tensor:
-    """A mask of pixels as one of latents: 1 where any pixel of the place is to be drawn anew.
-
-    mask: (H, W) bool, True is drawn anew; factor divides both sides. Returns (1, 1, H / factor, W / factor), float32.
-    """
-    return F.max_pool2d(mask[None, None].float(), factor)
 
 
 def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
@@ -27,52 +19,31 @@ def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
     return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
 
 
-def _masks() -> list[tuple[Tensor, int]]:
-    disc = torch.zeros((24, 32), dtype=torch.bool)
-    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(32), indexing="ij")
-    disc[(rows - 9) ** 2 + (columns - 14) ** 2 < 60] = True
-    box = torch.zeros((16, 16), dtype=torch.bool)
-    box[3:13, 5:11] = True
-    return [(disc, 8), (disc, 4), (box, 2)]
+def twice(
+    step: Callable[[Tensor, int, int], Tensor], x: Tensor, t: int, t_prev: int, eps: Tensor, alpha_bar: Tensor
+) -> Tensor:
+    """A step, back again, and the step once more: the resampling of RePaint (Lugmayr et al., 2022, arXiv:2201.09865).
+
+    step(x, t, t_prev) gives latents at t_prev from those at t. Back to t leads the forward process, with the noise eps.
+    Returns latents at t_prev, of x's shape.
+    """
+    share = alpha_bar[t] / alpha_bar[t_prev]
+    back = share.sqrt() * step(x, t, t_prev) + (1 - share).sqrt() * eps
+    return step(back, t, t_prev)
 
 
-def _blocks(mask: Tensor, factor: int) -> Tensor:
-    """(h, w, factor * factor), float: the pixels of each place."""
-    blocks = mask.float().unflatten(0, (-1, factor)).unflatten(2, (-1, factor))
-    return blocks.transpose(1, 2).flatten(2)
+def _steps() -> list[tuple[Callable[[Tensor, int, int], Tensor], Tensor, int, int, Tensor, Tensor]]:
+    def pull(x: Tensor, t: int, t_prev: int) -> Tensor:
+        """Stands for a denoising step: towards 1, by what the timesteps say."""
+        return 1 + (x - 1) * (t_prev + 1) / (t + 1)
 
-
-LATENT_MASK = Exercise(
-    name="08.latent_mask",
-    solution=latent_mask,
-    cases=_masks,
-    mistakes=(
-        Mistake(
-            lambda mask, factor: mask[::factor, ::factor][None, None].float(),
-            "this looks at one pixel of each place, its corner, as the library does. Ask all of its pixels.",
-        ),
-        Mistake(
-            lambda mask, factor: _blocks(mask, factor).mean(dim=2)[None, None],
-            "this is the share of each place that is masked. A place with any masked pixel counts whole: 1.",
-        ),
-        Mistake(
-            lambda mask, factor: (_blocks(mask, factor).mean(dim=2) >= 0.5)[None, None].float(),
-            "this goes by the majority, and leaves masked pixels at the edge as they were. One pixel is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: _blocks(mask, factor).amin(dim=2)[None, None],
-            "this asks for all pixels of a place to be masked. One is enough.",
-        ),
-        Mistake(
-            lambda mask, factor: 1 - latent_mask(mask, factor),
-            "0 and 1 have changed places: 1 is drawn anew, 0 is kept.",
-        ),
-        Mistake(
-            lambda mask, factor: latent_mask(mask, factor)[0, 0],
-            "the values are right; the shape is that of latents, (1, 1, h, w), to fit every batch and channel.",
-        ),
-    ),
-)
+    generator = torch.Generator().manual_seed(8)
+    alpha_bar = schedules.alpha_bar(schedules.betas())
+    cases = []
+    for t, t_prev in [(951, 901), (501, 451), (51, 1)]:
+        x, eps = torch.randn((2, 2, 4, 3, 3), generator=generator)
+        cases.append((pull, x, t, t_prev, eps, alpha_bar))
+    return cases
 
 
 def _predictions() -> list[tuple[Tensor, Tensor]]:
@@ -103,6 +74,11 @@ DIFFERENCE_MASK = Exercise(
     name="08.difference_mask",
     solution=difference_mask,
     cases=_predictions,
+    hints=(
+        "Differences have both signs, and a mean lets them cancel. What do you take of them first?",
+        "One mean over dimensions 0 and 1, with keepdim=True, leaves the shape (1, 1, h, w).",
+        "Rescaled to 0 to 1: subtract the smallest value, and divide by the largest less the smallest.",
+    ),
     mistakes=(
         Mistake(
             lambda source, target: _difference_mask(source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True)),
@@ -135,4 +111,43 @@ DIFFERENCE_MASK = Exercise(
     ),
 )
 
-EXERCISES = (LATENT_MASK, DIFFERENCE_MASK)
+TWICE = Exercise(
+    name="08.twice",
+    solution=twice,
+    cases=_steps,
+    hints=(
+        "Three lines: the step, the way back, the step. The way back is an exercise of lesson 01, from the middle.",
+        "From t_prev to t the share of the variance that stays is alpha_bar[t] / alpha_bar[t_prev].",
+        "Back is the closed form with that share in place of alpha_bar, and with the step's result in place of x0.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda step, x, t, t_prev, eps, a: step(
+                a[t].sqrt() * step(x, t, t_prev) + (1 - a[t]).sqrt() * eps, t, t_prev
+            ),
+            "this adds noise as if the latents at t_prev were clean. They hold noise already: which share is missing?",
+        ),
+        Mistake(
+            lambda step, x, t, t_prev, eps, a: step(
+                a[t] / a[t_prev] * step(x, t, t_prev) + (1 - a[t] / a[t_prev]) * eps, t, t_prev
+            ),
+            "the share is one of variances: the latents and the noise take its square root.",
+        ),
+        Mistake(
+            lambda step, x, t, t_prev, eps, a: step(step(x, t, t_prev), t, t_prev),
+            "two steps, and no way back between them: the second one finds too little noise for its t.",
+        ),
+        Mistake(
+            lambda step, x, t, t_prev, eps, a: (
+                (a[t] / a[t_prev]).sqrt() * step(x, t, t_prev) + (1 - a[t] / a[t_prev]).sqrt() * eps
+            ),
+            "these are the latents at t, after the way back. Take the step once more.",
+        ),
+        Mistake(
+            lambda step, x, t, t_prev, eps, a: step(x, t, t_prev),
+            "this is the step once. Go back to t, and take it again.",
+        ),
+    ),
+)
+
+EXERCISES = (DIFFERENCE_MASK, TWICE)
