@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from diffusers import StableDiffusionPipeline
 
 LIMIT = 3.0  # the strongest colour of latents and noise: all but 3 in 1000 numbers of a standard normal lie within
+ENLARGED = 10  # times as strong: what the words change in a prediction
 GAP = 1  # pixels between the channels of a latent
 BETWEEN = 4  # pixels between the pictures of a training
 COLOURS = 64  # of a picture that a training shows
@@ -139,8 +140,8 @@ def run_viewer(
         "x_t": what the U-Net is shown, on the scale from -3 to 3. Samplers such as Euler, whose own latents are
             larger, divide them before they show them, and so does this column.
         "predicted noise": the guided one, on the same scale.
-        "text - uncond": what the prompt changes in the prediction, on a scale that fits the largest change of the
-            whole run, so that steps can be compared. Left out of a run without guidance.
+        "words change × 10": the prediction with words minus that without, ten times as strong as the others, for it is
+            small. Left out of a run without guidance.
         "x_t decoded": the VAE's picture of x_t. "x0 estimate": its picture of the clean latents the noise implies.
 
     steps: in any number, also a part of a run: `result.steps[::2]`. picture: which one of the batch.
@@ -168,8 +169,7 @@ def run_viewer(
     }
     if all(step.noise_uncond is not None for step in steps):
         changes = [(step.noise_text - step.noise_uncond)[chosen].float() for step in steps]
-        largest = max(float(change.abs().max()) for change in changes) or 1.0
-        columns["text - uncond"] = [_tiles(change, largest) for change in changes]
+        columns[f"words change × {ENLARGED}"] = [_tiles(change, LIMIT / ENLARGED) for change in changes]
     columns["x_t decoded"] = [_sized(image, side) for image in decode(pipe, torch.cat(x_t))]
     columns["x0 estimate"] = [_sized(image, side) for image in decode(pipe, torch.cat([s.x0[chosen] for s in steps]))]
 

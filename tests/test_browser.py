@@ -648,7 +648,7 @@ def colour_notebook():
         ),
         new_code_cell("step_viewer(frames, labels)"),
         new_code_cell(
-            "names = ('x_t', 'predicted noise', 'text - uncond', 'x_t decoded', 'x0 estimate')\n"
+            "names = ('x_t', 'predicted noise', 'words change × 10', 'x_t decoded', 'x0 estimate')\n"
             "step_viewer([(frame,) * 5 for frame in frames], labels, names=names, side=160)"
         ),
         new_code_cell(

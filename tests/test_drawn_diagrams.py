@@ -148,8 +148,8 @@ def test_words_and_time_of_stable_diffusion_have_its_sizes():
 
 
 def test_vae_has_the_factors_of_both_models():
-    assert f"s = {config('vae')['scaling_factor']:.4f}" in texts("vae")
-    assert f"SD 1.5: {AutoencoderKL().config.scaling_factor}" in texts("vae")
+    assert {f"{sign} {config('vae')['scaling_factor']:.4f}" for sign in "×÷"} <= set(texts("vae"))
+    assert f"of SD 1.5: {AutoencoderKL().config.scaling_factor}" in texts("vae")
 
 
 def test_pipeline_has_the_sizes_of_both_models():
@@ -239,8 +239,10 @@ def test_one_step_has_the_shares_of_the_schedule():
     a, a_next = (float(bars[t]) for t in (one_step.T, one_step.T - 1000 // one_step.STEPS))
     variance = (1 - a_next) / (1 - a) * (1 - a / a_next)
     written = texts("one_step")
-    assert {f"{a**0.5:.2f} x̂0", f"{(1 - a) ** 0.5:.2f} εθ", f"{a_next**0.5:.2f} x̂0"} <= set(written)
-    assert {f"{(1 - a_next - variance) ** 0.5:.2f} εθ", f"{variance**0.5:.2f} z"} <= set(written)
+    assert {f"{a**0.5:.2f} x̂0", f"{(1 - a) ** 0.5:.2f} εθ"} <= set(written)
+    step = f"x{one_step.T - 1000 // one_step.STEPS} = {a_next**0.5:.2f} x̂0 + "
+    assert f"{step}{(1 - a_next) ** 0.5:.2f} εθ" in written
+    assert f"{step}{(1 - a_next - variance) ** 0.5:.2f} εθ + {variance**0.5:.2f} z" in written
     bar = [float(text) for text in written if re.fullmatch(r"0\.\d\d", text)]
     assert len(bar) == 5 and sum(bar[:2]) == pytest.approx(1, abs=0.011) and sum(bar[2:]) == pytest.approx(1, abs=0.016)
 
@@ -264,5 +266,5 @@ def test_self_attention_has_the_shares_of_the_layer():
     listed = [float(mine[row * 16 + column]) for row, column in list(self_attention.PLACES.values())[1:]]
     shown = [text for text in written if re.fullmatch(r"\d+%", text)]
     assert shown == [f"{share:.0%}" for share in listed]
-    assert f"and the other {256 - len(listed)} places, {1 - sum(listed):.0%}" in written
+    assert listed == sorted(listed, reverse=True) and f"the other {256 - len(listed)} places share the rest" in written
     assert min(listed[:4]) > 0.05 > max(listed[4:])

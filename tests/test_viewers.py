@@ -229,7 +229,7 @@ def test_refuses_points_that_do_not_match():
 # The viewer of a whole run
 
 PROMPTS = ["a fox", "a pizza"]
-NAMES = ["x_t", "predicted noise", "text - uncond", "x_t decoded", "x0 estimate"]
+NAMES = ["x_t", "predicted noise", "words change × 10", "x_t decoded", "x0 estimate"]
 
 
 @pytest.fixture(scope="module")
@@ -279,13 +279,13 @@ def test_every_column_of_a_run_shows_its_step(pipe, steps, exact):
             assert np.abs(column(viewer, name, index) - expected).max() <= 1
 
 
-def test_the_guidance_of_a_run_has_one_scale_for_all_steps(pipe, steps, exact):
+def test_what_words_change_is_shown_ten_times_as_strong_as_the_prediction(pipe, steps, exact):
     halves = [
         dataclasses.replace(steps[0], noise_uncond=torch.zeros(1, 4, 2, 2), noise_text=torch.full((1, 4, 2, 2), value))
-        for value in (4.0, 2.0)
+        for value in (0.3, 0.15)
     ]
     viewer = run_viewer(pipe, halves)
-    strong, weak = (column(viewer, "text - uncond", frame)[0, 0] for frame in range(2))
+    strong, weak = (column(viewer, "words change × 10", frame)[0, 0] for frame in range(2))
     expected, _ = channel_pictures(torch.tensor([1.0, 0.5]).reshape(2, 1, 1), limit=1.0)
     assert (strong == expected[0][0, 0]).all()
     assert (weak == expected[1][0, 0]).all()
@@ -293,7 +293,7 @@ def test_the_guidance_of_a_run_has_one_scale_for_all_steps(pipe, steps, exact):
 
 def test_a_run_without_guidance_has_no_column_for_it(pipe):
     viewer = run_viewer(pipe, run(pipe, "a fox", steps=1, guidance=1.0).steps)
-    assert names(viewer) == [name for name in NAMES if name != "text - uncond"]
+    assert names(viewer) == [name for name in NAMES if name != "words change × 10"]
 
 
 def test_x_t_is_shown_as_the_unet_sees_it_whatever_the_sampler(pipe, exact):

@@ -46,7 +46,7 @@ PARTS = {
     ],
     "A film strip with rows": [
         'heads = [f"t = {step.t}" for step in some]\n'
-        'figure = plots.grid([noisy, estimates], names=["x_t", "estimate of x0"], heads=heads)\n'
+        'figure = plots.grid([noisy, estimates], names=["x_t", "x0 estimate"], heads=heads)\n'
         'plots.show(figure, "Above, the latent decoded as it is; below, what the network takes it for.")'
     ],
     "Numbers under tiles": [
@@ -74,8 +74,8 @@ PARTS = {
         "apart = np.array([[float((step.x0 - run.latents).std()) for step in run.steps] for run in ends.values()])\n"
         "heads = [str(step.t) if i % 3 == 0 else '' for i, step in enumerate(fox.steps)]\n"
         'figure = plots.heat_map(plots.Map(apart, "distance"), names=list(ends), heads=heads, scale="distance")\n'
-        'plots.show(figure, "Two runs of 20 steps, their t above: the redder, the farther the estimate "\n'
-        '           "of x0 is from the latent at the end.")',
+        'plots.show(figure, "Two runs of 20 steps, their t above: the redder, the farther the x0 "\n'
+        '           "estimate is from the latent at the end.")',
     ],
     "Attention over a picture": [
         'asked = "a fox left of a pizza on a white background"\n'
@@ -105,7 +105,7 @@ PARTS = {
         'figure = plots.lines(counts, errors, xlabel="numbers", ylabel="error", logx=True, logy=True, width=440)\n'
         'plots.show(figure, "How far the mean and the median of n random numbers are from 0, for eight seeds.")',
         'panels = {"every number": curves, "squared": {name: line**2 for name, line in curves.items()}}\n'
-        'figure = plots.multiples(t, panels, xlabel="timestep t", ylabel="factor", roles=roles, falling=True)\n'
+        'figure = plots.multiples(t, panels, xlabel="timestep t", ylabel="factor, its square", roles=roles, falling=True)\n'
         'plots.show(figure, "The same factors and their squares, as a run meets them: from t = 999 down.")',
     ],
     "Viewers": [

@@ -21,7 +21,7 @@ LARGE = 176  # the map and the picture
 ASKS, HELD, QUERY, KEYS, CHIPS, VALUES, MIXED, MAP = 28, 186, 236, 336, 406, 542, 668, 704  # where the columns begin
 CHIP, STRIP, NUMBER = 90, 64, 3  # px: of a chip, of the numbers of a key or value, and of one number of a bar
 ROWS, PITCH, ROW = 92, 33, 22  # the words, one below the other; the ends of the text stand together below them
-ALL = 48  # px of all shares together
+ALL = 28  # px of all shares together: less than the pitch, so that a band ends at one word
 RETURN = 524  # the height of the way back
 
 
@@ -220,10 +220,11 @@ def _words(drawing: Drawing, look: Look) -> None:
     count = len(look.words) - 1  # all but the ends
     at = TILE_TOP + TILE / 2 - ALL / 2
     centres = [ROWS + PITCH * n + ROW / 2 for n in range(count)]
-    ends = [ROWS + PITCH * count + 2 * n + 1 for n in range(look.ends)]
-    for token, (y, share) in enumerate(zip(centres + ends, look.shares.tolist(), strict=True)):
+    centres.append(ROWS + PITCH * count + look.ends)  # the ends together
+    shares = [*look.shares[:count].tolist(), float(look.shares[count:].sum())]
+    for token, (y, share) in enumerate(zip(centres, shares, strict=True)):
         width = ALL * share
-        colour = kit.WORDS if look.words[min(token, count)] not in ("start", "end") else kit.LINE
+        colour = kit.WORDS if look.words[token] not in ("start", "end") else kit.LINE
         for left, right in (
             ((QUERY + 14, at + width / 2), (KEYS - 3, y)),
             ((VALUES + STRIP + 3, y), (MIXED - 2, at + width / 2)),

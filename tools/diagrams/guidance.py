@@ -96,13 +96,20 @@ def draw() -> list[Drawing]:
 
 
 def _formula(drawing: Drawing, degrees: dict[int, str], lengths: list[float], push: float, strong: int) -> None:
-    words, empty = ("ε", "words", kit.WORDS), ("ε", "empty", kit.SECOND)
-    x = 28.0
-    for piece in (("ε̂", "", kit.GUIDANCE), "=", empty, "+", ("s", "", kit.GUIDANCE), "(", words, "−", empty, ")"):
-        letter, low, colour = piece if isinstance(piece, tuple) else (piece, "", kit.INK)
-        written = f"${letter}_{{{low}}}$" if low else f"${letter}$"
-        drawing.text(x, 62, written, size=26, colour=colour)
-        x += {"=": 28, "+": 28, "−": 28, "(": 12, "s": 19, "ε̂": 22}.get(letter, 72)
+    words, empty = ("$ε_{words}$", kit.WORDS), ("$ε_{empty}$", kit.SECOND)
+    formula = (
+        ("$ε̂$", kit.GUIDANCE),
+        (" = ", kit.INK),
+        empty,
+        (" + ", kit.INK),
+        ("$s$", kit.GUIDANCE),
+        (" (", kit.INK),
+        words,
+        (" − ", kit.INK),
+        empty,
+        (")", kit.INK),
+    )
+    drawing.formula(28, 62, formula, font_size=26)
     lines = (
         f"One noisy latent, two questions: answers {lengths[0]:.1f} and {lengths[1]:.1f} long.",
         f"The words turn the answer by only {degrees[1]}. Guidance walks on",
@@ -162,9 +169,9 @@ def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degre
     for row, s in enumerate(reversed(SCALES)):
         y, colour = TOP + row * PITCH, COLOURS.get(s, kit.GUIDANCE)
         middle = y + TILE / 2
-        drawing.line([(tip[s][0] + 13, tip[s][1]), (556, middle - 6)], colour, line=1.25)
+        drawing.line([(tip[s][0] + 13, tip[s][1]), (556, middle - 6)], kit.HAIRLINE, line=1.25)
         drawing.text(564, middle, f"$s$ = {s}", size=kit.HEAD, bold=True, colour=colour)
-        note = "no words" if s == 0 else f"turned {degrees[s]}"
+        note = "without words" if s == 0 else f"turned {degrees[s]}"
         drawing.text(564, middle + 19, note, size=kit.SMALL, colour=kit.SECOND)
         for x, picture in zip(columns, (answers.estimates[s], answers.finished[s]), strict=True):
             drawing.picture(x, y, TILE, TILE, picture, smooth=True)

@@ -135,7 +135,7 @@ class Drawing:
         """Words with their baseline at y, in the module's markup; `anchor` is start, middle or end."""
         self.add(
             "text",
-            _spans(words, self.name),
+            _spans([(words, None)], self.name),
             x=x,
             y=y,
             font_size=size,
@@ -144,6 +144,10 @@ class Drawing:
             font_weight=700 if bold else None,
             **more,
         )
+
+    def formula(self, x: float, y: float, parts: Sequence[tuple[str, str]], **options: object) -> None:
+        """One line of pieces, each (words, colour), that follow one another in whatever font it is shown."""
+        self.add("text", _spans(parts, self.name), x=x, y=y, **options)
 
     def lines(self, x: float, y: float, words: Sequence[str], *, leading: float = 18, **options: object) -> None:
         """Several lines of text, the first with its baseline at y."""
@@ -370,10 +374,13 @@ def _font(bold: bool) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, 100, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _spans(words: str, name: str) -> str:
-    """The module's markup as tspans; a lowered or raised part is smaller, and what follows it is back on the line."""
+def _spans(parts: Sequence[tuple[str, str | None]], name: str) -> str:
+    """The module's markup as tspans, each (words, colour) in its colour.
+
+    A lowered or raised part is smaller, and what follows it is back on the line.
+    """
     spans, level = "", 0.0
-    for part, kind, target in _pieces(words):
+    for colour, (part, kind, target) in ((colour, piece) for words, colour in parts for piece in _pieces(words)):
         scale = 0.7 if target else 1
         spans += element(
             "tspan",
@@ -382,6 +389,7 @@ def _spans(words: str, name: str) -> str:
             font_weight=700 if kind == "bold" else None,
             font_size="70%" if target else None,
             dy=f"{_number((target - level) / scale)}em" if target != level else None,
+            fill=colour,
         )
         level = target
     return spans

@@ -27,7 +27,7 @@ PALE, DARK = (0xE6, 0xEA, 0xEF), (0x9A, 0xA4, 0xB1)  # frozen numbers, from near
 LEVELS = 6  # of grey, so that the pictures stay small
 COLUMNS = (28, 290, 588)
 SQUARE = 92  # the whole model as a square
-SQUARES, TEXT, LEGEND = 492, 380, 662  # where their row begins, the text above it, the legend below it
+SQUARES, TEXT, LEGEND = 492, 380, 680  # where their row begins, the text above it, the legend below it
 
 
 @dataclass
@@ -115,7 +115,7 @@ def draw() -> list[Drawing]:
     outside, inside = numbers.matrix.shape
     drawing = Drawing(
         "new_numbers",
-        684,
+        702,
         f"{pocket.row:,}, {pocket.lora:,} or {pocket.control:,} new numbers beside {pocket.model:,} frozen ones",
         "New numbers are bright, frozen ones grey. Left, textual inversion: the table of "
         f"{len(numbers.table)} token rows gets one more, for {NEW_WORD}. Middle, LoRA: beside a frozen matrix of "
@@ -124,8 +124,8 @@ def draw() -> list[Drawing]:
         f"{pocket.control - pocket.encoder - pocket.zero:,} numbers; an encoder of {pocket.encoder:,} reads an "
         f"outline; {len(numbers.residuals)} convolutions that start at zero, {pocket.zero:,}, add what comes out to "
         "the "
-        "skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model as a grey "
-        "square, with its new numbers to scale beside it. "
+        "skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model, with its U-Net, "
+        "text encoder and VAE, as a grey square of the same size, with its new numbers to scale beside it. "
         f"Pocket: {pocket.row:,}, {pocket.lora:,} and {pocket.control:,} beside {pocket.model:,}. Stable Diffusion "
         f"1.5: {full.row:,}, {full.lora:,} and {full.control:,} beside {full.model:,}.",
     )
@@ -184,15 +184,13 @@ def _pair(drawing: Drawing, numbers: Numbers) -> None:
     drawing.text(
         left + inside * side, bottom + 19, f"$W$  {outside} × {inside}, frozen", colour=kit.SECOND, anchor="end"
     )
-    x = COLUMNS[1] + 54
-    for words, colour, step in (("$y$ = $W$$x$ + ", kit.INK, 118), ("$B$$A$", NEW, 33), ("$x$", kit.INK, 0)):
-        drawing.text(x, bottom + 60, words, size=23, colour=colour)
-        x += step
+    formula = (("$y$ = $W$$x$ + ", kit.INK), ("$B$$A$", NEW), ("$x$", kit.INK))
+    drawing.formula(left + inside * side / 2, bottom + 60, formula, font_size=23, text_anchor="middle")
     new = RANK * (inside + outside)
     lines = (
         f"{inside * outside:,} numbers, frozen",
-        f"**two thin matrices**: {new:,} new ones,",
-        f"beside {numbers.pocket.matrices} matrices of the U-Net",
+        f"**two thin matrices**: {new:,} new ones",
+        f"{numbers.pocket.matrices} matrices of the U-Net get such a pair",
     )
     drawing.lines(COLUMNS[1], TEXT, lines)
 
@@ -273,17 +271,15 @@ def _squares(drawing: Drawing, numbers: Numbers) -> None:
                 drawing.add("circle", **middle, r=8, fill="none", stroke=NEW, stroke_width=1.5)
             drawing.text(x, SQUARES - 10, name, bold=True)
             drawing.text(x, foot + 22, f"+{new:,}", colour=NEW, bold=True)
-            after = x + kit.text_width(f"+{new:,}", bold=True) + 6
-            drawing.text(after, foot + 22, "beside", size=kit.SMALL, colour=kit.SECOND)
-            drawing.text(x, foot + 40, f"{counts.model:,}", size=kit.SMALL, colour=kit.SECOND)
-            drawing.text(x + 6, SQUARES + 18, _percent(new / counts.model), size=kit.SMALL, colour=kit.SECOND)
+            share = (f"{_percent(new / counts.model)} of", f"{counts.model:,}")
+            drawing.lines(x, foot + 40, share, size=kit.SMALL, colour=kit.SECOND)
     x = kit.MARGIN
-    for fill, stroke, word in ((_hex(PALE), kit.LINE, "frozen"), (NEW, None, "new")):
+    for fill, stroke, word in ((_hex(PALE), kit.LINE, "frozen: U-Net, text encoder, VAE"), (NEW, None, "new")):
         drawing.rect(x, LEGEND - 11, 12, 12, fill=fill, stroke=stroke, radius=0)
         drawing.text(x + 20, LEGEND, word, size=kit.SMALL)
         x += 20 + kit.text_width(word, kit.SMALL) + 24
     drawing.add("circle", cx=x + 8, cy=LEGEND - 5, r=8, fill="none", stroke=NEW, stroke_width=1.5)
-    drawing.text(x + 24, LEGEND, "new, too small to see; areas to scale", size=kit.SMALL)
+    drawing.text(x + 24, LEGEND, "new, too small to see; areas to scale within each pair", size=kit.SMALL)
 
 
 def _percent(share: float) -> str:

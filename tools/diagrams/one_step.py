@@ -131,13 +131,12 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         104,
         [
             ("$ε_θ$", kit.EPS),
-            ("=  U-Net (", kit.INK),
+            (" = U-Net(", kit.INK),
             (f"$x_{{{T}}}$", kit.XT),
-            (f",  {T},", kit.INK),
+            (f", {T}, ", kit.INK),
             ("words", kit.WORDS),
             (")", kit.INK),
         ],
-        size=15,
     )
     drawing.station(x, 172, 2, "Estimate", "take it all out")
     _formula(
@@ -145,11 +144,11 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         214,
         [
             ("$x̂_0$", kit.X0),
-            ("=  (", kit.INK),
+            (" = (", kit.INK),
             (f"$x_{{{T}}}$", kit.XT),
-            ("−", kit.INK),
+            (" − ", kit.INK),
             (f"{noise[0]:.2f} $ε_θ$", kit.EPS),
-            (f")  /  {signal[0]:.2f}", kit.INK),
+            (f") / {signal[0]:.2f}", kit.INK),
         ],
     )
     drawing.station(x, 266, 3, "Step", "mix again, a little less noise")
@@ -158,9 +157,9 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         308,
         [
             (f"$x_{{{t_next}}}$", kit.XT),
-            ("=", kit.INK),
+            (" = ", kit.INK),
             (f"{signal[1]:.2f} $x̂_0$", kit.X0),
-            ("+", kit.INK),
+            (" + ", kit.INK),
             (f"{noise[1]:.2f} $ε_θ$", kit.EPS),
         ],
     )
@@ -173,11 +172,11 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         448,
         [
             (f"$x_{{{t_next}}}$", kit.XT),
-            ("=", kit.INK),
+            (" = ", kit.INK),
             (f"{signal[1]:.2f} $x̂_0$", kit.X0),
-            ("+", kit.INK),
+            (" + ", kit.INK),
             (f"{kept:.2f} $ε_θ$", kit.EPS),
-            ("+", kit.INK),
+            (" + ", kit.INK),
             (f"{sigma:.2f} $z$", kit.INK),
         ],
     )
@@ -185,12 +184,8 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
     drawing.text(RIGHT, 502, "The same sum, a part of it fresh noise $z$.", size=kit.SMALL, colour=kit.SECOND)
 
 
-def _formula(drawing: Drawing, y: float, parts: list[tuple[str, str]], size: float = 17) -> None:
-    x = float(RIGHT)
-    for words, colour in parts:
-        drawing.text(x, y, words, size=size, colour=colour)
-        lowered = "".join(re.findall(r"_(?:\{(.*?)\}|(.))", words)[0]) if "_" in words else ""
-        x += kit.text_width(words, size) * 0.92 - kit.text_width(lowered, size) * 0.34 + 7
+def _formula(drawing: Drawing, y: float, parts: list[tuple[str, str]]) -> None:
+    drawing.formula(RIGHT, y, parts, font_size=18)
 
 
 def _bar(drawing: Drawing, y: float, parts: list[tuple[float, str]]) -> None:

@@ -107,15 +107,15 @@ def _loop(drawing: Drawing, step) -> None:
     drawing.arrow([(312, 504), (326, 504), (326, 491)], kit.SECOND, line=1.5, tip=7, radius=5)
     drawing.arrow([(274, 434), (300, 434)], kit.XT)
     drawing.unet(304, 378)
-    drawing.text(336, 510, "**U-Net**, twice")
+    drawing.text(336, 510, "**U-Net**, asked twice")
 
     answers = ((400, step.noise_uncond, kit.SECOND, "5 4"), (472, step.noise_text, kit.WORDS, None))
     for y, noise, colour, dash in answers:
         drawing.arrow([(440, y), (478, y)], colour, dash=dash)
         drawing.picture(484, y - 24, 48, 48, example.as_colours(noise), frame=colour)
         drawing.line([(536, y), (562, y), (562, 434)], colour, dash=dash, radius=12)
-    drawing.text(508, 369, "without words", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
-    drawing.text(508, 512, "with words", size=kit.SMALL, colour=kit.WORDS, anchor="middle")
+    drawing.text(508, 369, "noise, without words", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
+    drawing.text(508, 512, "noise, with words", size=kit.SMALL, colour=kit.WORDS, anchor="middle")
     drawing.arrow([(562, 434), (588, 434)], kit.GUIDANCE, line=3)
     drawing.add("circle", cx=562, cy=434, r=4.5, fill=kit.GUIDANCE)
     drawing.picture(594, 410, 48, 48, example.as_colours(step.noise), frame=kit.GUIDANCE)

@@ -17,11 +17,11 @@ from tools.diagrams.kit import Drawing
 
 SCENE, PROMPT = Scene((Thing("fox"),), ground="snow", style="noto"), "a fox in the snow"
 SEED, T, HEAD = 1, 100, 2
-PLACES = {  # name -> (row, column) of 16 x 16; the first one asks
+PLACES = {  # name -> (row, column) of 16 x 16; the first one asks, the others by their shares
     "ear": (2, 5),
     "beside it": (2, 4),
-    "left eye": (8, 6),
     "other ear": (2, 11),
+    "left eye": (8, 6),
     "right eye": (8, 9),
     "forehead": (6, 7),
     "snow": (14, 2),
@@ -93,17 +93,17 @@ def _picture(drawing: Drawing, mine: Tensor, asks: int) -> None:
             stroke_opacity=0.8,
             stroke_linecap="round",
         )
-    for name, (row, column) in list(PLACES.items())[2:5]:
+    for name, (row, column) in list(PLACES.items())[1:5]:
         place = row * 16 + column
         x, y = _middle(place)
         drawing.add("circle", cx=x, cy=y, r=5, fill=kit.WHITE, stroke=kit.XT, stroke_width=2)
         drawing.text(
-            x + 9,
+            x + (-9 if name == "beside it" else 9),
             y - 9 if row < 5 else y + 22,
             f"{name} {mine[place]:.0%}",
             colour=kit.XT,
             bold=True,
-            anchor="end" if name == "left eye" else "start",
+            anchor="end" if name in ("left eye", "beside it") else "start",
             stroke=kit.WHITE,
             stroke_width=4,
             paint_order="stroke",
@@ -139,17 +139,15 @@ def _table(drawing: Drawing, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, inde
         drawing.text(SHARE + 10 + 130 * float(mine[place]), y + 14, share, colour=kit.XT, bold=True)
         _strip(drawing, VALUES, y, v[place], of_values)
     y = ROW + len(others) * PITCH - 4
-    rest = 1 - sum(float(mine[index[name]]) for name in others)
-    drawing.text(
-        KEYS, y + 6, f"and the other {len(mine) - len(others)} places, {rest:.0%}", size=kit.SMALL, colour=kit.SECOND
-    )
+    words = f"the other {len(mine) - len(others)} places share the rest"
+    drawing.text(KEYS, y + 6, words, size=kit.SMALL, colour=kit.SECOND)
     drawing.arrow([(VALUES + STRIP / 2, y - 18), (VALUES + STRIP / 2, y + 16)], kit.LINE)
     _strip(drawing, VALUES, y + 22, mine @ v, of_values)
     drawing.text(VALUES - 10, y + 36, "the answer: all values × shares", anchor="end")
 
 
 def _crop(drawing: Drawing, x: float, y: float, place: int) -> None:
-    """The place with its neighbours, 3 x 3 places."""
+    """The place with beside its, 3 x 3 places."""
     row, column = (max(1, min(14, number)) for number in divmod(place, 16))
     box = ((column - 1) * 8, (row - 1) * 8, (column + 2) * 8, (row + 2) * 8)
     drawing.picture(x, y, 44, 44, draw_scene(SCENE).crop(box).resize((88, 88)), smooth=True)

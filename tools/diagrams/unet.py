@@ -138,7 +138,7 @@ def draw_pocket() -> Drawing:
     drawing = Drawing(
         "unet",
         690,
-        "The U-Net finds the fox in the noise, and its last box turns what it found into the noise on it",
+        "The fox shows in nearly every box of the U-Net; in its last one and in the answer there is noise",
         f"A latent of the run ({example.SAID}) at t = {step.t} enters at the left. {_way(blocks)} Each box shows the "
         "first principal component of its numbers: the fox is plain in the last box but one, and grain in the last.",
     )
@@ -157,9 +157,7 @@ def draw_pocket() -> Drawing:
     said = (*shares, "A convolution makes", f"{blocks[0].channels} numbers out of 4.")
     drawing.lines(28, 257, said, size=kit.SMALL, colour=kit.SECOND)
     said = (
-        "Out: the fox is found,",
-        "then turned into",
-        "the noise on it,",
+        "Out: the noise,",
         f"4 numbers out of {blocks[-1].channels}.",
     )
     drawing.lines(932, 257, said, size=kit.SMALL, colour=kit.SECOND, anchor="end")

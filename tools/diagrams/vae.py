@@ -105,12 +105,12 @@ def _gates(drawing: Drawing, scale: float) -> None:
     """Times s and divided by s, one above the other, and at the turn what the wire leaves out."""
     drawing.line([(GATE, UPPER), (GATE, LOWER)], kit.INK)
     for y, sign in ((UPPER, "×"), (LOWER, "÷")):
-        drawing.rect(GATE - 32, y - 21, 64, 42, fill=kit.INK, stroke=kit.CARD, line=3, radius=21)
-        drawing.text(GATE, y + 7, f"{sign} $s$", size=20, colour=kit.WHITE, anchor="middle", bold=True)
+        drawing.rect(GATE - 48, y - 21, 96, 42, fill=kit.INK, stroke=kit.CARD, line=3, radius=21)
+        drawing.text(GATE, y + 6, f"{sign} {scale:.4f}", size=16, colour=kit.WHITE, anchor="middle", bold=True)
     middle = (UPPER + LOWER) / 2
     drawing.rect(GATE - 66, middle - 30, 132, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
-    drawing.text(GATE, middle - 8, f"$s$ = {scale:.4f}", anchor="middle", bold=True)
-    drawing.text(GATE, middle + 12, f"SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
+    drawing.text(GATE, middle - 8, "scaling factor $s$", anchor="middle", bold=True)
+    drawing.text(GATE, middle + 12, f"of SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
     words = ("here noise is", "added and taken", "away again:", "lessons 01 and 02")
     drawing.lines(TURN - 14, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
