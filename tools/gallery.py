@@ -87,7 +87,7 @@ PARTS = {
         "tiles = [picture, *(plots.attention(picture, shares, largest) for shares in maps.values())]\n"
         "figure = plots.grid([tiles], heads=['picture', *maps], side=256)\n"
         'plots.show(figure, f"How much of its attention each place gives to a word, as the mean of all layers and "\n'
-        '           f"steps: nothing where it is grey, {largest:.0%} where it is fully green.")'
+        '           f"steps: none where the picture is only greyed, {largest:.0%} where it is fully green.")'
     ],
     "Curves": [
         "t = np.arange(1000)\n"
@@ -104,8 +104,8 @@ PARTS = {
         "}\n"
         'figure = plots.lines(counts, errors, xlabel="numbers", ylabel="error", logx=True, logy=True, width=440)\n'
         'plots.show(figure, "How far the mean and the median of n random numbers are from 0, for eight seeds.")',
-        'panels = {"every number": curves, "squared": {name: line**2 for name, line in curves.items()}}\n'
-        'figure = plots.multiples(t, panels, xlabel="timestep t", ylabel="factor, its square", roles=roles, falling=True)\n'
+        'panels = {"factors": curves, "their squares": {name: line**2 for name, line in curves.items()}}\n'
+        'figure = plots.multiples(t, panels, xlabel="timestep t", ylabel="value", roles=roles, falling=True)\n'
         'plots.show(figure, "The same factors and their squares, as a run meets them: from t = 999 down.")',
     ],
     "Viewers": [

@@ -123,9 +123,8 @@ def draw() -> list[Drawing]:
         "of the U-Net get such a pair. Right, ControlNet: down path and middle are copied, "
         f"{pocket.control - pocket.encoder - pocket.zero:,} numbers; an encoder of {pocket.encoder:,} reads an "
         f"outline; {len(numbers.residuals)} convolutions that start at zero, {pocket.zero:,}, add what comes out to "
-        "the "
-        "skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model, with its U-Net, "
-        "text encoder and VAE, as a grey square of the same size, with its new numbers to scale beside it. "
+        "the skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model, with its "
+        "U-Net, text encoder and VAE, as a grey square of the same size, with its new numbers to scale beside it. "
         f"Pocket: {pocket.row:,}, {pocket.lora:,} and {pocket.control:,} beside {pocket.model:,}. Stable Diffusion "
         f"1.5: {full.row:,}, {full.lora:,} and {full.control:,} beside {full.model:,}.",
     )

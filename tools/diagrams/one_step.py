@@ -1,7 +1,6 @@
 """One step of the denoising loop to scale: a short way along the quarter circle between noise and picture."""
 
 import math
-import re
 
 import torch
 
