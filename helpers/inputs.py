@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from helpers.grammar import unknown_words
 from helpers.loading import is_pocket
 from helpers.scenes import SIZE, WORDS
@@ -85,14 +83,6 @@ def check_size(height: int | None, width: int | None, pipe: "DiffusionPipeline")
             continue
         if not _is_integer(side) or not MIN_SIDE <= side <= MAX_SIDE or side % factor:
             raise ValueError(f"{name} is {side!r}: choose a multiple of {factor} from {MIN_SIDE} to {MAX_SIDE} pixels")
-
-
-def check_timestep(t: int | Tensor, scheduler: Any) -> None:
-    """A training timestep: a whole number (or a tensor of one) from 0, almost clean, to the last, pure noise."""
-    last = scheduler.config.num_train_timesteps - 1
-    value = t.item() if isinstance(t, Tensor) and t.numel() == 1 else t
-    if not _is_integer(value) or not 0 <= value <= last:
-        raise ValueError(f"timestep is {value!r}: choose a whole number from 0 to {last}")
 
 
 def check_seed(seed: int) -> None:

@@ -264,21 +264,6 @@ def ddim_step(
     return x_prev + sigma * noise if eta > 0 else x_prev
 
 
-def euler_step(x: Tensor, eps: Tensor, sigma: float | Tensor, sigma_next: float | Tensor) -> Tensor:
-    """One Euler step of the ODE: Karras et al. (2022), arXiv:2206.00364, Algorithm 2 with neither churn nor correction.
-
-    The noisy picture is x = x0 + sigma eps, not rescaled, so that dx/dsigma is eps, the U-Net's answer to
-    x / sqrt(sigma² + 1). This is what k-diffusion calls `sample_euler`.
-
-    x, eps: of one shape and dtype, which the result keeps. sigma, sigma_next: noise levels, from near 15 down to 0.
-    Raises ValueError for a noise level below 0.
-    """
-    sigma, sigma_next = float(sigma), float(sigma_next)
-    if not (sigma >= 0 and sigma_next >= 0):
-        raise ValueError(f"sigma is {sigma!r} and sigma_next is {sigma_next!r}: choose noise levels from 0 up")
-    return x + (sigma_next - sigma) * eps
-
-
 def _x0(x_t: Tensor, eps: Tensor, a: float) -> Tensor:
     # Numbers in place of tensors, here and in the steps: they fit every dtype and device.
     return (x_t - math.sqrt(1 - a) * eps) / math.sqrt(a)

@@ -81,20 +81,6 @@ def add_noise(x0: Tensor, eps: Tensor, t: int | Tensor, alpha_bar: Tensor) -> Te
     return signal * x0 + noise * eps.to(x0.dtype)
 
 
-def markov_step(x_prev: Tensor, beta_t: float | Tensor, eps: Tensor) -> Tensor:
-    """x_t from x_{t-1}: sqrt(1 - beta_t) x_{t-1} + sqrt(beta_t) eps, Ho et al. (2020), arXiv:2006.11239, equation 2.
-
-    x_prev: of any shape and float dtype, which x_t keeps. beta_t: one number. eps: standard normal noise, drawn anew
-    for every step. Applied with beta_0 to beta_t it agrees in distribution with `add_noise` at t.
-
-    Raises ValueError if beta_t is not between 0 and 1.
-    """
-    beta = float(beta_t)
-    if not 0 <= beta <= 1:
-        raise ValueError(f"beta_t is {beta!r}: choose a number from 0 (nothing happens) to 1 (only noise is left)")
-    return math.sqrt(1 - beta) * x_prev + math.sqrt(beta) * eps.to(x_prev.dtype)
-
-
 def check_timesteps(t: int | Tensor, alpha_bar: Tensor) -> None:
     """Timesteps of a schedule: a whole number, or a tensor () or (B,) of them, from 0 to the last; else ValueError."""
     last = len(alpha_bar) - 1

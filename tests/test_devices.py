@@ -40,8 +40,6 @@ FORMULAS = {
     ),
     "ddim_step": lambda x, eps: sampling.ddim_step(x, eps, 500, 480, ALPHA_BAR),
     "ddim_step with noise": lambda x, eps: sampling.ddim_step(x, eps, 500, 480, ALPHA_BAR, 1.0, eps),
-    "euler_step": lambda x, eps: sampling.euler_step(x, eps, 14.6, 13.0),
-    "euler_step, sigma a tensor": lambda x, eps: sampling.euler_step(x, eps, torch.tensor(14.6), torch.tensor(0.0)),
     "add_noise": lambda x, eps: schedules.add_noise(x, eps, 500, ALPHA_BAR.to(x.device)),
     "add_noise, the schedule on the CPU": lambda x, eps: schedules.add_noise(x, eps, 500, ALPHA_BAR),
     "add_noise, t a tensor, the schedule on the CPU": lambda x, eps: schedules.add_noise(
@@ -49,8 +47,6 @@ FORMULAS = {
     ),
     "add_noise, t a tensor on the CPU": lambda x, eps: schedules.add_noise(x, eps, torch.tensor([500]), ALPHA_BAR),
     "add_noise, eps in float32": lambda x, eps: schedules.add_noise(x, eps.float(), 500, ALPHA_BAR),
-    "markov_step": lambda x, eps: schedules.markov_step(x, 0.02, eps),
-    "markov_step, beta a tensor": lambda x, eps: schedules.markov_step(x, schedules.betas()[500], eps),
 }
 
 

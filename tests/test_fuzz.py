@@ -180,19 +180,6 @@ def test_suggestions_go_on_with_any_prompt(prompt):
     assert all("".join(word.split()) in "".join(prompt.lower().split()) for word in grammar.unknown_words(prompt))
 
 
-@cases(60)
-@given(t=st.one_of(anything, whole, st.integers(-5, 1005).map(torch.tensor), st.just(torch.zeros(2))))
-def test_a_timestep_is_one_or_is_refused(pipe, t):
-    value = t.item() if isinstance(t, torch.Tensor) and t.numel() == 1 else t
-    try:
-        inputs.check_timestep(t, pipe.scheduler)
-    except ValueError as error:
-        assert f"timestep is {value!r}: choose a whole number from 0 to 999" in str(error)
-        assert not is_whole(value, 0, 999)
-    else:
-        assert is_whole(value, 0, 999)
-
-
 # --- pictures
 
 

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 from diffusers import DDIMScheduler, EulerDiscreteScheduler, PNDMScheduler, StableDiffusionPipeline
 
 from helpers import inputs, loading
@@ -129,21 +128,6 @@ def test_sizes_follow_the_vae():
     pipe = SimpleNamespace(vae_scale_factor=16)
     inputs.check_size(64, 80, pipe)
     refused(inputs.check_size, 72, 80, pipe, parts=["height is 72", "multiple of 16"])
-
-
-@pytest.mark.parametrize("t", [-1, 1000, 3.5, "3", None, torch.tensor(1000), torch.tensor(0.5)])
-def test_timesteps_out_of_range(t, pipe):
-    value = t.item() if isinstance(t, torch.Tensor) else t
-    refused(inputs.check_timestep, t, pipe.scheduler, parts=[f"timestep is {value!r}", "0 to 999"])
-
-
-def test_several_timesteps_are_not_one(pipe):
-    refused(inputs.check_timestep, torch.tensor([1, 2]), pipe.scheduler, parts=["timestep is tensor([1, 2])"])
-
-
-def test_timesteps_in_range(pipe):
-    for t in (0, 999, torch.tensor(999), np.int64(5)):
-        inputs.check_timestep(t, pipe.scheduler)
 
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 0.5, "0", None])

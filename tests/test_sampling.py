@@ -17,7 +17,7 @@ from diffusers import (
 from torch.testing import assert_close
 
 from helpers import inputs
-from helpers.sampling import Run, ddim_step, ddpm_step, denoise, euler_step, guide, predict_x0, run
+from helpers.sampling import Run, ddim_step, ddpm_step, denoise, guide, predict_x0, run
 from helpers.schedules import add_noise, alpha_bar, betas
 from tests.pipelines.tiny import tiny_pipeline
 
@@ -105,24 +105,6 @@ def test_ddim_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, eta
         assert_close(x, expected, **run_tolerance(steps))
 
 
-@pytest.mark.parametrize(
-    ("steps", "spacing"),
-    [*itertools.product([1, 7, 25], ["leading", "linspace", "trailing"]), (999, "leading")],
-)
-def test_euler_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, spacing):
-    scheduler = EulerDiscreteScheduler(**STABLE_DIFFUSION, timestep_spacing=spacing)
-    scheduler.set_timesteps(steps)
-    x = expected = normal(*SHAPE) * scheduler.init_noise_sigma
-    for i, t in enumerate(scheduler.timesteps):
-        sigma, sigma_next = scheduler.sigmas[i], scheduler.sigmas[i + 1]
-        a = 1 / (1 + sigma**2)
-        expected = scheduler.step(
-            noise_of(scheduler.scale_model_input(expected, t), a), t, expected, return_dict=False
-        )[0]
-        x = euler_step(x, noise_of(x * a.sqrt(), a), sigma, sigma_next)
-        assert_close(x, expected, **run_tolerance(steps))
-
-
 def test_ddim_with_eta_one_is_ddpm():
     x, eps, noise = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
     for t in (*range(0, 999, 27), 999):
@@ -164,7 +146,6 @@ def test_dtype_and_device_are_kept(device, dtype):
         ddpm_step(x, eps, 500, 460, ALPHA_BAR, noise),
         ddim_step(x, eps, 500, 460, ALPHA_BAR),
         ddim_step(x, eps, torch.tensor(500), torch.tensor(460), ALPHA_BAR, 1.0, noise),
-        euler_step(x, eps, torch.tensor(14.6), torch.tensor(11.0)),
         guide(eps, noise, 7.5),
     ]
     for result in results:
@@ -200,8 +181,6 @@ def test_other_bad_input_of_a_step_is_refused():
         ddim_step(x, x, 5, 4, ALPHA_BAR, 1.0)
     with pytest.raises(ValueError, match="towards noise needs eta 0"):
         ddim_step(x, x, 4, 5, ALPHA_BAR, 1.0, x)
-    with pytest.raises(ValueError, match=r"sigma is -1\.0"):
-        euler_step(x, x, -1, 0)
 
 
 # The loop

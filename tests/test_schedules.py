@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from diffusers.training_utils import compute_snr
 from torch.testing import assert_close
 
-from helpers.schedules import add_noise, alpha_bar, betas, check_timesteps, markov_step, snr
+from helpers.schedules import add_noise, alpha_bar, betas, check_timesteps, snr
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 # diffusers multiplies a thousand float32 numbers where we multiply float64 ones: some 1e-6 of the last product.
@@ -99,21 +99,6 @@ def test_one_timestep_serves_a_batch_and_one_picture_serves_many_timesteps():
     assert torch.equal(add_noise(x0[:1], eps[:1], t, a)[1], add_noise(x0[0], eps[0], 500, a))
 
 
-def test_markov_steps_agree_in_distribution_with_the_closed_form():
-    samples, start = 10_000, 2.0
-    b = betas()
-    a = alpha_bar(b)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.full((samples,), start)
-    for t in range(1000):
-        x = markov_step(x, b[t], torch.randn(samples, generator=generator))
-        if t in (0, 99, 499, 999):
-            mean, std = start * a[t].sqrt(), (1 - a[t]).sqrt()
-            # Five standard errors, of the mean and of the standard deviation of normal numbers.
-            assert abs(x.mean() - mean) < 5 * std / math.sqrt(samples)
-            assert abs(x.std() - std) < 5 * std / math.sqrt(2 * samples)
-
-
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_the_dtype_is_kept_and_close_to_float32(dtype):
     a = alpha_bar(betas())
@@ -125,8 +110,6 @@ def test_the_dtype_is_kept_and_close_to_float32(dtype):
         assert result.dtype == dtype
         assert_close(result.float(), add_noise(x0, eps, at, a), rtol=0, atol=atol)
     assert add_noise(x0.to(dtype), eps, t, a).dtype == dtype  # noise drawn in float32 does no harm
-    for beta in (0.01, torch.tensor(0.01)):
-        assert markov_step(x0.to(dtype), beta, eps).dtype == dtype
 
 
 def test_shapes_can_be_followed_on_the_meta_device():
@@ -137,7 +120,6 @@ def test_shapes_can_be_followed_on_the_meta_device():
         add_noise(x0, x0, 10, a),
         add_noise(x0, x0, t, a),
         add_noise(x0, x0, t.to("meta"), a),
-        markov_step(x0, 0.1, x0),
     ):
         assert (result.device.type, result.shape, result.dtype) == ("meta", x0.shape, torch.float16)
 
@@ -175,9 +157,3 @@ def test_timesteps_of_a_short_schedule_end_earlier():
 def test_as_many_timesteps_as_pictures():
     with pytest.raises(ValueError, match="2 timesteps for 3 pictures"):
         add_noise(normal(3, 4), normal(3, 4), torch.tensor([1, 2]), alpha_bar(betas()))
-
-
-@pytest.mark.parametrize("beta", [-0.1, 1.1, math.nan])
-def test_a_beta_out_of_range_is_refused(beta):
-    with pytest.raises(ValueError, match=f"beta_t is {beta}"):
-        markov_step(normal(2), beta, normal(2))
