@@ -19,6 +19,7 @@ from helpers.picture_grids import COLOURS, GAP, NAMES, PADDING, PER_INCH, SIGNED
 
 CONTENT = WIDEST - 2 * PADDING
 TILE, LARGE, NOISE = 128, 256, 96  # sides of pictures and of the channels of noise
+MARKS = 76  # room at the right of the vectors for what their rows belong to
 LIMIT = 2.5  # what the strongest blue and red of a latent stand for
 HEAD = 14.4  # points: 16 pixels
 SYMBOL = {"size": 17.1, "color": INK}  # 19 pixels
@@ -60,8 +61,10 @@ def seven_parts(
         limit = round(2 * float(vectors.float().std()), 1)
         _head(figure, 0, 134, 2, "Vectors", f"left the empty prompt, right the words; a row for each token; ±{limit:g}")
         for column, values in enumerate(vectors):
-            axis = _place(figure, column * (CONTENT + 24) / 2, 162, (CONTENT - 24) / 2, TILE)
+            wide = (CONTENT - 24 - MARKS) / 2
+            axis = _place(figure, column * (wide + 24), 162, wide, TILE)
             axis.imshow(as_numbers(values), cmap=COLOURS[SIGNED], vmin=-limit, vmax=limit, aspect="auto")
+        _mark_rows(figure, texts[1], 162)
 
         _head(figure, 0, 312, 3, "Starting noise", f"four channels, ±{LIMIT:g}")
         for number, channel in enumerate(as_numbers(noise)[:4]):
@@ -89,7 +92,7 @@ def seven_parts(
             axis.imshow(as_picture(moment.estimate), interpolation="nearest")
         for row, name in enumerate(("$x_t$", r"$\hat{\epsilon}$", r"$\sqrt{1-\bar{\alpha}_t}\ \hat{\epsilon}$")):
             _text(figure, NAMES - 12, 508 + row * 156 + TILE / 2, name, ha="right", va="center", **SYMBOL)
-        _head(figure, 0, 984, 6, "Step", "the estimated picture that each step is made of")
+        _head(figure, 0, 984, 6, "Step", "the x0 estimate of each step, decoded")
         _text(figure, NAMES - 12, 1012 + TILE / 2, r"$\hat{x}_0$", ha="right", va="center", **SYMBOL)
 
         _head(figure, 0, 1160, 7, "Pixels", "")
@@ -99,16 +102,15 @@ def seven_parts(
             _latent(figure, channel, column * (small + GAP), 1192 + row * (small + GAP), small, "x0")
         beyond = _beyond(painted)
         most = max(float(np.abs(beyond).max()), 1.0)
-        axis = _place(figure, 324, 1192, LARGE, LARGE)
+        axis = _place(figure, CONTENT - LARGE, 1192, LARGE, LARGE)
         axis.imshow(beyond, cmap=COLOURS[SIGNED], vmin=-most, vmax=most, interpolation="nearest")
-        axis = _place(figure, CONTENT - LARGE, 1192, LARGE, LARGE, "x0")
+        axis = _place(figure, 324, 1192, LARGE, LARGE, "x0")
         axis.imshow(as_picture(picture), interpolation="nearest")
-        _arrow(figure, LARGE + 6, 318, 1192 + LARGE / 2, "decoder")
-        _arrow(figure, 324 + LARGE + 6, CONTENT - LARGE - 6, 1192 + LARGE / 2, "clamp")
+        _arrow(figure, LARGE + 6, 318, 1192 + LARGE / 2, "decoder", "clamp")
         under = {
             LARGE / 2: f"last latent, four channels, ±{LIMIT:g}",
-            324 + LARGE / 2: f"beyond 255 (red) and 0 (blue), by up to {most:.0f}",
-            CONTENT - LARGE / 2: "the picture",
+            324 + LARGE / 2: "the picture",
+            CONTENT - LARGE / 2: f"cut off by the clamp: up to {most:.0f} of 255",
         }
         for x, words in under.items():
             _text(figure, x, 1192 + LARGE + 4, words, ha="center", va="top")
@@ -223,7 +225,20 @@ def _ruler(figure: Figure, timesteps: Sequence[int]) -> None:
         axis.annotate(str(t), (t, 0), (0, -20), textcoords="offset points", ha=side, color=SECOND, size=SMALL)
 
 
-def _arrow(figure: Figure, start: float, end: float, y: float, words: str) -> None:
+def _mark_rows(figure: Figure, text: Sequence[tuple[str, int]], y: float) -> None:
+    """At the right of a map with a row for each token, TILE high: which rows are the words', and which padding."""
+    shapes, role = _whole(figure), ROLES["words"]
+    end = sum(token != text[-1][1] for _, token in text)  # the first of the end tokens; those after it are padding
+    x = CONTENT - MARKS + 8
+    for name, first, last in (("words", 1, end), ("padding", end + 1, len(text))):
+        if first < last:
+            top, bottom = (y + TILE * place / len(text) for place in (first, last))
+            shapes.plot([x, x], [top + 1, bottom - 1], color=role.ink, linewidth=1.8, solid_capstyle="butt")
+            _text(figure, x + 6, (top + bottom) / 2, name, color=role.ink, va="center")
+
+
+def _arrow(figure: Figure, start: float, end: float, y: float, above: str, below: str) -> None:
     style = {"arrowstyle": "-|>", "color": ROLES["vae"].ink, "linewidth": 1.8, "shrinkA": 0, "shrinkB": 0}
     _whole(figure).annotate("", (end, y), (start, y), arrowprops=style)
-    _text(figure, (start + end) / 2, y - 8, words, color=ROLES["vae"].ink, ha="center", va="bottom")
+    _text(figure, (start + end) / 2, y - 8, above, color=ROLES["vae"].ink, ha="center", va="bottom")
+    _text(figure, (start + end) / 2, y + 8, below, color=ROLES["vae"].ink, ha="center", va="top")

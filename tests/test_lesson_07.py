@@ -146,7 +146,7 @@ def test_the_seven_parts_are_drawn_without_texts_that_touch(length):
     assert plots.faults(figure) == []
     shown = {text.get_text() for text in figure.texts}
     assert {"Tokens", "mushroom", f"end × {length - 1}", f"end × {length - 2}", "t = 951", "t = 1"} <= shown
-    assert "beyond 255 (red) and 0 (blue), by up to 13" in shown
+    assert {"words", "padding", "cut off by the clamp: up to 13 of 255"} <= shown
     assert {f"{float((t / 1000 * latent).std()):.2f}" for t in (951, 751, 551, 351, 151, 1)} <= shown
     plots.plt.close(figure)
 
@@ -256,6 +256,39 @@ def test_the_stand_in_tells_of_a_wrong_timestep(lesson, pipe):
     inputs = constants(LESSON, "inputs", **{**lesson, **given})["inputs"]
     inputs = {"ddim_loop": inputs["ddim_loop"]}
     assert lesson["wrong_part"](sound, lesson["changed"](ddim_loop=told_the_next), inputs) == "ddim_loop"
+
+
+def test_what_is_known_accuses_each_suspect_of_its_fault_and_no_right_part(lesson, capsys):
+    pocket = load_pipeline("pocket", device="cpu")
+    size = pocket.unet.config.sample_size
+    given = {**lesson, "pipe": pocket, "prompt": PROMPT, "shape": (4, size, size)}
+    given |= {"noise": lesson["part"].start_noise([0], given["shape"]), "alpha_bar": pocket.scheduler.alphas_cumprod}
+    given["suspects"] = {number: make_suspect(lesson["part"], number) for number in range(1, 6)}
+    # The test that the lesson begins with accuses nobody.
+    exec(cell_with(LESSON, "def complaints"), given)
+    assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["no complaint"] * 6
+    # And under "One solution".
+    texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
+    (text,) = [text for text in texts if "<summary>One solution</summary>" in text]
+    exec(text.split("```python\n")[1].split("\n```")[0], given)
+    with torch.no_grad():
+        said = {number: given["complaints"](parts) for number, parts in given["suspects"].items()}
+        assert given["complaints"](lesson["part"]) == []
+    assert {number: [words.split(":")[0] for words in found] for number, found in said.items()} == {
+        1: ["ddim_loop"],
+        2: ["timesteps"],
+        3: ["text_vectors or guided_noise"],
+        4: ["guided_noise"],
+        5: ["start_noise"],
+    }
+    assert said[3] == ["text_vectors or guided_noise: standard deviation 0.39"]  # as the lesson says below
+
+
+def test_the_two_lists_of_timesteps_under_the_suspects_are_theirs(lesson):
+    suspect = make_suspect(lesson["part"], 2)
+    assert suspect.timesteps(30)[:2] == [967, 934]
+    assert lesson["part"].timesteps(30)[:2] == [958, 925]
+    assert suspect.timesteps(20) == lesson["part"].timesteps(20)
 
 
 @pytest.mark.parametrize("number", [0, 6])

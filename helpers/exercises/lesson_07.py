@@ -45,7 +45,7 @@ def ddim_loop(
 
 @torch.no_grad()
 def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
-    """Clean latents as pictures (B, height, width, 3) of bytes."""
+    """Latents at t = 0 as pictures (B, height, width, 3) of bytes."""
     return _bytes(_painted(vae, x / vae.config.scaling_factor))
 
 
@@ -136,7 +136,7 @@ GUIDED_NOISE = Exercise(
     cases=_guidance_cases,
     hints=(
         "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
-        "One call does both: the latents twice, and as many rows of vectors, first all the empty ones, then all words.",
+        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words.",
         "`.sample.chunk(2)` takes the two answers apart. Begin at the first, and go s times the way to the second.",
     ),
     mistakes=(
