@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from helpers import surgery
-from helpers.exercises.lesson_03 import sees
+from helpers.exercises.lesson_03 import swap
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
@@ -32,14 +32,14 @@ def lesson(pipe):
 
 
 @pytest.mark.parametrize("layers", [["conv"] * 3, ["conv", "halve", "conv"], ["halve", "conv", "halve", "conv"]])
-def test_the_receptive_field_is_where_the_gradient_is(layers):
+def test_the_receptive_field_is_where_the_gradient_is(lesson, layers):
     chain = nn.Sequential(*(nn.Conv2d(1, 1, 3, stride=2 if layer == "halve" else 1, padding=1) for layer in layers))
     for part in chain:
         nn.init.ones_(part.weight)
     x = torch.zeros(1, 1, 65, 65, requires_grad=True)
     out = chain(x)
     out[0, 0, out.shape[2] // 2, out.shape[3] // 2].backward()
-    assert int((x.grad[0, 0].sum(dim=0) > 0).sum()) == sees(layers)
+    assert int((x.grad[0, 0].sum(dim=0) > 0).sum()) == lesson["sees"](layers)
 
 
 def test_the_lessons_time_code_is_the_unets(lesson, pipe):
@@ -87,9 +87,30 @@ def test_the_judges_readings_are_counted_where_they_agree(lesson):
     assert lesson["agreeing"](readings, "colours", ["red", "red"]) == 1
 
 
-def test_neighbours_exchange_what_comes_from_below_in_both_halves_of_a_guided_batch(lesson):
-    guided = torch.arange(8.0).reshape(8, 1, 1, 1)
-    assert lesson["exchange"](guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+def test_neighbours_exchange_one_input_in_both_halves_of_a_guided_batch():
+    guided, other = torch.arange(8.0).reshape(8, 1, 1, 1), torch.arange(8.0)
+    given = {"hidden_states": guided, "temb": other}
+    swapped = swap(given, "hidden_states")
+    assert swapped["hidden_states"].flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    assert swapped["temb"] is other and given["hidden_states"] is guided
+
+
+@torch.no_grad()
+def test_what_comes_from_below_and_the_words_reach_a_block_under_the_names_that_the_exercise_uses(pipe):
+    side = pipe.unet.config.sample_size
+    inputs = normal(2, 4, side, side), 100, normal(2, 5, WIDTH, seed=1)
+    whole = pipe.unet(*inputs).sample
+
+    def swapped(block, what):
+        with block.register_forward_pre_hook(lambda block, args, named: (args, swap(named, what)), with_kwargs=True):
+            return pipe.unet(*inputs).sample
+
+    lowest, top = pipe.unet.up_blocks  # of this small U-Net the lower one alone reads the words
+    assert not torch.allclose(swapped(lowest, "encoder_hidden_states"), whole)
+    from_below = swapped(top, "hidden_states")
+    assert not torch.allclose(from_below, whole)
+    with surgery.cut_below(pipe.unet, put=lambda x: x.flip(0)):
+        assert_close(pipe.unet(*inputs).sample, from_below, rtol=0, atol=0)
 
 
 @torch.no_grad()

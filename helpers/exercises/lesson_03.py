@@ -1,61 +1,85 @@
-"""The exercise of lesson 03: how far convolutions see."""
+"""The exercise of lesson 03: exchange one input of a block between neighbours of the batch."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-
-def sees(layers: Sequence[str]) -> int:
-    """The width of the receptive field of a chain of 3 x 3 convolutions, some of which halve the picture."""
-    width, apart = 1, 1  # of the input: how many places are seen, and how far neighbours of this layer are apart
-    for layer in layers:
-        width += 2 * apart
-        if layer == "halve":
-            apart *= 2
-    return width
+BELOW, WORDS, SKIPS = "hidden_states", "encoder_hidden_states", "res_hidden_states_tuple"  # what diffusers calls them
 
 
-SEES = Exercise(
-    name="03.sees",
-    solution=sees,
-    cases=[(["conv"] * 3,), (["conv", "halve", "conv", "halve", "conv"],), (["halve", "halve"],), ([],)],
+def swap(kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """A copy of kwargs in which neighbours 0 and 1, 2 and 3, ... have exchanged their part of kwargs[what]."""
+    pairs = kwargs[what].unflatten(0, (-1, 2))  # (pairs, 2, ...)
+    return {**kwargs, what: pairs.flip(1).flatten(0, 1)}
+
+
+def _cases() -> list[tuple[dict[str, Any], str]]:
+    def inputs(batch: int) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(0)
+        below, words, skip = (
+            torch.randn((batch, *shape), generator=generator) for shape in ((3, 4, 4), (5, 6), (2, 4, 4))
+        )
+        return {BELOW: below, WORDS: words, SKIPS: (skip,), "temb": torch.ones(batch, 7)}
+
+    return [(inputs(8), BELOW), (inputs(8), WORDS), (inputs(4), BELOW), (inputs(2), WORDS)]
+
+
+def _put(make: Any) -> Any:
+    """A wrong answer that replaces the tensor in question by what `make` makes of it."""
+    return lambda kwargs, what: {**kwargs, what: make(kwargs[what])}
+
+
+def _halves(x: Tensor) -> Tensor:
+    return x.roll(len(x) // 2, 0)
+
+
+SWAP = Exercise(
+    name="03.swap",
+    solution=swap,
+    cases=_cases,
     hints=(
-        "Begin with one convolution: 3 places. How many does a second one add at each side?",
-        "Walk along the chain with two numbers: how wide the field is, and how far apart neighbours are, in places of "
-        "the input.",
-        "A layer of 3 x 3 adds its two neighbours, each as far away as neighbours are. After a halving they are twice "
-        "as far apart.",
+        "The batch is the first dimension. In which order do you want its parts: 1, 0, 3, and then?",
+        "`unflatten(0, (-1, 2))` makes pairs of the first dimension; `flip` turns a dimension round; `flatten(0, 1)` "
+        "undoes the pairs.",
+        "`kwargs | {what: tensor}` is a copy of the dict with one entry replaced. It may stay a dict with all other "
+        "entries as they were.",
     ),
     mistakes=(
         Mistake(
-            lambda layers: 1 + 2 * len(layers),
-            "right without halving. Below a halving two neighbours are two places of the input apart, then four.",
+            _put(lambda x: x.roll(1, 0)),
+            "each gets the part of the one before it, as in the last section. Here 0 and 1 give to each other, then 2 "
+            "and 3.",
         ),
         Mistake(
-            lambda layers: 3 ** len(layers),
-            "fields do not multiply: a second convolution adds one place at each side, 3, 5, 7 places.",
+            _put(lambda x: x.flip(0)),
+            "the whole batch is turned round, so the first gets the last, from the other half of guidance. Turn round "
+            "each pair.",
         ),
         Mistake(
-            lambda layers: _early(layers),
-            "the layer that halves still looks at neighbours of the old distance; only what follows sees farther.",
+            _put(_halves),
+            "the two halves of guidance have changed places. The partner is the neighbour, in the same half.",
         ),
         Mistake(
-            lambda layers: 1 + sum(2 for layer in layers if layer == "conv"),
-            "a layer that halves is a convolution of 3 x 3 too, so it sees its neighbours as well.",
+            lambda kwargs, what: swap(swap(kwargs, BELOW), WORDS),
+            "you exchange both what comes from below and the words. Only the tensor named `what` moves.",
+        ),
+        Mistake(
+            lambda kwargs, what: swap(kwargs, what)[what],
+            "that is the exchanged tensor alone. The block needs all of its inputs: a copy of the dict, with this one "
+            "replaced.",
+        ),
+        Mistake(
+            lambda kwargs, what: dict(kwargs),
+            "nothing has moved: `flip` and `roll` give a new tensor and leave the old one as it is.",
         ),
     ),
 )
 
-
-def _early(layers: Sequence[str]) -> int:
-    width, apart = 1, 1
-    for layer in layers:
-        apart *= 2 if layer == "halve" else 1
-        width += 2 * apart
-    return width
-
-
-EXERCISES = (SEES,)
+EXERCISES = (SWAP,)
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",
@@ -64,7 +88,7 @@ CUT_WIRE = Quiz(
         Option(
             "The connection carries nothing that matters for the task",
             "The error shows what the network needs, not what the connection carries. Nor does one timestep speak for "
-            "all: to lose what level 1 gets from level 2 costs 2 per cent at t = 100, and 32 at t = 900.",
+            "all: Pocket's words cost 15 per cent to lose at t = 100, and 179 at t = 900.",
         ),
         Option(
             "The network, as it is, does well without what the connection carries",
