@@ -43,6 +43,7 @@ def execute(source: Path, *, folder: Path | None = None, kernel: KernelManager |
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
+        coalesce_streams=True,  # a printed table is one output, however slowly its lines came
         resources={"metadata": {"path": str(folder or source.parent)}},
         **({"km": kernel} if kernel else {}),
     )
