@@ -185,7 +185,7 @@ def test_symbols_become_italic_lowered_and_raised_and_text_returns_to_its_line()
     assert "".join(written.itertext()) == "so xt-12 < 1"
     shift, at = 0.0, {}
     for span in written:
-        size = 0.7 if span.get("font-size") else 1
+        size = kit.LOWERED if span.get("font-size") else 1
         shift += number((span.get("dy") or "0").removesuffix("em")) * size
         at[span.text] = (round(shift, 1), span.get("class"), span.get("font-weight"))
     assert at["x"] == (0, "try-symbol", None)
@@ -243,8 +243,10 @@ def test_one_step_has_the_shares_of_the_schedule():
     step = f"x{one_step.T - 1000 // one_step.STEPS} = {a_next**0.5:.2f} x̂0 + "
     assert f"{step}{(1 - a_next) ** 0.5:.2f} εθ" in written
     assert f"{step}{(1 - a_next - variance) ** 0.5:.2f} εθ + {variance**0.5:.2f} z" in written
-    bar = [float(text) for text in written if re.fullmatch(r"0\.\d\d", text)]
-    assert len(bar) == 5 and sum(bar[:2]) == pytest.approx(1, abs=0.011) and sum(bar[2:]) == pytest.approx(1, abs=0.016)
+    bar = [float(text) for text in written if re.fullmatch(r"0\.\d{3}", text)]
+    assert (
+        len(bar) == 5 and sum(bar[:2]) == pytest.approx(1, abs=0.0011) and sum(bar[2:]) == pytest.approx(1, abs=0.0016)
+    )
 
 
 def test_likelihoods_are_those_of_bayes_rule():

@@ -67,9 +67,9 @@ PARTS = {
         'plots.show(figure, "A picture, the same after the VAE, and how much each pixel changed.")'
     ],
     "Maps on one scale": [
-        'heads = [*(f"channel {i}" for i in range(4)), "decoded"]\n'
-        "figure = plots.grid([[*map(plots.Map, fox.latents[0]), estimates[-1]]], heads=heads)\n"
-        'plots.show(figure, "The four channels of the final latent, blue below zero, red above, and the fox.")',
+        'heads = ["decoded", *(f"channel {i}" for i in range(4))]\n'
+        "figure = plots.grid([[estimates[-1], *map(plots.Map, fox.latents[0])]], heads=heads)\n"
+        'plots.show(figure, "The fox, and the four channels of its latent, blue below zero and red above.")',
         "ends = {'fox': fox, 'house': house}\n"
         "apart = np.array([[float((step.x0 - run.latents).std()) for step in run.steps] for run in ends.values()])\n"
         "heads = [str(step.t) if i % 3 == 0 else '' for i, step in enumerate(fox.steps)]\n"

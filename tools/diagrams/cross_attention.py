@@ -18,7 +18,7 @@ GREYED = 0.35  # how much of the picture is left under a map
 
 TILE, TILE_TOP = 144, 216  # nine pixels for each of 16 places
 LARGE = 176  # the map and the picture
-ASKS, HELD, QUERY, KEYS, CHIPS, VALUES, MIXED, MAP = 28, 186, 236, 336, 406, 542, 668, 704  # where the columns begin
+ASKS, HELD, QUERY, KEYS, CHIPS, VALUES, MIXED, MAP = 28, 186, 236, 334, 402, 544, 668, 704  # where the columns begin
 CHIP, STRIP, NUMBER = 90, 64, 3  # px: of a chip, of the numbers of a key or value, and of one number of a bar
 ROWS, PITCH, ROW = 92, 33, 22  # the words, one below the other; the ends of the text stand together below them
 ALL = 28  # px of all shares together: less than the pitch, so that a band ends at one word

@@ -5,7 +5,15 @@ from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing
 
 PROMPTS, SEED, STEPS = ("a fox", "a red car right of a blue house"), 3, 20
-SCALES = {0: "no words", 1: "plain answer", 2: "", 4: "Pocket", 7.5: "SD 1.5", 12: "", 20: ""}  # with a note
+SCALES = {
+    0: "without words",
+    1: "plain answer",
+    2: "",
+    4: "Pocket’s usual",
+    7.5: "SD 1.5’s usual",
+    12: "",
+    20: "",
+}  # with a note
 TILE, GAP, TOP, PITCH = 120, 64 / 6, 152, 172
 COLOURS = {0: kit.SECOND, 1: kit.WORDS}  # by scale; the others are guided
 
@@ -23,8 +31,10 @@ def draw() -> list[Drawing]:
         "Stable Diffusion is usually used at 7.5, Pocket at 4.",
     )
     middles = [kit.MARGIN + number * (TILE + GAP) + TILE / 2 for number in range(len(SCALES))]
-    (first, last), level = (middles[0], middles[-1]), 66
-    drawing.add("polygon", points=f"{first},{level} {last},{level - 7} {last},{level + 7}", fill=kit.GUIDANCE)
+    level = 66
+    edge = [(x, 8 * s / max(SCALES)) for x, s in zip(middles, SCALES, strict=True)]  # as thick as s is large
+    corners = [(x, level - half) for x, half in edge] + [(x, level + half) for x, half in reversed(edge)]
+    drawing.add("polygon", points=" ".join(f"{x:.1f},{y:.2f}" for x, y in corners), fill=kit.GUIDANCE)
     for x, (s, note) in zip(middles, SCALES.items(), strict=True):
         colour = COLOURS.get(s, kit.GUIDANCE)
         drawing.add("circle", cx=x, cy=level, r=6, fill=kit.WHITE, stroke=colour, stroke_width=2.5)

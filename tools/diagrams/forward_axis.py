@@ -72,6 +72,7 @@ def _tiles(drawing: Drawing, shown: list[int | None], signal: list[float], noise
         drawing.line(way, kit.XT if marked else kit.LINE, line=2 if marked else 1.25, radius=3)
     middle, ends = (_at(crossing, last), AXIS), ((LEFT, AXIS), (RIGHT, AXIS))
     drawing.line([(CLEAN, AXIS), ends[0]], kit.X0, dash="2 4")
+    drawing.text(CLEAN - 6, AXIS + 25, "clean, before $t$ = 0", size=kit.SMALL, colour=kit.X0)
     drawing.ribbon([ends[0], middle], kit.X0, kit.XT)
     drawing.ribbon([middle, ends[1]], kit.XT, kit.EPS)
     drawing.dots(ends, kit.WHITE)

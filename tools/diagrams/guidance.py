@@ -164,7 +164,7 @@ def _arrows(drawing: Drawing, tip: dict[float, Point], degrees: dict[int, str]) 
 
 def _pictures(drawing: Drawing, tip: dict[float, Point], answers: Answers, degrees: dict[int, str]) -> None:
     columns = (kit.WIDTH - kit.MARGIN - 2 * TILE - 8, kit.WIDTH - kit.MARGIN - TILE)
-    for x, head in zip(columns, ("at this step", "after the run"), strict=True):
+    for x, head in zip(columns, ("$x̂_0$ at this step", "after the run"), strict=True):
         drawing.text(x + TILE / 2, 40, head, size=kit.HEAD, bold=True, anchor="middle")
     for row, s in enumerate(reversed(SCALES)):
         y, colour = TOP + row * PITCH, COLOURS.get(s, kit.GUIDANCE)

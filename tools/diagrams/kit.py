@@ -33,6 +33,7 @@ SERIF = '"STIX Two Text","Times New Roman","Liberation Serif","DejaVu Serif",ser
 FOLDER = Path(__file__).resolve().parents[2] / "images" / "diagrams"
 WIDTH, MARGIN = 960, 28
 HEAD, LABEL, SMALL = 16, 14, 14  # sizes of text: on a page 700 wide the smallest is 10 pixels high
+LOWERED = 0.76  # size of subscripts and superscripts
 QUALITY = 88  # of the JPEG or WebP that a smooth picture becomes
 MARKUP = re.compile(r"\*\*(?P<bold>.+?)\*\*|\$(?P<symbols>.+?)\$")
 SYMBOL = re.compile(r"(?P<shift>[_^])(?:\{(?P<group>[^}]*)\}|(?P<one>.))|(?P<rest>[^_^]+)")
@@ -381,13 +382,13 @@ def _spans(parts: Sequence[tuple[str, str | None]], name: str) -> str:
     """
     spans, level = "", 0.0
     for colour, (part, kind, target) in ((colour, piece) for words, colour in parts for piece in _pieces(words)):
-        scale = 0.7 if target else 1
+        scale = LOWERED if target else 1
         spans += element(
             "tspan",
             escape(part),
             class_=f"{name}-symbol" if kind == "letter" else None,
             font_weight=700 if kind == "bold" else None,
-            font_size="70%" if target else None,
+            font_size=f"{LOWERED:.0%}" if target else None,
             dy=f"{_number((target - level) / scale)}em" if target != level else None,
             fill=colour,
         )

@@ -120,7 +120,7 @@ def draw() -> list[Drawing]:
         "New numbers are bright, frozen ones grey. Left, textual inversion: the table of "
         f"{len(numbers.table)} token rows gets one more, for {NEW_WORD}. Middle, LoRA: beside a frozen matrix of "
         f"{outside} × {inside} stand A, {RANK} × {inside}, and B, {outside} × {RANK}; {pocket.matrices} matrices "
-        "of the U-Net get such a pair. Right, ControlNet: down path and middle are copied, "
+        "of the U-Net, most of them larger, get a pair each. Right, ControlNet: down path and middle are copied, "
         f"{pocket.control - pocket.encoder - pocket.zero:,} numbers; an encoder of {pocket.encoder:,} reads an "
         f"outline; {len(numbers.residuals)} convolutions that start at zero, {pocket.zero:,}, add what comes out to "
         "the skips and to the middle; the encoder’s last convolution starts at zero, too. Below, each model, with its "
@@ -189,7 +189,8 @@ def _pair(drawing: Drawing, numbers: Numbers) -> None:
     lines = (
         f"{inside * outside:,} numbers, frozen",
         f"**two thin matrices**: {new:,} new ones",
-        f"{numbers.pocket.matrices} matrices of the U-Net get such a pair",
+        f"{numbers.pocket.matrices} matrices, most of them larger,",
+        f"get a pair each: {numbers.pocket.lora:,} new ones",
     )
     drawing.lines(COLUMNS[1], TEXT, lines)
 
@@ -278,7 +279,7 @@ def _squares(drawing: Drawing, numbers: Numbers) -> None:
         drawing.text(x + 20, LEGEND, word, size=kit.SMALL)
         x += 20 + kit.text_width(word, kit.SMALL) + 24
     drawing.add("circle", cx=x + 8, cy=LEGEND - 5, r=8, fill="none", stroke=NEW, stroke_width=1.5)
-    drawing.text(x + 24, LEGEND, "new, too small to see; areas to scale within each pair", size=kit.SMALL)
+    drawing.text(x + 24, LEGEND, "new, too small to see; areas to scale within each model", size=kit.SMALL)
 
 
 def _percent(share: float) -> str:

@@ -163,7 +163,7 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         ],
     )
     _bar(drawing, 324, [(signal[1], kit.X0), (noise[1], kit.EPS)])
-    drawing.text(RIGHT, 362, "The squares of the shares add up to 1.", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(RIGHT, 362, "The factors squared add up to 1.", size=kit.SMALL, colour=kit.SECOND)
     drawing.station(x, 406, "", "DDPM", "throws dice for a part of it")
     _die(drawing, x, 406)
     _formula(
@@ -180,7 +180,7 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         ],
     )
     _bar(drawing, 464, [(signal[1], kit.X0), (kept, kit.EPS), (sigma, kit.SECOND)])
-    drawing.text(RIGHT, 502, "The same sum, a part of it fresh noise $z$.", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(RIGHT, 502, "The same sum, a part of it fresh noise, $z$.", size=kit.SMALL, colour=kit.SECOND)
 
 
 def _formula(drawing: Drawing, y: float, parts: list[tuple[str, str]]) -> None:
@@ -194,7 +194,7 @@ def _bar(drawing: Drawing, y: float, parts: list[tuple[float, str]]) -> None:
         width = whole * share**2
         drawing.rect(x, y, width - 2, 18, fill=colour, radius=2)
         drawing.text(
-            x + (width - 2) / 2, y + 13.4, f"{share**2:.2f}", size=kit.SMALL, colour=kit.WHITE, anchor="middle"
+            x + (width - 2) / 2, y + 13.4, f"{share**2:.3f}", size=kit.SMALL, colour=kit.WHITE, anchor="middle"
         )
         x += width
 

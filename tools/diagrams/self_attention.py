@@ -65,6 +65,8 @@ def draw() -> list[Drawing]:
         "become shares that add up to 100 %, and with these shares the values are added up to the answer.",
     )
     _picture(drawing, mine, index[asks])
+    note = f"“{PROMPT}”, $t$ = {T}; last self-attention layer, head {HEAD + 1} of 4"
+    drawing.text(LEFT, TOP + SIDE + 22, note, size=kit.SMALL, colour=kit.SECOND)
     _table(drawing, q, k, v, mine, index)
     return [drawing]
 
@@ -141,7 +143,9 @@ def _table(drawing: Drawing, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, inde
     y = ROW + len(others) * PITCH - 4
     words = f"the other {len(mine) - len(others)} places share the rest"
     drawing.text(KEYS, y + 6, words, size=kit.SMALL, colour=kit.SECOND)
-    drawing.arrow([(VALUES + STRIP / 2, y - 18), (VALUES + STRIP / 2, y + 16)], kit.LINE)
+    side = VALUES + STRIP + 12  # a bracket over all values
+    drawing.line([(side - 5, ROW), (side, ROW), (side, y + 31)], kit.LINE, line=1.5, radius=3)
+    drawing.arrow([(side, y + 20), (side, y + 31), (side - 8, y + 31)], kit.LINE, line=1.5, tip=7, radius=3)
     _strip(drawing, VALUES, y + 22, mine @ v, of_values)
     drawing.text(VALUES - 10, y + 36, "the answer: all values × shares", anchor="end")
 
@@ -150,7 +154,8 @@ def _crop(drawing: Drawing, x: float, y: float, place: int) -> None:
     """The place with beside its, 3 x 3 places."""
     row, column = (max(1, min(14, number)) for number in divmod(place, 16))
     box = ((column - 1) * 8, (row - 1) * 8, (column + 2) * 8, (row + 2) * 8)
-    drawing.picture(x, y, 44, 44, draw_scene(SCENE).crop(box).resize((88, 88)), smooth=True)
+    crop = draw_scene(SCENE).crop(box).resize((88, 88))
+    drawing.picture(x, y, 44, 44, crop, smooth=True, frame=kit.LINE, line=1)
 
 
 def _strip(drawing: Drawing, x: float, y: float, numbers: Tensor, limit: float) -> None:

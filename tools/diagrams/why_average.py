@@ -83,7 +83,7 @@ def _left(index: int) -> float:
 
 
 def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down: bool) -> None:
-    """Lines from the scenes to the mean, as wide as their shares; beside it the noisy latent and the network's look."""
+    """Bands from the scenes to the mean, as wide as their shares; beside it the noisy latent and the network's look."""
     top = ROW + SMALL + ROW - 28 - TILE - 22 if down else 50
     edge = top - 8 if down else top + TILE + 8  # of the tiles, towards the scenes
     near = ROW + SMALL + 2 if down else ROW - 2
@@ -99,6 +99,9 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
             stroke_opacity=0.75,
         )
         end += SMALL * share
+    # A wide line that bends so soon has ragged ends: cut them level.
+    for y, height in ((edge, 7) if down else (edge - 7, 7), (near - 4, 4) if down else (near, 4)):
+        drawing.rect(kit.MARGIN, y, kit.WIDTH - 2 * kit.MARGIN, height, fill=kit.CARD, radius=0)
     likeliest = int(shares.argmax())
     y = near + 17 if down else near - 9
     for index in {likeliest, SHOWN} if not down else {likeliest}:
