@@ -161,13 +161,14 @@ EVERY_STEP = Quiz(
     options=(
         Option(
             "The text encoder",
-            "It reads the sentence once, before the first step. The vectors that it makes stay the same for all 20 "
-            "steps.",
+            "It reads your sentence and the empty one before the first step. The vectors that it makes stay the same "
+            "for all 20 steps.",
         ),
         Option(
             "The U-Net",
-            "At each step it looks at the latent as it is by then and says what in it is noise. The two other networks "
-            "work once. The scheduler works at every step, too, but it is arithmetic, not a network.",
+            "At each step it looks at the latent as it is by then and says what in it is noise. The text encoder is "
+            "done before the first step, and the decoder begins after the last. The scheduler works at every step, "
+            "too, but it is arithmetic, not a network.",
             right=True,
         ),
         Option(
@@ -201,8 +202,8 @@ SAME_NOISE = Quiz(
         ),
         Option(
             "The vectors of all words but the changed one",
-            "A vector depends on the words before its own. So those before the changed word stay, to the last bit, and "
-            "those after it change.",
+            "A vector depends on the words before its own. So those before the changed word stay, and those after it "
+            "change.",
         ),
         Option(
             "All of the picture but the thing that the word names",
