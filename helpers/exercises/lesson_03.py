@@ -111,7 +111,7 @@ CLOCK = Quiz(
         Option(
             "No: under a wrong clock the estimates above got worse",
             "That network was trained with a clock, and relies on it. What one trained without a clock would do cannot "
-            "be seen by lying to this one: the mistake of the cut connection again.",
+            "be seen by lying to this one.",
         ),
         Option(
             "Yes: how strong the noise is can be seen in the latent",
