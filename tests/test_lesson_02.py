@@ -1,6 +1,7 @@
 """What lesson 02 computes by hand is what diffusers computes: the solutions of its exercises, and its own functions."""
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -139,10 +140,33 @@ def test_one_step_is_ddim_without_and_ddpm_with_fresh_noise(lesson):
     times = lesson["evenly"](25)
     for t, t_next in itertools.pairwise(times):
         x0, a, a_next = lesson["estimate"](x, eps, t, ALPHA_BAR), float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
-        assert_close(lesson["step"](x0, eps, a, a_next), sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
+        assert_close(lesson["mix"](x0, eps, a, a_next), sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
         sigma = lesson["ddpm_sigma"](a, a_next)
-        ours = lesson["step"](x0, eps, a, a_next, sigma, z)
+        ours = lesson["mix"](x0, eps, a, a_next, sigma, z)
         assert_close(ours, sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z), rtol=1e-3, atol=1e-4)
         drawn = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
         theirs = ddpm.step(eps, t, x, generator=torch.Generator().manual_seed(7)).prev_sample
-        assert_close(lesson["step"](x0, eps, a, a_next, sigma, drawn), theirs, rtol=1e-3, atol=1e-4)
+        assert_close(lesson["mix"](x0, eps, a, a_next, sigma, drawn), theirs, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(("sigma_of", "limit"), [("no_sigma", 1), ("ddpm_sigma", 1), ("largest_sigma", math.sqrt(0.5))])
+def test_what_a_perfect_network_draws_in_a_world_of_one_number(lesson, sigma_of, limit):
+    """Many short steps come near the limit, and the formula agrees with numbers that are drawn."""
+    lesson["alpha_bar"] = ALPHA_BAR
+    sigma = lesson[sigma_of]
+    assert lesson["spread"](500, sigma) == pytest.approx(limit, abs=0.01)
+    x, times = normal(200_000), lesson["evenly"](10)
+    for seed, (t, t_next) in enumerate(zip(times, [*times[1:], 0], strict=True), start=1):
+        a, a_next = float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
+        # The regression of x0, and of the noise, on x_t, whose variance is 1.
+        x0, eps = math.sqrt(a) * x, math.sqrt(1 - a) * x
+        x = lesson["mix"](x0, eps, a, a_next, sigma(a, a_next), normal(200_000, seed=seed))
+    assert float(x.std()) == pytest.approx(lesson["spread"](10, sigma), abs=0.01)
+
+
+def test_only_the_largest_sigma_does_not_vanish_with_the_step(lesson):
+    a = float(ALPHA_BAR[500])
+    assert lesson["no_sigma"](a, a) == lesson["ddpm_sigma"](a, a) == 0
+    x0, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
+    sigma = lesson["largest_sigma"](a, a)
+    assert_close(lesson["mix"](x0, eps, a, a, sigma), math.sqrt(a) * x0)

@@ -9,7 +9,7 @@ from helpers.sampling import ddpm_step, predict_x0, run
 from tools.diagrams import example, kit
 from tools.diagrams.kit import Drawing, Point
 
-PROMPT, SEED, STEPS, T, GUIDANCE = "a rocket in space", 5, 10, 601, 4.0
+PROMPT, SEED, STEPS, T, GUIDANCE = "a rocket in space", 5, 10, 601, 1.0
 ORIGIN, RADIUS = (150.0, 462.0), 306.0
 TILE, WIDE = 96, 128
 RIGHT = 624  # where the column of formulas begins
@@ -163,7 +163,7 @@ def _formulas(drawing: Drawing, signal, noise, kept: float, sigma: float, t_next
         ],
     )
     _bar(drawing, 324, [(signal[1], kit.X0), (noise[1], kit.EPS)])
-    drawing.text(RIGHT, 362, "The factors squared add up to 1.", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(RIGHT, 362, "The bar shows the squares: they add up to 1.", size=kit.SMALL, colour=kit.SECOND)
     drawing.station(x, 406, "", "DDPM", "throws dice for a part of it")
     _die(drawing, x, 406)
     _formula(
