@@ -51,7 +51,7 @@ def draw() -> list[Drawing]:
         2 * ROW + SMALL,
         f"At t = {EARLY} the likeliest of {COUNT} scenes has {early.max():.0%} and the mean is a blur; at t = {LATE} "
         f"it has {late.max():.0%}",
-        f"A row of {SHOWN} scenes of “{PROMPT}”, their rockets leaning left or right: the likeliest of {COUNT} (seed "
+        f"A row of {SHOWN} scenes of “{PROMPT}”: the likeliest of {COUNT} (seed "
         f"{SEED}). One scene, framed, was hidden under noise. Above the row, at t = {EARLY}, a fan of lines leads from "
         f"the scenes to their mean; each is as wide as the scene is likely under the noisy latent, at most "
         f"{early.max():.0%}, and the other {COUNT - SHOWN} have {rest:.0%} together. The mean with these shares is a "
