@@ -59,8 +59,7 @@ def taken(pipe, **changed):
         "MOMENTS": 2,
         "DRAWING": 2,
         "GUIDANCE": 2.0,
-        "LORA_STEPS": 6,
-        "OLD": ("fox", "owl", "car"),
+        "STEPS": 6,
         "flamingos": new_sprites(),
         "latents": normal(6, 4, 32, 32, seed=9),
         "captions": [f"a {WORD} on {ground}" for ground in ("grass", "ice", "sand", "soil", "mud", "rock")],
@@ -142,9 +141,8 @@ def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
     # 12 pictures in the order of `ask`: a ground that was taught and two kept out, each in four styles.
     hits = [True, True, False, True, True, False, False, True, True, False, True, False]
     lesson["is_flamingo"] = np.array
-    lesson["known"] = len
-    lesson["report"]("LoRA", 2048, hits, ["fox"] * 5)
-    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "2", "3", "2", "5"]
+    lesson["report"]("LoRA", 2048, hits)
+    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "2", "3", "2"]
     prompts = lesson["ask"](WORD)
     assert len(prompts) == len(hits)
     assert prompts[0] == "a flamingo on a white background, flat style"
@@ -257,8 +255,7 @@ def test_adapters_begin_at_nothing_are_scaled_fused_and_read_by_the_library(less
     assert not same(changed, plain)
     assert most_apart(paint(lesson["fused"](pipe.unet, loras), prompts), changed) < 0.5
     assert same(paint(lesson["fused"](pipe.unet, loras, 0.0), prompts), plain)
-    for lora in loras.values():
-        lora.scale = 0.5
+    lesson["turn"](loras, 0.5)
     assert most_apart(paint(lesson["fused"](pipe.unet, loras, 0.5), prompts), paint(unet, prompts)) < 0.5
     assert same(paint(pipe.unet, prompts), plain)  # the untouched one is untouched
 
@@ -281,15 +278,21 @@ def test_a_change_of_full_rank_is_the_whole_change_and_of_rank_0_that_of_vectors
         weights += 0.1 * normal(*weights.shape, seed=i)
     changes = {name: after - untouched.get_parameter(name) for name, after in whole.named_parameters()}
     matrices = {name: change.flatten(1) for name, change in changes.items() if change.ndim > 1}
-    parts = {name: torch.linalg.svd(matrix, full_matrices=False) for name, matrix in matrices.items()}
-    lesson |= {"untouched": untouched, "changes": changes, "parts": parts}
+    directions = {}
+    for name, matrix in matrices.items():
+        u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+        directions[name] = u if len(matrix) <= matrix.shape[1] else v.T
+    lesson |= {"untouched": untouched, "changes": changes, "directions": directions}
     for name, weights in lesson["with_change"](10**6).named_parameters():
         assert_close(weights, whole.get_parameter(name), rtol=1e-4, atol=1e-4)
     for name, weights in lesson["with_change"](0).named_parameters():
-        assert_close(weights, (untouched if name in parts else whole).get_parameter(name))
+        assert_close(weights, (untouched if name in matrices else whole).get_parameter(name))
     name = max(matrices, key=lambda name: min(matrices[name].shape))
+    u, s, v = torch.linalg.svd(matrices[name], full_matrices=False)
     one = lesson["with_change"](1).get_parameter(name) - untouched.get_parameter(name)
-    assert torch.linalg.matrix_rank(one.flatten(1), atol=1e-4) == 1
+    assert_close(one.flatten(1), s[0] * torch.outer(u[:, 0], v[0]), rtol=1e-4, atol=1e-4)
+    for other, weights in lesson["with_change"](3, name).named_parameters():
+        assert torch.equal(weights, untouched.get_parameter(other)) == (other != name)
 
 
 def same(pictures, others):

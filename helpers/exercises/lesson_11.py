@@ -219,7 +219,7 @@ OLD_WORDS = Quiz(
         ),
         Option(
             "None",
-            "Every number that those prompts use is what it was, to the last bit. The next check compares pictures.",
+            "Every number that those prompts use is what it was, to the last bit. The check below draws two of them.",
             right=True,
         ),
     ),
