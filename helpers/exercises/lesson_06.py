@@ -156,16 +156,16 @@ SCALE = Quiz(
     "They recommend w\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2. Which s is that?",
     options=(
         Option(
-            "s = 1: both formulas start at one of the two answers, and there the counting begins",
+            "s = 1: both formulas start at one of the two answers",
             "s = 1 is the plain answer to the words. That is w = 0, where the second term is gone.",
         ),
         Option(
-            "s = 2: both multiply the same difference",
-            "They do, but this one starts at the answer to the words, which is one difference further on.",
+            "s = 2: both multiply the same gap",
+            "They do, but this one starts at the answer to the words, which is one gap further on.",
         ),
         Option(
-            "s = 3: this formula starts one step later",
-            "From the empty answer it is one difference to the answer with words, and then w more: s = 1 + w.",
+            "s = 3: this formula starts one gap later",
+            "From the empty answer it is one gap to the answer with words, and then w more: s = 1 + w.",
             right=True,
         ),
     ),
