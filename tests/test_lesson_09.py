@@ -63,7 +63,7 @@ def lesson(pipe):
     toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
     made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
     with torch.no_grad():
-        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS"), **made, **toy)
+        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS", "MEMORY"), **made, **toy)
 
 
 # --- by hand equals the library
@@ -74,7 +74,7 @@ def lesson(pipe):
 @torch.no_grad()
 def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
     solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
-    sigmas = lesson["stairs"](steps)
+    sigmas = lesson["library_levels"](steps)
     factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
     ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
     theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
@@ -84,7 +84,7 @@ def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
 
 @torch.no_grad()
 def test_another_solver_would_be_noticed(lesson, pipe):
-    sigmas = lesson["stairs"](5)
+    sigmas = lesson["library_levels"](5)
     ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
     theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
     assert lesson["distance"](ours, theirs) > 1e-2
@@ -133,9 +133,9 @@ def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
 
 def toy_orders(lesson, solve):
     x = 5 * torch.randn(50, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    slope, ladder = lesson["toy_slope"], lesson["ladder"]
-    truth = lesson["heun"](slope, x, ladder(2001, 0.05, 5)[:-1])[-1]
-    errors = [float((solve(slope, x, ladder(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
+    slope, levels = lesson["toy_slope"], lesson["karras_levels"]
+    truth = lesson["heun"](slope, x, levels(2001, 0.05, 5)[:-1])[-1]
+    errors = [float((solve(slope, x, levels(n + 1, 0.05, 5)[:-1])[-1] - truth).abs().mean()) for n in (64, 128)]
     return math.log2(errors[0] / errors[1])
 
 
@@ -175,37 +175,52 @@ def test_the_toy_slope_is_minus_sigma_times_the_score(lesson, sigma):
     assert_close(lesson["toy_slope"](x.detach(), sigma), -sigma * score, rtol=0, atol=1e-8)
 
 
-def test_the_ladder_is_karras(pipe, lesson):
+def test_the_levels_are_karras(pipe, lesson):
     one = build_sampler("Euler", pipe)
     one = type(one).from_config(one.config, use_karras_sigmas=True)
     one.set_timesteps(8)
     sigmas = one.sigmas.tolist()
-    np.testing.assert_allclose(lesson["ladder"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
+    np.testing.assert_allclose(lesson["karras_levels"](8, sigmas[-2], sigmas[0]), sigmas, rtol=1e-4)
 
 
-def test_a_straight_path_leaves_no_line_and_a_bent_one_does_where_it_bends(lesson, monkeypatch):
-    sigmas = [4.0, 2.0, 1.0, 0.0]
+def test_a_step_on_a_straight_path_has_no_error_and_on_a_bent_one_what_the_bend_adds(lesson):
+    levels = [4.0, 3.0, 2.0, 1.5, 1.0]
     x, direction, aside = normal(3, *SHAPE[1:]).split(1)
-    straight = [x + sigma * direction for sigma in sigmas]
-    bent = [straight[0], straight[1] + aside, *straight[2:]]
-    monkeypatch.setitem(lesson, "reference", straight)
-    monkeypatch.setitem(lesson, "high", sigmas[0])
-    assert_close(lesson["off_line"](straight, sigmas), torch.zeros(4, aside.numel()), rtol=0, atol=1e-6)
-    off = lesson["off_line"](bent, sigmas)
-    assert_close(off[1], aside.flatten() / x.norm())
-    assert off[[0, 2, 3]].abs().max() < 1e-6
+    straight = [x + sigma * direction for sigma in levels]
+    errors = lesson["step_errors"](lambda x, sigma: direction, straight, levels, 2)
+    assert errors == pytest.approx([0, 0], abs=1e-6)
+    bent = [*straight[:2], straight[2] + aside, *straight[3:]]
+    errors = lesson["step_errors"](lambda x, sigma: direction, bent, levels, 2)
+    assert errors == pytest.approx([float(aside.norm() / straight[-1].norm())] * 2, rel=1e-4)
 
 
-def test_the_farthest_point_of_a_path_from_its_line(lesson, monkeypatch):
-    sigmas = [4.0, 2.0, 1.0, 0.0]
-    x, direction, aside = normal(3, *SHAPE[1:]).split(1)
-    path = [x + sigma * direction for sigma in sigmas]
-    path[1] = path[1] + aside
-    monkeypatch.setitem(lesson, "fine_levels", sigmas)
-    monkeypatch.setitem(lesson, "high", sigmas[0])
-    off, where = lesson["farthest"](path)
-    assert float(off) == pytest.approx(float(aside.norm() / x.norm()), rel=1e-4)
-    assert where == 2.0
+@pytest.mark.parametrize("slopes", [1, 2, 3, 4])
+def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, slopes):
+    """Even steps, and a slope that depends on sigma alone; the first steps, which remember less, are left out."""
+    levels = np.linspace(4, 1, 7).tolist()
+    power = slopes - 1
+
+    def whole(sigma):
+        return torch.tensor([sigma**slopes / slopes], dtype=torch.float64)
+
+    def jump(x, sigma):
+        return torch.tensor([sigma**power], dtype=torch.float64)
+
+    def end(sigmas):
+        return lesson["remember"](jump, whole(sigmas[0]), sigmas, slopes)
+
+    # What one more step adds to a run that is long enough to have filled its memory.
+    added = end(levels) - end(levels[:-1])
+    assert_close(added, whole(levels[-1]) - whole(levels[-2]), rtol=1e-9, atol=1e-12)
+
+
+def test_a_memory_of_two_is_the_exercise_with_even_steps(lesson):
+    levels = [3.0, 2.0, 1.0]
+    x = normal(1, *SHAPE[1:])
+    first = torch.sin(x) / 3
+    after = x - first
+    expected = two_step(after, torch.sin(after) / 2, first, *levels)
+    assert_close(lesson["remember"](lambda x, sigma: torch.sin(x) / sigma, x, levels, 2), expected)
 
 
 # --- the statistics
@@ -248,6 +263,13 @@ def test_the_scenes_of_the_script_are_single_things_and_pairs_in_turn():
     assert [len(scene.words) for scene in scenes] == [1, 2] * 3
     assert not any(scene.held_out for scene in scenes)
     assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
+
+
+def test_the_scenes_that_the_lesson_draws_again_are_the_measured_ones(lesson):
+    first = constants(LESSON, "FIRST")["FIRST"]
+    assert first == SamplersConfig().seed
+    scenes = [lesson["random_scene"](np.random.default_rng((first, i)), things=1 + i % 2) for i in range(6)]
+    assert scenes == measured_scenes(SamplersConfig(), count=6)
 
 
 # --- measuring
