@@ -238,18 +238,18 @@ EXERCISES = (ENDS, MIN_SNR_WEIGHT, GUIDED_SAMPLE)
 
 GOOD_ERROR = Quiz(
     name="10.good_error",
-    question="A network predicts the noise at t = 980 with a mean squared error of 0.006. What does it know about the "
+    question="A network predicts the noise at t = 999 with a mean squared error of 0.006. What does it know about the "
     "picture under that noise?",
     options=(
         Option(
             "Nearly all: the error is small, so the noise is known, and with it the picture.",
-            "The picture is x_t less the noise, divided by 0.08. So is the error: in x0 it is more than ten times as "
-            "large.",
+            "The picture is x_t less the noise, enlarged, and its error with it: squared, by 1 / SNR = 214. In "
+            "x0 0.006 becomes 1.3, which is about the error of an answer of zeros.",
         ),
         Option(
             "Perhaps nothing. Who calls all of x_t noise has that error too.",
-            "At t = 980 alpha_bar is 0.006, and that is the error of the simple guess. A small error says little where "
-            "no large one is possible.",
+            "At t = 999 the simple guess is wrong by about that much, too: alpha_bar is 0.005, and these latents' mean "
+            "square is a little above 1. So small an error says little here.",
             right=True,
         ),
         Option(
@@ -293,8 +293,9 @@ FAR_AWAY = Quiz(
             "world, or not quite.",
         ),
         Option(
-            "That it does not copy pixel by pixel, and no more: a blur is far from everything too.",
-            "Distance measures flaws and news together. Only what is *nearer* than fresh pictures is suspicious.",
+            "That it does not copy as a rule, and no more: a blur is far from everything too.",
+            "Distance measures flaws and news together. Only what is *nearer* than fresh pictures is suspicious. Of "
+            "single copies among many pictures a mean says nothing.",
             right=True,
         ),
         Option(
