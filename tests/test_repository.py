@@ -1,5 +1,6 @@
 """What is committed is fit to be read: links that lead somewhere, clean outputs, no traces of any one machine."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -150,6 +151,13 @@ def test_lesson_shows_no_errors_and_no_warnings(lesson):
     assert not [n for n, output in outputs if output.output_type == "error"]
     stderr = {n: output.text for n, output in outputs if output.output_type == "stream" and output.name == "stderr"}
     assert not stderr
+
+
+def test_a_printed_table_is_one_output(lesson):
+    """Each output has air around it on a page; a table in several would fall apart."""
+    _, notebook = lesson
+    kinds = {cell.execution_count: [output.output_type for output in cell.outputs] for cell in code_cells(notebook)}
+    assert not [n for n, found in kinds.items() if ("stream", "stream") in itertools.pairwise(found)]
 
 
 def test_lesson_names_no_machine_paths(lesson):
