@@ -143,8 +143,9 @@ EXERCISES = (BEST_SIGMA, SEEMS_LIKE, SHEETS)
 
 BLUR = Quiz(
     name="04.blur",
-    question="A decoder that cannot know where the bicycle stands paints the mean of the seven. Which term of Stable "
-    "Diffusion's loss was added to tell it that no real picture looks like that?",
+    question="A decoder that cannot know where the bicycle stands, and is asked only for small errors, would paint a "
+    "bicycle that is none. Which term of Stable Diffusion's loss was added to tell it that no real picture looks like "
+    "that?",
     options=(
         Option(
             "L1, because its best guess, the median, is sharper than the mean.",

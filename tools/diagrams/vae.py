@@ -1,4 +1,4 @@
-"""From a picture to the latent that diffusion works on, and back: encoder, mu and sigma, z, × s; ÷ s, decoder."""
+"""From a picture to the latent that diffusion works on, and back: encoder, mu and sigma, z = mu, × s; ÷ s, decoder."""
 
 import matplotlib
 import numpy as np
@@ -32,7 +32,7 @@ def draw() -> list[Drawing]:
     with torch.no_grad():
         normal = pipe.vae.encode(pixels).latent_dist
     noise = torch.randn(normal.mean.shape, generator=torch.Generator().manual_seed(SEED))
-    z = normal.mean + normal.std * noise
+    z = normal.mean  # as in the latents that Pocket's U-Net was trained on
     x0 = z * scale
     back = decode(pipe, x0)[0]  # divides by the scale itself
     fewer = pixels.numel() // z.numel()
@@ -44,12 +44,13 @@ def draw() -> list[Drawing]:
         f"Upper way, left to right: an {SCENE.words[0]} {GROUNDS[SCENE.ground]}, {pixels.numel():,} numbers. The "
         f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
-        f"{normal.mean.std():.2f}. In training z is mu + sigma times xi, noise of its own (seed {SEED}), not the noise "
-        f"of diffusion; the U-Net of Pocket gets mu. Times s = {scale:.4f} makes it x0, paler, with a standard "
-        f"deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion starts from. At the "
-        "right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves that out. Lower way, "
-        "right to left: the same latent is divided by s, and the decoder paints it. Its PSNR against the picture above "
-        f"is {psnr(picture, back):.1f} dB.",
+        f"{normal.mean.std():.2f}. The mean is the latent z: the U-Net of Pocket was trained on it. Dashed, what "
+        f"happens only while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
+        f"diffusion, is added, and the sum goes to the decoder. Times s = {scale:.4f} makes it x0, paler, with a "
+        f"standard deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion "
+        "starts from. At the right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves "
+        "that out. Lower way, right to left: the same latent is divided by s, and the decoder paints it. Its PSNR "
+        f"against the picture above is {psnr(picture, back):.1f} dB.",
     )
     drawing.rect(GATE, 28, 932 - GATE, 504, fill=kit.WHITE, stroke=kit.HAIRLINE)
     drawing.text(28, 58, "the VAE’s numbers", size=kit.HEAD, bold=True)
@@ -58,7 +59,7 @@ def draw() -> list[Drawing]:
     _gates(drawing, scale)
     _latent(drawing, PARAMETERS, MU, normal.mean, "$μ$", f"std {normal.mean.std():.2f}", kit.VAE)
     _latent(drawing, PARAMETERS, SIGMA, normal.std, "$σ$", f"mean {normal.std.mean():.3f}", kit.VAE)
-    _latent(drawing, Z, UPPER, z, "$z$", f"std {z.std():.2f}", kit.VAE)
+    _latent(drawing, Z, UPPER, z, "$z = μ$", f"std {z.std():.2f}", kit.VAE)
     _latent(drawing, X0, UPPER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
     drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "over many pictures: 1", **NOTE)
     _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
@@ -66,15 +67,17 @@ def draw() -> list[Drawing]:
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
     drawing.text(JOIN + 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE)
     drawing.text(JOIN + 32, SIGMA + 76, "noise, std 1", size=kit.SMALL, colour=kit.SECOND)
+    only_in = ("only in the", "VAE’s training")
+    drawing.lines(JOIN + 20, SIGMA + 6, only_in, size=kit.SMALL, colour=kit.SECOND, leading=17)
     _pictures(drawing, picture, back, z)
     return [drawing]
 
 
 def _ways(drawing: Drawing) -> None:
-    """Ribbons, the encoder and the decoder, and how z is made."""
+    """Ribbons, the encoder and the decoder, and, dashed, how z is drawn while the VAE is trained."""
     for y, colour in ((MU, kit.VAE), (SIGMA, kit.VAE)):
         drawing.ribbon([(250, UPPER), (276, UPPER), (276, y), (PARAMETERS, y)], colour, width=7)
-    drawing.ribbon([(JOIN, UPPER), (GATE, UPPER)], kit.VAE)
+    drawing.ribbon([(PARAMETERS + STACK, MU), (JOIN, MU), (JOIN, UPPER), (GATE, UPPER)], kit.VAE)
     gap = [(TURN, (UPPER + LOWER) / 2 + side * 50) for side in (-1, 1)]
     drawing.ribbon([(GATE, UPPER), (TURN, UPPER), gap[0]], kit.X0)
     drawing.line(gap, kit.X0, dash="6 5")
@@ -84,10 +87,9 @@ def _ways(drawing: Drawing) -> None:
     drawing.dots([(Z + STACK + 3 * STEP, UPPER), (TURN, UPPER), gap[0]], kit.WHITE)
     drawing.dots([gap[1], (TURN, LOWER), (250, LOWER)], kit.WHITE)
     end = PARAMETERS + STACK + 3 * STEP
-    drawing.arrow([(end, MU), (JOIN, MU), (JOIN, UPPER - 11)], kit.VAE)
-    drawing.arrow([(end, SIGMA), (JOIN - 11, SIGMA)], kit.VAE)
-    drawing.arrow([(JOIN, SIGMA), (JOIN, UPPER + 11)], kit.VAE)
-    drawing.arrow([(JOIN, SIGMA + 34), (JOIN, SIGMA + 11)], kit.VAE)
+    drawing.arrow([(end, SIGMA), (JOIN - 11, SIGMA)], kit.VAE, dash="5 4")
+    drawing.arrow([(JOIN, SIGMA), (JOIN, UPPER + 11)], kit.VAE, dash="5 4")
+    drawing.arrow([(JOIN, SIGMA + 34), (JOIN, SIGMA + 11)], kit.VAE, dash="5 4")
     for x, y, towards in ((TURN, 248, "down"), (TURN, 396, "down"), (380, LOWER, "left"), (482, UPPER, "right")):
         drawing.pointer(x, y, towards, kit.WHITE, kit.X0 if x == TURN else kit.VAE)
     drawing.path(f"M170,{LOWER - 8} L158,{LOWER} L170,{LOWER + 8} Z", fill=kit.VAE)
@@ -126,7 +128,6 @@ def _pictures(drawing: Drawing, picture: Image.Image, back: Image.Image, z: Tens
     fewer = 3 * picture.height * picture.width // z.numel()
     size = (f"{' × '.join(map(str, z.shape[1:]))} =", f"{z.numel():,} numbers,", f"{fewer} times fewer")
     drawing.lines(Z + STACK / 2, 55, size, leading=17, **NOTE)
-    drawing.text(Z + STACK / 2, UPPER + STACK / 2 + 36, "drawn, as in training", **NOTE)
 
 
 def _latent(drawing: Drawing, x: float, y: float, latent: Tensor, name: str, note: str, colour: str) -> None:
