@@ -14,7 +14,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from helpers import sampling, schedules
-from helpers.exercises.lesson_08 import difference_mask, twice
+from helpers.exercises.lesson_08 import difference_mask, still_kept
 from helpers.latents import encode
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -213,7 +213,15 @@ def test_inversion_is_the_librarys(lesson, pipe, ddim, picture, steps):
 def test_the_way_down_is_the_librarys_ddim(lesson, pipe, ddim, s):
     x, words = lesson["normal"](1, 0), lesson["embed"](PROMPT)
     theirs = sampling.run(pipe, PROMPT, steps=STEPS, guidance=s, latents=x, sampler=ddim).latents
-    assert_close(lesson["down"](x, words, STEPS, s), theirs, **CLOSE)
+    assert_close(lesson["down"](x, words, lesson["timesteps"](STEPS), s), theirs, **CLOSE)
+
+
+def test_inversion_from_a_noised_picture_takes_the_steps_above(lesson, picture):
+    x, words, order = encode(lesson["pipe"], picture), lesson["embed"](PROMPT), lesson["timesteps"](STEPS)
+    path = lesson["up"](x, words, STEPS, start=order[-2])
+    assert len(path) == STEPS - 1
+    there = lesson["predict"](lesson["pipe"], x, order[-3], words)
+    assert_close(path[1], sampling.ddim_step(x, there, order[-2], order[-3], ALPHA_BAR), **CLOSE)
 
 
 def test_a_step_up_and_down_with_one_noise_is_none(lesson):
@@ -229,11 +237,11 @@ def smooth(x, t, words=None, s=1.0):
 
 def test_the_round_trip_error_falls_with_the_steps_and_guidance_spoils_it(lesson, monkeypatch):
     monkeypatch.setitem(lesson, "guided", smooth)
-    monkeypatch.setitem(lesson, "predict", lambda pipe, x, t, words: smooth(x, t))
     x0 = lesson["normal"](1, 0)
 
     def error(steps, s):
-        return lesson["rms"](lesson["down"](lesson["up"](x0, None, steps)[-1], None, steps, s) - x0)
+        top, order = lesson["up"](x0, None, steps)[-1], lesson["timesteps"](steps)
+        return lesson["rms"](lesson["down"](top, None, order, s) - x0)
 
     errors = [error(steps, 1.0) for steps in (5, 10, 20, 40)]
     assert errors == sorted(errors, reverse=True)
@@ -251,23 +259,25 @@ def test_correlation_tells_noise_from_a_picture(lesson):
 # The exercises
 
 
-def test_the_way_back_of_a_step_taken_twice_adds_the_noise_that_belongs_there():
-    t, t_prev, count = 501, 451, 200_000
-    x0, eps = torch.full((count,), 0.5), torch.randn(count, generator=seeded(0))
-    seen = []
+@pytest.fixture
+def repaint(lesson):
+    """The loop below the exercise, with the solution in it."""
+    return lesson["repaint"]
 
-    def step(x, t, t_prev):  # knows the picture: its noise is all that differs from it
-        seen.append(x)
-        noise = (x - ALPHA_BAR[t].sqrt() * x0) / (1 - ALPHA_BAR[t]).sqrt()
-        return ALPHA_BAR[t_prev].sqrt() * x0 + (1 - ALPHA_BAR[t_prev]).sqrt() * noise
 
-    x = schedules.add_noise(x0, torch.randn(count, generator=seeded(1)), t, ALPHA_BAR)
-    result = twice(step, x, t, t_prev, eps, ALPHA_BAR)
-    assert torch.equal(seen[0], x) and len(seen) == 2
-    for back, at in ((seen[1], t), (result, t_prev)):
-        assert_close(back.mean(), ALPHA_BAR[at].sqrt() * 0.5, rtol=0, atol=0.01)
-        assert_close(back.var(), 1 - ALPHA_BAR[at], rtol=0, atol=0.01)
-    assert torch.corrcoef(torch.stack([seen[1], x]))[0, 1] < 0.99
+def test_one_strength_in_all_places_is_sdedit(lesson, repaint, picture):
+    lesson["kept_after"] = still_kept
+    x0, eps = encode(lesson["pipe"], picture), lesson["normal"](1, 0)
+    for strength in (0.0, 0.4, 0.8):
+        everywhere = torch.full_like(x0[:, :1], strength)
+        assert_close(repaint(x0, everywhere, PROMPT, eps), lesson["sdedit"](x0, PROMPT, strength, eps), **CLOSE)
+
+
+def test_strengths_0_and_1_are_inpainting(lesson, repaint, picture, mask):
+    lesson["kept_after"] = still_kept
+    x0, eps = encode(lesson["pipe"], picture), lesson["normal"](1, 1)
+    # At strength 1 SDEdit keeps a trace of the picture in its start; this loop starts from noise, as inpainting does.
+    assert_close(repaint(x0, mask, PROMPT, eps), lesson["inpaint"](x0, mask, PROMPT, eps), **CLOSE)
 
 
 def test_the_mask_out_of_two_prompts_is_where_they_differ():

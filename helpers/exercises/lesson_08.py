@@ -1,12 +1,11 @@
-"""The exercises of lesson 08: a mask out of two prompts, and a step that is taken twice."""
+"""The exercises of lesson 08: a mask out of two prompts, and a strength for each place."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from helpers import schedules
-from helpers.exercises import Exercise, Mistake
+from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
 def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
@@ -19,31 +18,19 @@ def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
     return ((heat - heat.min()) / (heat.max() - heat.min()) > 0.5).float()
 
 
-def twice(
-    step: Callable[[Tensor, int, int], Tensor], x: Tensor, t: int, t_prev: int, eps: Tensor, alpha_bar: Tensor
-) -> Tensor:
-    """A step, back again, and the step once more: the resampling of RePaint (Lugmayr et al., 2022, arXiv:2201.09865).
+def still_kept(strengths: Tensor, i: int, steps: int) -> Tensor:
+    """Where the original still goes back: Differential Diffusion (Levin and Fried, 2023, arXiv:2306.00950), as a mask.
 
-    step(x, t, t_prev) gives latents at t_prev from those at t. Back to t leads the forward process, with the noise eps.
-    Returns latents at t_prev, of x's shape.
+    strengths: from 0 to 1, one for each place. i: the step just taken, from 0 to steps - 1.
+    Returns float32 of the same shape: 1 where the place's own run, the last int(steps * strength) steps, has not begun.
     """
-    share = alpha_bar[t] / alpha_bar[t_prev]
-    back = share.sqrt() * step(x, t, t_prev) + (1 - share).sqrt() * eps
-    return step(back, t, t_prev)
+    return (i < steps - (strengths * steps).int()).float()
 
 
-def _steps() -> list[tuple[Callable[[Tensor, int, int], Tensor], Tensor, int, int, Tensor, Tensor]]:
-    def pull(x: Tensor, t: int, t_prev: int) -> Tensor:
-        """Stands for a denoising step: towards 1, by what the timesteps say."""
-        return 1 + (x - 1) * (t_prev + 1) / (t + 1)
-
-    generator = torch.Generator().manual_seed(8)
-    alpha_bar = schedules.alpha_bar(schedules.betas())
-    cases = []
-    for t, t_prev in [(951, 901), (501, 451), (51, 1)]:
-        x, eps = torch.randn((2, 2, 4, 3, 3), generator=generator)
-        cases.append((pull, x, t, t_prev, eps, alpha_bar))
-    return cases
+def _strengths() -> list[tuple[Tensor, int, int]]:
+    values = (torch.arange(12).reshape(1, 1, 3, 4) + 0.5) / 12  # no product with the steps is a whole number
+    ends = torch.tensor([[[[0.0, 1.0]]]])
+    return [(values, 0, 20), (values, 7, 20), (values, 3, 8), (ends, 0, 20), (ends, 19, 20)]
 
 
 def _predictions() -> list[tuple[Tensor, Tensor]]:
@@ -111,43 +98,78 @@ DIFFERENCE_MASK = Exercise(
     ),
 )
 
-TWICE = Exercise(
-    name="08.twice",
-    solution=twice,
-    cases=_steps,
+STILL_KEPT = Exercise(
+    name="08.still_kept",
+    solution=still_kept,
+    cases=_strengths,
     hints=(
-        "Three lines: the step, the way back, the step. The way back is an exercise of lesson 01, from the middle.",
-        "From t_prev to t the share of the variance that stays is alpha_bar[t] / alpha_bar[t_prev].",
-        "Back is the closed form with that share in place of alpha_bar, and with the step's result in place of x0.",
+        "A place of strength s takes its last int(steps * s) steps as they are. How many steps come before them?",
+        "After each of those earlier steps it is put back, the last of them included. Steps count from 0.",
+        "For tensors, .int() cuts off what stands behind the point, and .float() turns a comparison into 0 and 1.",
     ),
     mistakes=(
         Mistake(
-            lambda step, x, t, t_prev, eps, a: step(
-                a[t].sqrt() * step(x, t, t_prev) + (1 - a[t]).sqrt() * eps, t, t_prev
-            ),
-            "this adds noise as if the latents at t_prev were clean. They hold noise already: which share is missing?",
+            lambda strengths, i, steps: 1 - still_kept(strengths, i, steps),
+            "0 and 1 have changed places: 1 is where the original goes back.",
         ),
         Mistake(
-            lambda step, x, t, t_prev, eps, a: step(
-                a[t] / a[t_prev] * step(x, t, t_prev) + (1 - a[t] / a[t_prev]) * eps, t, t_prev
-            ),
-            "the share is one of variances: the latents and the noise take its square root.",
+            lambda strengths, i, steps: (i < (strengths * steps).int()).float(),
+            "high strengths are put back the longest here: a place's own steps are the last ones, not the first.",
         ),
         Mistake(
-            lambda step, x, t, t_prev, eps, a: step(step(x, t, t_prev), t, t_prev),
-            "two steps, and no way back between them: the second one finds too little noise for its t.",
+            lambda strengths, i, steps: (i <= steps - (strengths * steps).int()).float(),
+            "one step too many: the first of a place's own steps is put back as well.",
         ),
         Mistake(
-            lambda step, x, t, t_prev, eps, a: (
-                (a[t] / a[t_prev]).sqrt() * step(x, t, t_prev) + (1 - a[t] / a[t_prev]).sqrt() * eps
-            ),
-            "these are the latents at t, after the way back. Take the step once more.",
+            lambda strengths, i, steps: (i + 1 < steps - (strengths * steps).int()).float(),
+            "one step too few: after the last step before a place's own, the original has to go back once more.",
         ),
         Mistake(
-            lambda step, x, t, t_prev, eps, a: step(x, t, t_prev),
-            "this is the step once. Go back to t, and take it again.",
+            lambda strengths, i, steps: (i < (steps * (1 - strengths)).int()).float(),
+            "rounded the other way: a place takes int(steps * strength) steps, and the rest comes before them.",
         ),
     ),
 )
 
-EXERCISES = (DIFFERENCE_MASK, TWICE)
+FEWER_STEPS = Quiz(
+    name="08.fewer_steps",
+    question="You call image-to-image with `num_inference_steps=50` and `strength=0.2`. What is done?",
+    options=(
+        Option(
+            "50 steps, from a t near 200",
+            "The list of 50 timesteps is made for the whole way down. Strength cuts it short; no new list is made.",
+        ),
+        Option(
+            "10 steps, from a t near 200",
+            "Of the 50 timesteps the last fifth is left, and noise is added up to the first of those.",
+            right=True,
+        ),
+        Option(
+            "40 steps, from a t near 800",
+            "That is strength 0.8. The strength is the part of the list that is taken, not the part that is left out.",
+        ),
+    ),
+)
+
+CLEAN_HALF = Quiz(
+    name="08.clean_half",
+    question="Someone puts the clean `x0` back after every step of `inpaint`, without noise. What is different?",
+    options=(
+        Option(
+            "Nothing: the kept half ends as `x0` in both cases",
+            "The kept half does. The new half is drawn by a network that sees both, and now it sees something else.",
+        ),
+        Option(
+            "The new half ends without noise too soon",
+            "The new half is not touched: it takes the same DDIM steps, with the noise that belongs to each timestep.",
+        ),
+        Option(
+            "The network sees a half that does not fit its timestep",
+            "It was trained on latents that hold the noise of their timestep in every place. This half holds none.",
+            right=True,
+        ),
+    ),
+)
+
+EXERCISES = (DIFFERENCE_MASK, STILL_KEPT)
+QUIZZES = (FEWER_STEPS, CLEAN_HALF)
