@@ -266,7 +266,7 @@ def test_an_interrupt_stays_an_interrupt():
 
 
 def test_one_missing_case_is_wrong_not_unanswered():
-    answer = verdict("00.unet_calls", lambda steps, pictures, s: 2 * steps * pictures if s > 1 else None)
+    answer = verdict("00.latents_shown", lambda steps, pictures, s: 2 * steps * pictures if s > 1 else None)
     assert answer.kind == "wrong"
     assert "yours is None" in answer.text
 

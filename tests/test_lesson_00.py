@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from helpers import scenes
-from helpers.exercises.lesson_00 import unet_calls
+from helpers.exercises.lesson_00 import latents_shown
 from helpers.grammar import unknown_words
 from helpers.judge import read
 from helpers.latents import decode
@@ -125,6 +125,14 @@ def test_the_count_of_calls_follows_the_rule_to_be_found():
     pipe = sd15.narrow()
     pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)  # one call a step, as Pocket's
     pipe.set_progress_bar_config(disable=True)
-    count_calls = definitions(LESSON, pocket=pipe)["count_calls"]
+    count_latents = definitions(LESSON, pocket=pipe)["count_latents"]
     for steps, pictures, guidance in ((2, 1, 4.0), (1, 2, 1.5), (2, 1, 1.0), (1, 2, 0.5)):
-        assert count_calls(steps, pictures, guidance) == unet_calls(steps, pictures, guidance)
+        assert count_latents(steps, pictures, guidance) == latents_shown(steps, pictures, guidance)
+
+
+def test_only_on_of_the_dragons_pieces_is_a_word_that_training_had():
+    tokenize = load_pipeline("pocket", device="cpu").tokenizer.tokenize
+    assert tokenize("a dragon") == ["a</w>", "d", "ra", "g", "on</w>"]
+    known = {*" ".join([*scenes.WORDS, *scenes.COLOURS, *scenes.STYLES, "a left of background"]).split()}
+    assert all(tokenize(word) == [f"{word}</w>"] for word in known)
+    assert tokenize("on grass") == ["on</w>", "grass</w>"]

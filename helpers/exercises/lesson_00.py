@@ -21,7 +21,7 @@ def _reached(errors: list[float], value: float, start: int) -> int:
     return next(j for j in range(start, len(errors)) if errors[j] <= value)
 
 
-def unet_calls(steps: int, pictures: int, guidance: float) -> int:
+def latents_shown(steps: int, pictures: int, guidance: float) -> int:
     """How many latents the U-Net is shown: each twice a step with guidance, which the library switches off up to 1."""
     return steps * pictures * (2 if guidance > 1 else 1)
 
@@ -114,21 +114,21 @@ AHEAD = Exercise(
     ),
 )
 
-UNET_CALLS = Exercise(
-    name="00.unet_calls",
-    solution=unet_calls,
+LATENTS_SHOWN = Exercise(
+    name="00.latents_shown",
+    solution=latents_shown,
     # Guidance 1 is the border: off, as in diffusers, since uncond + 1 * (cond - uncond) = cond.
     cases=((20, 1, 7.5), (20, 3, 1.0), (50, 2, 4.0), (8, 3, 0.5)),
     hints=(
-        "Change one argument at a time: count_calls(2, 1, 4.0), then count_calls(4, 1, 4.0). What does the count do?",
+        "Change one argument at a time: count_latents(2, 1, 4.0), then count_latents(4, 1, 4.0). What happens?",
         "Two of the arguments multiply the count. Now try guidance 7.5, 1.5, 1 and 0.5.",
         "Guidance compares two answers, with and without the words. Where does the count fall to a half?",
     ),
     mistakes=(
         Mistake(
             lambda steps, pictures, guidance: steps * pictures,
-            "with guidance above 1 each latent is shown twice a step: compare count_calls(2, 1, 4.0) with "
-            "count_calls(2, 1, 1.0).",
+            "with guidance above 1 each latent is shown twice a step: compare count_latents(2, 1, 4.0) with "
+            "count_latents(2, 1, 1.0).",
         ),
         Mistake(
             lambda steps, pictures, guidance: 2 * steps * pictures,
@@ -144,7 +144,7 @@ UNET_CALLS = Exercise(
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * (1 if guidance == 1 else 2),
-            "at exactly 1 you are right. Measure below it, too: count_calls(2, 1, 0.5).",
+            "at exactly 1 you are right. Measure below it, too: count_latents(2, 1, 0.5).",
         ),
         Mistake(
             lambda steps, pictures, guidance: steps * pictures * (1 if guidance > 1 else 2),
@@ -153,7 +153,7 @@ UNET_CALLS = Exercise(
     ),
 )
 
-EXERCISES = (LATENT_SHAPE, AHEAD, UNET_CALLS)
+EXERCISES = (LATENT_SHAPE, AHEAD, LATENTS_SHOWN)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
@@ -228,8 +228,8 @@ UNKNOWN_WORD = Quiz(
         ),
         Option(
             "It is cut into pieces, and the U-Net is steered by their vectors",
-            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but "
-            "towards nothing that training had a name for.",
+            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but no "
+            "sentence of the training said what a dragon is.",
             right=True,
         ),
     ),
