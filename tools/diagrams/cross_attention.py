@@ -14,6 +14,7 @@ from tools.diagrams import example, kit, unet
 from tools.diagrams.kit import Drawing
 
 PROMPT, WORD, SEED, STEPS, T = "a fox left of a pizza on a white background", "fox", 0, 20, 501
+HEAD = 1  # of the layer's heads one that mixes: the next gives WORD everything, the other two the ends
 GREYED = 0.35  # how much of the picture is left under a map
 
 TILE, TILE_TOP = 144, 216  # nine pixels for each of 16 places
@@ -49,10 +50,7 @@ class Look:
 
 @torch.no_grad()
 def measure() -> Look:
-    """The layer at full size and its place where WORD gets its largest share, in a run with guidance.
-
-    Of the layer's heads, the one that gives WORD the largest share there.
-    """
+    """Head HEAD of the layer at full size where WORD gets its largest share, at that place, in a run with guidance."""
     pipe = load_pipeline("pocket", device="cpu")
     inputs = {}  # of each layer at the step, as the hooks below see them
     with attention.capture(pipe, keep_heads=True) as record:
@@ -79,7 +77,6 @@ def measure() -> Look:
     keep_hidden.remove()
     at = row * largest[1] + column
     by_head = attention.probabilities(module, inputs["x"], text)[0, :, at]  # (heads, tokens)
-    head = int(by_head[:, token].argmax())
     query, keys, values = (
         numbers.unflatten(-1, (module.heads, -1))  # (places or tokens, heads, d)
         for numbers in (module.to_q(inputs["x"])[0], module.to_k(text)[0], module.to_v(text)[0])
@@ -88,7 +85,7 @@ def measure() -> Look:
     return Look(
         layer=layer,
         heads=module.heads,
-        head=head,
+        head=HEAD,
         x_t=step.latents,
         hidden=inputs["hidden"][0].T.unflatten(1, largest),
         place=(row, column),
@@ -98,13 +95,13 @@ def measure() -> Look:
             "end",
         ],
         ends=text.shape[1] - len(ids) + 1,
-        shares=by_head[head],
-        query=query[at, head],
-        keys=keys[:, head],
-        values=values[:, head],
+        shares=by_head[HEAD],
+        query=query[at, HEAD],
+        keys=keys[:, HEAD],
+        values=values[:, HEAD],
         mixed=torch.einsum("ht,thd->hd", by_head, values),
         mean=float(by_head[:, token].mean()),
-        map=record.maps(layer=layer, step=step.index, token=token, head=head),
+        map=record.maps(layer=layer, step=step.index, token=token, head=HEAD),
         picture=latents.decode(pipe, steps.latents)[0],
     )
 
@@ -257,7 +254,7 @@ def _words(drawing: Drawing, look: Look) -> None:
         drawing.text(
             VALUES - 8,
             y + height / 2 + 4.5,
-            f"{share:.0%}" if share >= 0.005 else "0%",
+            f"{share:.0%}" if share >= 0.005 else "< 1%",
             size=kit.LABEL if best else kit.SMALL,
             bold=best,
             colour=kit.WORDS if best else kit.SECOND,

@@ -95,15 +95,20 @@ def _circle(drawing: Drawing, bars: list[float], at: int) -> None:
     middle, outer = _place(0.5, RADIUS - 7), _place(0.5, RADIUS + 8)
     drawing.line([middle, outer], kit.INK, line=1.5)
     drawing.text(outer[0] + 6, outer[1] + 1, "SNR = 1", size=kit.SMALL, colour=kit.SECOND)
-    drawing.text((x + foot[0]) / 2, y + 20, f"{math.sqrt(bars[at]):.2f} $x̂_0$", colour=kit.X0, anchor="middle")
-    drawing.text(x - 10, (y + here[1]) / 2 + 5, f"{math.sqrt(1 - bars[at]):.2f} $ε_θ$", colour=kit.EPS, anchor="end")
+    drawing.line([(foot[0], y - 6), (foot[0], y + 6)], kit.X0)
+    drawing.line([(x - 6, here[1]), (x + 6, here[1])], kit.EPS)
+    drawing.text(foot[0], y + 22, f"{math.sqrt(bars[at]):.2f} $x̂_0$", colour=kit.X0, anchor="middle")
+    drawing.text(x - 12, here[1] + 5, f"{math.sqrt(1 - bars[at]):.2f} $ε_θ$", colour=kit.EPS, anchor="end")
+    drawing.text(x + RADIUS + 2, y + 22, "1 $x̂_0$", colour=kit.X0, anchor="end")
+    drawing.text(x - 12, y - RADIUS + 5, "1 $ε_θ$", colour=kit.EPS, anchor="end")
 
 
 def _latents(drawing: Drawing, step, after, picture, a: float, a_next: float) -> None:
     x, y = ORIGIN
     top = y - RADIUS
-    drawing.picture(x - 12 - TILE, top - 42, TILE, TILE, example.as_colours(step.noise), frame=kit.EPS)
-    drawing.text(x - 12 - TILE / 2, top - 52, "predicted noise $ε_θ$", colour=kit.EPS, anchor="middle")
+    drawing.picture(28, top - 112, TILE, TILE, example.as_colours(step.noise), frame=kit.EPS)
+    drawing.text(28, top - 122, "predicted noise $ε_θ$", colour=kit.EPS)
+    drawing.line([(28 + TILE, top - 14), (x - 5, top - 1)], kit.EPS, line=1.25)
     drawing.picture(x + RADIUS + 10, y - WIDE + 36, WIDE, WIDE, picture, smooth=True, frame=kit.X0)
     drawing.text(x + RADIUS + 10 + WIDE / 2, y + 56, "estimate $x̂_0$", colour=kit.X0, anchor="middle")
     for step_, a_, left, head in ((step, a, x + 44, 30), (after, a_next, x + 176, 60)):

@@ -45,8 +45,8 @@ class Layout:
 
     rows: the middle of each level. heights: of the boxes of each level, which are squares if they hold pictures.
     spine: the width of a box beside its picture, of which `least`, and for each number at a place.
-    shift: how far a level is to the right of the one above, so that strings from above pass its boxes.
-    strings: where those of time and words leave a box with a picture, from its left edge.
+    shift: how far a level is to the right of the one above.
+    marks: where those of time and words hang below a box with a picture, from its left edge.
     """
 
     first: float
@@ -57,7 +57,7 @@ class Layout:
     least: float
     spine: float
     shift: float
-    strings: tuple[float, float]
+    marks: tuple[float, float]
     pictures: bool
 
 
@@ -137,14 +137,14 @@ def draw_pocket() -> Drawing:
     faces = [first_component(block.output[0].numpy()) for block in blocks]
     drawing = Drawing(
         "unet",
-        690,
+        632,
         "The fox shows in nearly every box of the U-Net; in its last one and in the answer there is noise",
         f"A latent of the run ({example.SAID}) at t = {step.t} enters at the left. {_way(blocks)} Each box shows the "
         "first principal component of its numbers: the fox is plain in the last box but one, and grain in the last.",
     )
-    layout = Layout(146, 82, 14, (134, 268, 390), (64, 48, 36), 2, 1 / 16, 8, (2, 10), True)
+    layout = Layout(146, 82, 14, (134, 268, 390), (64, 48, 36), 2, 1 / 16, 8, (4, 16), True)
     boxes = _place(blocks, layout)
-    _u(drawing, boxes, layout, rail=488, risers=(170, 570), ends=(60, 900), last=853)
+    _u(drawing, boxes, layout, ends=(60, 900), last=853)
     for box, face in zip(boxes, faces, strict=True):
         shade = (box.x - layout.first) / (kit.WIDTH - 2 * layout.first)
         side, colour = box.height, COLOURS[box.block.kind]
@@ -162,21 +162,19 @@ def draw_pocket() -> Drawing:
     )
     drawing.lines(932, 257, said, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
-    drawing.rect(28, 558, 72, 24, fill=kit.WHITE, stroke=kit.SECOND, line=1.25, radius=12)
-    drawing.text(64, 574.5, f"$t$ = {step.t}", anchor="middle")
+    drawing.rect(28, 500, 72, 24, fill=kit.WHITE, stroke=kit.SECOND, line=1.25, radius=12)
+    drawing.text(64, 516.5, f"$t$ = {step.t}", anchor="middle")
     vector = example.pocket().unet.time_proj(torch.tensor([step.t]))  # (1, width)
     strip = matplotlib.colormaps["RdBu_r"]((vector.numpy() + 1) / 2, bytes=True)[..., :3]
-    drawing.arrow([(102, 570), (115, 570)], kit.LINE)
-    drawing.picture(120, 562, 192, 16, strip, frame=kit.LINE, line=1)
+    drawing.arrow([(102, 512), (115, 512)], kit.LINE)
+    drawing.picture(120, 504, 192, 16, strip, frame=kit.LINE, line=1)
     x = 372.0
     for word in [*words, f"end × {len(vectors) - len(words)}"]:
         end = word.startswith(("start", "end"))
-        x = drawing.chip(x, 558, word, height=24, fill=kit.WHITE if end else kit.WORDS_TINT) + 4
-    drawing.line([(120, 555), (120, 549), (312, 549), (312, 555)], kit.LINE, line=1.25, radius=0)
-    drawing.line([(372, 555), (372, 549), (x - 4, 549), (x - 4, 555)], kit.WORDS, line=1.25, radius=0)
+        x = drawing.chip(x, 500, word, height=24, fill=kit.WHITE if end else kit.WORDS_TINT) + 4
     _legend(
         drawing,
-        606,
+        548,
         ("**time**: sines and cosines of $t$, turned", f"into a vector that {_hearing(blocks)} boxes add"),
         (
             f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
@@ -222,18 +220,10 @@ def _u(
     boxes: list[Box],
     layout: Layout,
     *,
-    rail: float | None = None,
-    risers: tuple[float, float] | None = None,
     ends: tuple[float, float],
     last: float,
 ) -> None:
-    """Strings, ribbon, skips, boxes and headings.
-
-    rail, risers: where the rails of time and words lie and the x of what feeds them, unless the marks alone say it.
-    last: x of the last convolution.
-    """
-    if rail and risers:
-        _rails(drawing, boxes, layout, rail, risers)
+    """Ribbon, skips, boxes with their marks, and headings. last: x of the last convolution."""
     _ribbon(drawing, boxes, layout, ends)
     _plain(drawing, boxes, layout, last)
     _skips(drawing, boxes, layout)
@@ -333,8 +323,8 @@ def _box(drawing: Drawing, box: Box, layout: Layout) -> None:
     colour = COLOURS[box.block.kind]
     drawing.rect(box.left, box.top, box.spine + 3 * layout.pictures, box.height, fill=colour, radius=3)
     foot = box.top + box.height + 5
-    heard, said = ((box.left + x, foot) for x in layout.strings)
-    if not layout.pictures:  # on the box, for there are no strings
+    heard, said = ((box.left + x, foot + 3) for x in layout.marks)
+    if not layout.pictures:  # on the box
         heard, said = ((box.x, foot - up) for up in (14, 25))
     if box.block.kind != "convolution":
         _time_mark(drawing, *heard)
@@ -370,22 +360,6 @@ def _mixed(share: float) -> str:
     """The colour of the ribbon, from x_t's (share 0) to the noise's (share 1)."""
     pairs = [(int(kit.XT[at : at + 2], 16), int(kit.EPS[at : at + 2], 16)) for at in (1, 3, 5)]
     return "#" + "".join(f"{round(one + (two - one) * share):02X}" for one, two in pairs)
-
-
-def _rails(drawing: Drawing, boxes: list[Box], layout: Layout, y: float, risers: tuple[float, float]) -> None:
-    """A string from each block down to the time's rail, at y, and to that of the words below it; both are fed."""
-    hearing = [box for box in boxes if box.block.kind != "convolution"]
-    attending = [box for box in boxes if box.block.words]
-    for hears, offset, rail, riser, colour in (
-        (attending, layout.strings[1], y + 18, risers[1], kit.WORDS),
-        (hearing, layout.strings[0], y, risers[0], kit.LINE),
-    ):
-        places = [box.left + offset for box in hears]
-        drawing.line([(min(*places, riser), rail), (max(places), rail)], colour)
-        drawing.line([(riser, rail), (riser, y + (61 if layout.pictures else 42))], colour)
-        for box, x in zip(hears, places, strict=True):
-            drawing.line([(x, rail), (x, box.top + box.height)], colour, line=1.25)
-            drawing.add("circle", cx=x, cy=rail, r=2.6, fill=colour)
 
 
 def _headings(drawing: Drawing, boxes: list[Box]) -> None:

@@ -113,7 +113,7 @@ def _gates(drawing: Drawing, scale: float) -> None:
     drawing.rect(GATE - 66, middle - 30, 132, 56, fill=kit.CARD, stroke=kit.INK, line=1.25)
     drawing.text(GATE, middle - 8, "scaling factor $s$", anchor="middle", bold=True)
     drawing.text(GATE, middle + 12, f"of SD 1.5: {SD15_SCALE}", size=kit.SMALL, colour=kit.SECOND, anchor="middle")
-    words = ("here noise is", "added and taken", "away again:", "lessons 01 and 02")
+    words = ("lessons 01 and 02", "add and remove", "noise here; this", "picture does not")
     drawing.lines(TURN - 14, middle - 23, words, size=kit.SMALL, colour=kit.SECOND, anchor="end")
 
 

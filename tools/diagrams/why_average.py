@@ -21,6 +21,8 @@ COUNT, SHOWN, SEED, TRUE = 300, 15, 2, 5  # scenes; of them in the row; of scene
 EARLY, LATE = 999, 700
 SMALL, TILE, ROW = 48, 128, 246  # the row of scenes and its top
 PITCH = (kit.WIDTH - 2 * kit.MARGIN - SMALL) / SHOWN
+ALL = 30  # px of all the weight together
+LEAST = 0.005  # of the weight, for a band to be drawn
 COLUMNS = (214, 416, 618)  # the left edges of x_t, the mean and the look
 
 
@@ -56,7 +58,7 @@ def draw() -> list[Drawing]:
         f"the scenes to their mean; each is as wide as the scene is likely under the noisy latent, at most "
         f"{early.max():.0%}, and the other {COUNT - SHOWN} have {rest:.0%} together. The mean with these shares is a "
         f"blur, and so is the network's own look. Below, at t = {LATE}, all the width is one line, {late.max():.0%} "
-        "for the scene that is really there, and mean and look are that rocket.",
+        "for the scene that is really there: the mean is that rocket, and the network's look a softer one.",
     )
     for t, down in ((EARLY, False), (LATE, True)):
         _fan(drawing, t, fans[t][0], fans[t][1][row], *fans[t][2:], down)
@@ -87,30 +89,27 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
     top = ROW + SMALL + ROW - 28 - TILE - 22 if down else 50
     edge = top - 8 if down else top + TILE + 8  # of the tiles, towards the scenes
     near = ROW + SMALL + 2 if down else ROW - 2
-    lead = 9 if down else -9  # straight, so that wide lines end level
     every = [*shares.tolist(), 1 - float(shares.sum())]
-    end = COLUMNS[1] + (TILE - SMALL) / 2  # side by side they are as wide as a scene
-    for index, share in enumerate(every):
-        x, bend, to = _left(index) + SMALL / 2, (near + edge) / 2, end + SMALL * share / 2
-        drawing.path(
-            f"M{x:.1f},{near} V{near + lead} C{x:.1f},{bend} {to:.1f},{bend} {to:.1f},{edge - lead} V{edge}",
-            stroke=kit.X0 if index < SHOWN else kit.LINE,
-            line=max(0.6, SMALL * share),
-            stroke_opacity=0.75,
-        )
-        end += SMALL * share
-    # A wide line that bends so soon has ragged ends: cut them level.
-    for y, height in ((edge, 7) if down else (edge - 7, 7), (near - 4, 4) if down else (near, 4)):
-        drawing.rect(kit.MARGIN, y, kit.WIDTH - 2 * kit.MARGIN, height, fill=kit.CARD, radius=0)
+    ends = np.cumsum([COLUMNS[1] + (TILE - ALL) / 2, *(ALL * share for share in every)])  # side by side
+    for index in sorted(range(len(every)), key=lambda index: -every[index]):  # the thin ones over the wide
+        share, to = every[index], float(ends[index] + ends[index + 1]) / 2
+        if share >= LEAST:
+            data = _way((_left(index) + SMALL / 2, near), (to, edge), round_corners=share > 0.5)
+            colour = kit.X0 if index < SHOWN else kit.LINE
+            drawing.path(data, stroke=colour, line=max(0.6, ALL * share), stroke_opacity=0.75)
     likeliest = int(shares.argmax())
-    y = near + 17 if down else near - 9
+    if down:
+        place = _left(likeliest) + SMALL / 2 - 68
+        drawing.text(place, near + 21, "the one under the noise", size=kit.SMALL, colour=kit.X0, anchor="end")
+    y = near + 21 if down else near - 9
     for index in {likeliest, SHOWN} if not down else {likeliest}:
+        left = down or index == SHOWN  # of a wide band
         drawing.text(
-            _left(index) + SMALL / 2 + (-20 if index == SHOWN else 28 if down else 8),
+            _left(index) + SMALL / 2 + (-20 if left else 8),
             y,
             f"{every[index]:.0%}",
             colour=kit.X0 if index < SHOWN else kit.SECOND,
-            anchor="end" if index == SHOWN else "start",
+            anchor="end" if left else "start",
             bold=True,
             stroke=kit.CARD,
             stroke_width=5,
@@ -124,5 +123,19 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
     drawing.picture(COLUMNS[0], top, TILE, TILE, example.as_colours(x_t), frame=kit.XT)
     drawing.picture(COLUMNS[1], top, TILE, TILE, mean, smooth=True, frame=kit.X0)
     drawing.picture(COLUMNS[2], top, TILE, TILE, look, smooth=True, frame=kit.X0)
-    said = (f"$t$ = {t}:", "many scenes", "could lie there") if not down else (f"$t$ = {t}:", "one alone", "fits")
-    drawing.lines(kit.MARGIN, top + 52, said, colour=kit.INK, leading=20)
+    said = (
+        ("many scenes", "could lie there") if not down else (f"one of the {COUNT} fits;", "the network", "still blends")
+    )
+    drawing.lines(kit.MARGIN, top + 52, (f"$t$ = {t}:", *said), colour=kit.INK, leading=20)
+
+
+def _way(start: kit.Point, end: kit.Point, *, round_corners: bool) -> str:
+    """Path data from a scene to the mean, upright at both ends.
+
+    round_corners: for a wide band, whose inner edge a smooth curve would fold over itself.
+    """
+    (x, y), (to, low) = start, end
+    bend = (y + low) / 2
+    if round_corners:
+        return kit.route([start, (x, bend), (to, bend), end], abs(low - y) / 2)
+    return f"M{x:.1f},{y} C{x:.1f},{bend} {to:.1f},{bend} {to:.1f},{low}"
