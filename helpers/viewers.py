@@ -173,7 +173,9 @@ def run_viewer(
     columns["x_t decoded"] = [_sized(image, side) for image in decode(pipe, torch.cat(x_t))]
     columns["x0 estimate"] = [_sized(image, side) for image in decode(pipe, torch.cat([s.x0[chosen] for s in steps]))]
 
-    labels = [f"step {i} of {len(steps)}, t = {step.t:g}" for i, step in enumerate(steps, start=1)]
+    whole = [step.index for step in steps] == list(range(len(steps)))  # as far as one can tell
+    of = f" of {len(steps)}" if whole else ""
+    labels = [f"step {step.index + 1}{of}, t = {step.t:g}" for step in steps]
     return step_viewer(list(zip(*columns.values(), strict=True)), labels, names=tuple(columns), side=side, alt=alt)
 
 

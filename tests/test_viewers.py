@@ -261,6 +261,8 @@ def test_every_column_of_a_run_shows_its_step(pipe, steps, exact):
     viewer = run_viewer(pipe, steps, picture=1, side=64)  # 64: the decoded pictures' own size
     assert names(viewer) == NAMES
     assert data(viewer)["labels"] == [f"step {index} of 3, t = {step.t}" for index, step in enumerate(steps, 1)]
+    part = data(run_viewer(pipe, steps[::2], side=16))["labels"]
+    assert part == [f"step 1, t = {steps[0].t}", f"step 3, t = {steps[2].t}"]
     side = channel_pictures(steps[0].latents[1])[0][0].shape[0]
     assert data(viewer)["sizes"] == [*[[65, 65]] * 3, *[[64, 64]] * 2]
     for index, step in enumerate(steps):

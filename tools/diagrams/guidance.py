@@ -78,7 +78,7 @@ def draw() -> list[Drawing]:
     lengths = [float(one.norm()) for one in (answers.empty, answers.words)]
     drawing = Drawing(
         "guidance",
-        722,
+        731,
         f"The words turn the answer by {degrees[1]}; guidance walks on, to {degrees[weak]} and {degrees[strong]}",
         f"To scale, two arrows from one point: the noise that the U-Net predicts at t = {T} without words, and with "
         f"“{PROMPT}” (seed {SEED}). They are {lengths[0]:.1f} and {lengths[1]:.1f} long and {degrees[1]} apart. A "
@@ -141,10 +141,10 @@ def _arrows(drawing: Drawing, tip: dict[float, Point], degrees: dict[int, str]) 
         middle = 0.62 * turn
         at = (ORIGIN[0] + (radius + 7) * math.cos(middle), ORIGIN[1] - (radius + 7) * math.sin(middle))
         drawing.text(*at, degrees[s], colour=kit.GUIDANCE)
-    drawing.arrow([ORIGIN, tip[last]], kit.GUIDANCE, line=2, tip=11)
+    drawing.arrow([ORIGIN, tip[last]], kit.GUIDANCE, line=3, tip=13)
     drawing.arrow([ORIGIN, tip[0]], kit.LINE, line=3, tip=13)
     drawing.arrow([ORIGIN, tip[1]], kit.WORDS, line=3, tip=13)
-    drawing.arrow([ORIGIN, tip[SCALES[2]]], kit.GUIDANCE, line=4.5, tip=17)
+    drawing.arrow([ORIGIN, tip[SCALES[2]]], kit.GUIDANCE, line=3, tip=13)
     drawing.add("circle", cx=ORIGIN[0], cy=ORIGIN[1], r=5, fill=kit.INK)
     drawing.text(ORIGIN[0] + 0.55 * UNIT, y0 + 18, "without words, $ε_{empty}$", colour=kit.SECOND, anchor="middle")
     turn = math.degrees(math.atan2(y0 - tip[1][1], tip[1][0] - ORIGIN[0]))
@@ -200,10 +200,11 @@ def _latents(drawing: Drawing, answers: Answers, lengths: list[float]) -> None:
         "$x_t$: the latent as colours. The U-Net is asked about it twice: one of the four",
         "channels of both answers, and their difference, red above zero and blue below",
     )
-    drawing.lines(28, 691, notes, size=kit.SMALL, colour=kit.SECOND, leading=17)
+    drawing.lines(28, 700, notes, size=kit.SMALL, colour=kit.SECOND, leading=17)
     middle = y + SMALL_TILE / 2
     _small_unet(drawing, 148, middle)
     drawing.arrow([(128, middle), (142, middle)], kit.XT)
+    drawing.arrow([(194, middle), (208, middle)], kit.LINE)
 
 
 def _small_unet(drawing: Drawing, x: float, middle: float) -> None:

@@ -128,21 +128,24 @@ def _table(drawing: Drawing, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, inde
         (SHARE + 18, "share", kit.XT, "start"),
         (VALUES, "values $v$", kit.INK, "start"),
     ):
-        drawing.text(x, ROW - 22, words, colour=colour, anchor=anchor)
+        drawing.text(x, ROW - 24, words, colour=colour, anchor=anchor)
     scores = k @ q[index[asks]] / math.sqrt(q.shape[1])
     for number, name in enumerate(others):
         y, place = ROW + number * PITCH, index[name]
         _crop(drawing, crop_x, y - 14, place)
+        drawing.text(KEYS, y - 4, name, size=kit.SMALL, colour=kit.SECOND)
         _strip(drawing, KEYS, y, k[place], limit)
         words = f"{scores[place]:.1f}".replace("-", "\N{MINUS SIGN}")
         drawing.text(SCORE + 8, y + 14, words, anchor="end")
         drawing.rect(SHARE + 4, y + 1, max(1.0, 130 * float(mine[place])), 16, fill=kit.XT, radius=2)
-        share = f"{mine[place]:.0%}" if mine[place] >= 0.005 else "0%"
+        share = f"{mine[place]:.0%}" if mine[place] >= 0.005 else "< 1%"
         drawing.text(SHARE + 10 + 130 * float(mine[place]), y + 14, share, colour=kit.XT, bold=True)
         _strip(drawing, VALUES, y, v[place], of_values)
     y = ROW + len(others) * PITCH - 4
-    words = f"the other {len(mine) - len(others)} places share the rest"
-    drawing.text(KEYS, y + 6, words, size=kit.SMALL, colour=kit.SECOND)
+    rest = 1 - float(mine[[index[name] for name in others]].sum())
+    drawing.text(crop_x, y + 6, f"all other {len(mine) - len(others)} places", size=kit.SMALL, colour=kit.SECOND)
+    drawing.rect(SHARE + 4, y - 7, 130 * rest, 16, fill=kit.LINE, radius=2)
+    drawing.text(SHARE + 10 + 130 * rest, y + 6, f"{rest:.0%}", colour=kit.SECOND, bold=True)
     side = VALUES + STRIP + 12  # a bracket over all values
     drawing.line([(side - 5, ROW), (side, ROW), (side, y + 31)], kit.LINE, line=1.5, radius=3)
     drawing.arrow([(side, y + 20), (side, y + 31), (side - 8, y + 31)], kit.LINE, line=1.5, tip=7, radius=3)

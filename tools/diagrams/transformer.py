@@ -20,7 +20,7 @@ WIDTHS = range(64, 513, 64)  # the one whose compute comes nearest to the U-Net'
 PLACE, NUMBER = 0.75, 0.25  # px of a place upwards, and of a number at it sideways
 TILE = 96
 INNER = (148, 812)  # between the pictures
-UNET_MIDDLE, TRANSFORMER_TOP = 196, 496
+UNET_MIDDLE, TRANSFORMER_TOP = 196, 510
 
 
 class Block(nn.Module):
@@ -159,7 +159,7 @@ def draw() -> list[Drawing]:
     fewest, fewer = min(stage.places for stage in sizes.stages), sizes.weights[0] / sizes.weights[1]
     drawing = Drawing(
         "transformer",
-        808,
+        822,
         f"No U: the transformer keeps {sizes.places} places; {fewer:.1f} times fewer numbers at nearly equal compute",
         f"Two machines from the noisy latent x_t (seed {SEED}, t = {T}) to its noise, to one scale: a bar is as high "
         f"as there are places and as wide as there are numbers at each. Above, Pocket’s U-Net: {len(sizes.stages)} "
