@@ -1,8 +1,8 @@
-"""Pictures side by side, film strips and curves: functions that take data and return a matplotlib Figure.
+"""Pictures side by side and curves, and how a figure is shown in a notebook: in a small file, with its caption.
 
-None of them shows anything. End a cell with
+Functions that take data and return a matplotlib Figure; none of them shows anything. End a cell with
 
-    plots.show(plots.picture_grid(pictures, prompts), "Three pictures: a fox, an owl and a pizza.")
+    plots.show(plots.grid([pictures], heads=prompts), "Three pictures: a fox, an owl and a pizza.")
 
 which draws the figure with its description for readers who cannot see it, and closes it. (`plt.show()` works too,
 without a description. Outside a notebook, close a figure with `plt.close(figure)` when you are done with it.)
@@ -11,11 +11,7 @@ without a description. Outside a notebook, close a figure with `plt.close(figure
 import base64
 import html
 import io
-import math
-import textwrap
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -23,27 +19,15 @@ from IPython import get_ipython
 from IPython.display import display
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from PIL import Image, ImageFilter
+from PIL import Image
 
-from helpers.images import as_numbers, as_picture, picture_file
+from helpers.images import as_picture, picture_file
 from helpers.line_plots import axes, lines, multiples
 from helpers.picture_grids import PER_INCH, Map, attention, difference, grid, heat_map
 
 # What other modules draw is found here too.
 __all__ = ["Map", "attention", "axes", "difference", "grid", "heat_map", "lines", "multiples"]
-__all__ += ["as_picture", "curves", "faults", "figure_file", "film_strip", "picture_file", "picture_grid", "show"]
-
-# 1.6 inches at 80 dots per inch are 128 pixels: a picture of Pocket's is drawn dot for dot, and the file stays small.
-DPI = 80
-SIZE = 1.6
-GAP = 0.1  # inches between and around pictures; like the rest a whole number of dots, so that nothing is blurred
-FONT = 8  # points
-LINE = 0.15  # inches that one line of text needs
-
-# Okabe and Ito's colours, told apart with any common kind of colour blindness. Their yellow is left out: too pale on
-# white. The dashes repeat the difference for print and for those who see no colour at all.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES = ("-", "--", "-.", ":")
+__all__ += ["as_picture", "faults", "figure_file", "picture_file", "show"]
 
 # A figure is stored as a palette picture if that changes no value of any pixel by more than this, or by more than a
 # quarter of what its neighbours differ by, but for a small share of pixels. A mean error will not do: flat backgrounds
@@ -66,111 +50,6 @@ def figure_file(figure: Figure) -> bytes:
     # Without the Software field the same figure gives the same bytes under another matplotlib.
     figure.savefig(buffer, format="png", dpi=figure.dpi, facecolor=figure.get_facecolor(), metadata={"Software": None})
     return buffer.getvalue()
-
-
-def picture_grid(
-    pictures: Sequence[Any], titles: Sequence[Any] | None = None, *, columns: int | None = None, size: float = SIZE
-) -> Figure:
-    """Pictures in rows, each with its title above it.
-
-    pictures: at least one; what each may be is said in `as_picture`.
-    titles: one for each picture; long ones are wrapped.
-    columns: pictures in a row; by default all in one row up to five, otherwise rows of about equal length up to six.
-    size: side of a picture in inches, at 80 pixels an inch.
-
-    Raises ValueError for no pictures, another number of titles, and columns or size below what can be drawn.
-    """
-    arrays = [as_picture(picture) for picture in pictures]
-    if not arrays:
-        raise ValueError("There are no pictures to show: give at least one")
-    if titles is not None and len(titles) != len(arrays):
-        raise ValueError(f"There are {len(arrays)} pictures and {len(titles)} titles: give one title for each")
-    if columns is None:
-        columns = len(arrays) if len(arrays) <= 5 else math.ceil(len(arrays) / math.ceil(len(arrays) / 6))
-    if columns < 1:
-        raise ValueError(f"A grid has at least 1 column, not {columns}")
-    if size <= 0:
-        raise ValueError(f"A picture's size in inches is above 0, not {size}")
-    size = max(1, round(size * DPI)) / DPI  # whole dots
-    columns = min(columns, len(arrays))
-    rows = math.ceil(len(arrays) / columns)
-
-    width = max(8, int(size * 15))  # characters of this font that fit above a picture
-    captions = [textwrap.fill(str(title), width) for title in titles or [""] * len(arrays)]
-    above = LINE * max(caption.count("\n") + bool(caption) for caption in captions) + GAP
-    inches = columns * (size + GAP) + GAP, rows * (size + above) + GAP
-
-    # Every picture gets exactly `size` inches; a layout engine would give it a few pixels less and blur it.
-    figure, places = plt.subplots(rows, columns, figsize=inches, dpi=DPI, facecolor="white", squeeze=False)
-    for index, axis in enumerate(places.flat):
-        row, column = divmod(index, columns)
-        left, top = GAP + column * (size + GAP), row * (size + above) + above
-        bottom = inches[1] - top - size
-        axis.set_position((left / inches[0], bottom / inches[1], size / inches[0], size / inches[1]))
-        axis.set_axis_off()
-        if index < len(arrays):
-            # "auto" is nearest neighbour at whole multiples, so that pixels stay square and sharp; else it smooths.
-            axis.imshow(arrays[index], interpolation="auto")
-            axis.set_title(captions[index], fontsize=FONT, color="black", pad=3)
-    return figure
-
-
-def film_strip(
-    pictures: Sequence[Any], labels: Sequence[Any], title: str | None = None, *, size: float = SIZE
-) -> Figure:
-    """One row of frames, each with its label above it, such as `t = 981`; up to about eight fit a notebook's width.
-
-    pictures, labels: equally many; what a picture may be is said in `as_picture`.
-    title: a line above the whole strip.
-
-    Raises ValueError as `picture_grid` does.
-    """
-    figure = picture_grid(pictures, labels, columns=max(1, len(pictures)), size=size)
-    if title:
-        width, height = figure.get_size_inches()
-        room = 2 * LINE
-        for axis in figure.axes:
-            box = axis.get_position()
-            axis.set_position((box.x0, box.y0 * height / (height + room), box.width, size / (height + room)))
-        figure.set_size_inches(width, height + room)
-        figure.suptitle(title, x=GAP / width, y=1 - GAP / (height + room), ha="left", va="top", fontsize=FONT + 2)
-        figure.texts[-1].set_color("black")
-    return figure
-
-
-def curves(x: Any, named: Mapping[str, Any], *, xlabel: str, ylabel: str, logy: bool = False) -> Figure:
-    """Lines over one axis, told apart by colour and by dashes.
-
-    x: values along the horizontal axis, one-dimensional.
-    named: label -> values, each as long as x; a single line with an empty label gets no legend.
-    xlabel, ylabel: what the axes mean, with the unit: `time (s)`, `step t (of 1000)`.
-    logy: a logarithmic vertical axis.
-
-    Raises ValueError for no lines and for a line that is not as long as x.
-    """
-    if not named:
-        raise ValueError("There are no lines to draw: give at least one")
-    across = as_numbers(x)
-    values = {label: as_numbers(line) for label, line in named.items()}
-    for label, line in values.items():
-        if line.shape != across.shape or line.ndim != 1:
-            raise ValueError(f"The line {label!r} has the shape {line.shape}, but x has {across.shape}")
-    figure, axis = plt.subplots(figsize=(6, 3.2), dpi=DPI, facecolor="white", layout="constrained")
-    axis.set_facecolor("white")
-    for index, (label, line) in enumerate(values.items()):
-        dashes = DASHES[index % len(DASHES)]  # 7 colours and 4 dashes meet again only after 28 lines
-        axis.plot(across, line, dashes, color=COLOURS[index % len(COLOURS)], linewidth=1.8, label=label)
-    if logy:
-        axis.set_yscale("log")
-    axis.set_xlabel(xlabel, fontsize=FONT + 1, color="black")
-    axis.set_ylabel(ylabel, fontsize=FONT + 1, color="black")
-    axis.tick_params(colors="black", labelsize=FONT, which="both")
-    axis.grid(color="#DDDDDD", linewidth=0.6)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["bottom", "left"]].set_color("black")
-    if any(values):
-        axis.legend(fontsize=FONT, frameon=False, labelcolor="black")
-    return figure
 
 
 def show(figure: Figure, caption: str) -> None:
@@ -203,8 +82,6 @@ def show(figure: Figure, caption: str) -> None:
 
 def faults(figure: Figure) -> list[str]:
     """A sentence for each text of a figure that leaves it, and for each two that overlap."""
-    if figure.dpi == DPI:  # of the first edition, whose titles were laid out by a rule of their own
-        return []
     figure.draw_without_rendering()  # places the texts
     rulers = [ruler for axis in figure.axes for ruler in (axis.xaxis, axis.yaxis)]
     beyond = {  # the labels of ticks that lie outside their axis are never drawn
@@ -235,29 +112,38 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     """The figure as (MIME type, file, width on the page in pixels): the smallest form that looks the same."""
     image = Image.open(io.BytesIO(figure_file(figure))).convert("RGB")
     width = round(image.width * PER_INCH / figure.dpi)
-    first = figure.dpi == DPI  # a figure of the first edition is stored as it was, until its lesson is written anew
 
     palette = image.quantize(256, dither=Image.Dither.NONE)
-    exact = image if first else image.point(lambda value: min(255, ROUNDED * round(value / ROUNDED)))
-    png = picture_file(palette if _looks_like(palette, image, first) else exact, optimize=True)
-    if len(png) <= PNG_BYTES:
-        return "image/png", png, width
-    if not first:  # stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one
-        image = image.reduce(2)
-        png = picture_file(exact.reduce(2), optimize=True)
+    exact = image.point([min(255, ROUNDED * round(value / ROUNDED)) for value in range(256)] * 3)
+    full = palette if _looks_like(palette, image) else exact
+    # At its fastest, PNG makes no file twice as large as at its best: so that of photographs is not tried in vain.
+    if len(picture_file(full, compress_level=1)) <= 2 * PNG_BYTES:
+        png = picture_file(full, optimize=True)
+        if len(png) <= PNG_BYTES:
+            return "image/png", png, width
+    # Stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one.
+    image = image.reduce(2)
     for quality in JPEG_QUALITIES:
         # optimize=True fails on noise, in Pillow itself
         jpeg = picture_file(image, "JPEG", quality=quality, subsampling=0)
         if len(jpeg) <= FIGURE_BYTES:
             break
+    png = picture_file(exact.reduce(2), optimize=True)
     return ("image/jpeg", jpeg, width) if len(jpeg) < len(png) else ("image/png", png, width)
 
 
-def _looks_like(palette: Image.Image, image: Image.Image, first: bool) -> bool:
+def _looks_like(palette: Image.Image, image: Image.Image) -> bool:
     """True if hardly a pixel differs by more than the eye sees: little on plain areas, more where neighbours differ."""
-    error = np.abs(np.asarray(palette.convert("RGB"), np.int16) - np.asarray(image, np.int16)).max(axis=2)
-    if first:
-        return bool(error.max() <= PALETTE_ERROR)
-    around = (np.asarray(image.filter(kind(5)), np.int16) for kind in (ImageFilter.MaxFilter, ImageFilter.MinFilter))
-    contrast = np.subtract(*around).max(axis=2)
+    pixels = np.asarray(image)
+    error = np.abs(np.asarray(palette.convert("RGB")).astype(np.int16) - pixels).max(axis=2)
+    contrast = (_around(pixels, np.maximum) - _around(pixels, np.minimum)).max(axis=2)
     return float((error > np.maximum(PALETTE_ERROR, contrast / 4)).mean()) <= PALETTE_EXCEPT
+
+
+def _around(pixels: np.ndarray, choose: np.ufunc) -> np.ndarray:
+    """For each of the pixels (h, w, 3) the largest or smallest values of the 5 x 5 around it."""
+    for axis in (0, 1):
+        edges = [(2, 2) if one == axis else (0, 0) for one in range(3)]
+        wide = np.pad(pixels, edges, mode="edge")
+        pixels = choose.reduce([wide.take(range(at, at + pixels.shape[axis]), axis) for at in range(5)])
+    return pixels

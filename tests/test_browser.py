@@ -644,7 +644,7 @@ def colour_notebook():
             "from helpers import exercises, plots\nfrom helpers.viewers import LiveViewer, step_viewer\n\n"
             f"frames = [np.full((8, 8, 3), (40 * i, 10, 250), np.uint8) for i in range({FRAMES})]\n"
             f"labels = [f'step {{i + 1}} of {FRAMES}, t = {{900 - i}}' for i in range({FRAMES})]\n"
-            "plots.show(plots.film_strip(frames, labels), 'Five frames from blue to pink.')"
+            "plots.show(plots.grid([frames]), 'Five frames from blue to pink.')"
         ),
         new_code_cell("step_viewer(frames, labels)"),
         new_code_cell(

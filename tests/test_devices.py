@@ -199,8 +199,8 @@ def test_everything_that_shows_takes_half_precision(half):
     assert plots.as_picture(pixels).dtype == np.uint8
     assert len(latents.channel_pictures(x)[0]) == 4
     assert viewers.step_viewer([pixels, pixels], ["one", "two"]).film
-    plots.plt.close(plots.picture_grid([pixels], ["one"]))
-    plots.plt.close(plots.curves(torch.arange(3), {"a": x.flatten()[:3]}, xlabel="x", ylabel="y"))
+    plots.plt.close(plots.grid([[pixels]]))
+    plots.plt.close(plots.lines(torch.arange(3), {"a": x.flatten()[:3]}, xlabel="x", ylabel="y"))
 
 
 def test_a_pipeline_loads_and_draws_in_half_precision_with_its_safety_checker(tmp_path):

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from helpers import plots, scenes
-from helpers.palette import ROLES
+from helpers.palette import INK, ROLES
 from helpers.picture_grids import WIDEST
 
 
@@ -94,96 +94,17 @@ def test_what_is_no_picture_is_refused():
         plots.as_picture("picture.png")
 
 
-def test_a_grid_draws_pictures_dot_for_dot(pictures):
-    figure = plots.picture_grid(pictures[:3])
-    drawn = pixels(figure)
-    box = figure.axes[1].get_window_extent()
-    left, top = round(box.x0), round(drawn.shape[0] - box.y1)
-    inside = drawn[top : top + 128, left : left + 128].astype(int)
-    assert (round(box.width), round(box.height)) == (128, 128)
-    assert np.abs(inside - np.asarray(pictures[1], int)).max() <= 1
-
-
-@pytest.mark.parametrize(("count", "columns", "shape"), [(3, None, (1, 3)), (12, None, (2, 6)), (5, 2, (3, 2))])
-def test_a_grid_has_the_columns_asked_for(pictures, count, columns, shape):
-    figure = plots.picture_grid(pictures[:count], columns=columns)
-    places = [axis.get_position() for axis in figure.axes]
-    assert len({round(place.y0, 4) for place in places}) == shape[0]
-    assert len({round(place.x0, 4) for place in places}) == shape[1]
-    assert sum(len(axis.images) for axis in figure.axes) == count
-
-
-def test_long_titles_are_wrapped_and_stay_in_the_figure(pictures):
-    title = "a fox left of a pizza on a white background, glossy style"
-    figure = plots.picture_grid(pictures[:2], [title, "short"])
-    assert figure.axes[0].get_title().replace("\n", " ") == title
-    figure.canvas.draw()
-    for axis in figure.axes:
-        box = axis.title.get_window_extent()
-        assert box.x0 >= 0
-        assert box.x1 <= figure.bbox.x1
-        assert box.y1 <= figure.bbox.y1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "options", "says"),
-    [
-        (([],), {}, "no pictures"),
-        (([Image.new("RGB", (8, 8))], ["a", "b"]), {}, "1 pictures and 2 titles"),
-        (([Image.new("RGB", (8, 8))],), {"columns": 0}, "at least 1 column, not 0"),
-        (([Image.new("RGB", (8, 8))],), {"size": 0}, "above 0, not 0"),
-    ],
-)
-def test_a_grid_that_cannot_be_drawn_is_refused(arguments, options, says):
-    with pytest.raises(ValueError, match=says):
-        plots.picture_grid(*arguments, **options)
-
-
-def test_a_film_strip_is_one_row_with_labels_and_a_title(pictures):
-    figure = plots.film_strip(pictures[:6], [f"t = {t}" for t in range(6)], "From noise to picture")
-    assert [axis.get_title() for axis in figure.axes] == [f"t = {t}" for t in range(6)]
-    assert len({round(axis.get_position().y0, 4) for axis in figure.axes}) == 1
-    figure.canvas.draw()
-    title, frame = figure.texts[0].get_window_extent(), figure.axes[0].title.get_window_extent()
-    assert title.y1 <= figure.bbox.y1
-    assert title.y0 >= frame.y1
-    assert round(figure.axes[0].get_window_extent().height) == 128
-
-
-def test_curves_have_labels_and_distinct_lines():
-    lines = {f"line {index}": torch.linspace(1, 2 + index, 10) for index in range(9)}
-    figure = plots.curves(range(10), lines, xlabel="step t", ylabel="time (s)", logy=True)
-    (axis,) = figure.axes
-    assert (axis.get_xlabel(), axis.get_ylabel(), axis.get_yscale()) == ("step t", "time (s)", "log")
-    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == 9
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == list(lines)
-
-
-def test_one_line_without_a_label_has_no_legend():
-    figure = plots.curves([0, 1], {"": [1, 2]}, xlabel="x", ylabel="y")
-    assert figure.axes[0].get_legend() is None
-
-
-def test_lines_of_another_length_are_refused():
-    with pytest.raises(ValueError, match=r"'loss' has the shape \(3,\), but x has \(2,\)"):
-        plots.curves([0, 1], {"loss": [1, 2, 3]}, xlabel="x", ylabel="y")
-    with pytest.raises(ValueError, match="no lines"):
-        plots.curves([0, 1], {}, xlabel="x", ylabel="y")
-
-
-def test_figures_are_white_with_black_text_whatever_the_style():
+def test_figures_are_light_with_dark_text_whatever_the_style(pictures):
     with plt.style.context("dark_background"):
-        figure = plots.curves([0, 1], {"a": [1, 2]}, xlabel="x", ylabel="y")
+        figure = plots.lines([0, 1], {"a": [1, 2]}, xlabel="x", ylabel="y")
         drawn = pixels(figure)
-        grid = plots.picture_grid([Image.new("RGB", (8, 8))], ["title"])
-    assert drawn[0, 0].tolist() == [255, 255, 255]
-    assert drawn.min() == 0
-    assert figure.axes[0].xaxis.label.get_color() == "black"
-    assert grid.axes[0].title.get_color() == "black"
+        grid = pixels(plots.grid([pictures[:1]], heads=["title"]))
+    assert drawn[4, 4].min() > 240 and grid[4, 4].min() > 240
+    assert figure.axes[0].xaxis.label.get_color() == INK
 
 
 def test_show_stores_the_picture_with_its_caption_and_closes(pictures, shown):
-    figure = plots.picture_grid(pictures, [f"picture {index}" for index in range(12)])
+    figure = plots.grid([pictures[:6], pictures[6:]], heads=[f"picture {index}" for index in range(6)])
     plots.show(figure, "Twelve scenes < of emoji.")
     assert not plt.get_fignums()
 
@@ -203,12 +124,13 @@ def test_what_is_stored_looks_like_the_figure(pictures, shown, noise):
     if noise:
         torch.manual_seed(0)
         pictures = [torch.randn(3, 128, 128) for _ in range(12)]
-    figure = plots.picture_grid(pictures)
-    drawn = pixels(figure).astype(float)
+    figure = plots.grid([pictures[:6], pictures[6:]])
+    drawn = Image.fromarray(pixels(figure))
     plots.show(figure, "A test.")
     data = shown[0][0]
     (kind,) = data.keys() & {"image/png", "image/jpeg"}
     with Image.open(io.BytesIO(base64.b64decode(data[kind]))) as image:
+        drawn = np.asarray(drawn.reduce(drawn.width // image.width), float)
         stored = np.asarray(image.convert("RGB"), float)
     psnr = 10 * np.log10(255**2 / (np.mean((stored - drawn) ** 2) + 1e-9))
     assert psnr > (17 if noise else 38), psnr
@@ -217,15 +139,12 @@ def test_what_is_stored_looks_like_the_figure(pictures, shown, noise):
 
 def test_show_needs_a_caption(pictures):
     with pytest.raises(ValueError, match="needs a caption"):
-        plots.show(plots.picture_grid(pictures[:1]), " ")
+        plots.show(plots.grid([pictures[:1]]), " ")
 
 
 def test_outside_a_notebook_the_caption_is_printed(pictures, capsys):
-    plots.show(plots.picture_grid(pictures[:1]), "One scene.")
+    plots.show(plots.grid([pictures[:1]]), "One scene.")
     assert capsys.readouterr().out == "One scene.\n"
-
-
-# --- the figures of the second edition
 
 
 def place(axis, figure):
@@ -336,7 +255,7 @@ def test_attention_of_layers_of_different_sizes_is_their_mean_without_squares():
         ([["signed", "sizes"]], {}, "not signed and sizes"),
     ],
 )
-def test_a_grid_of_the_second_edition_that_cannot_be_drawn_is_refused(rows, options, says):
+def test_a_grid_that_cannot_be_drawn_is_refused(rows, options, says):
     tiles = {"x": Image.new("RGB", (8, 8))} | {kind: plots.Map([[1.0]], kind) for kind in ("signed", "sizes")}
     with pytest.raises(ValueError, match=says):
         plots.grid([[tiles[tile] for tile in row] for row in rows], **options)
@@ -443,7 +362,7 @@ def test_show_warns_of_texts_that_collide_or_are_cut_off(shown):
         plots.show(plots.grid([tiles[:1]], names=["a very long name of a row"]), "One tile.")
 
 
-def test_a_figure_of_the_second_edition_is_shown_at_half_its_size(pictures, shown):
+def test_a_figure_is_shown_at_half_its_size(pictures, shown):
     plots.show(plots.grid([pictures[:6]]), "Six scenes.")
     (data, options), (text, _) = shown
     with Image.open(io.BytesIO(base64.b64decode(data["image/png"]))) as image:
