@@ -250,7 +250,7 @@ def _copy(drawing: Drawing, numbers: Numbers) -> None:
         "the U-Net, frozen, and new beside it:",
         f"**down path and middle copied**, {copied:,}",
         f"**an encoder** of the outline, {counts.encoder:,}",
-        f"**{len(numbers.residuals)} convolutions** that start at **0**, {counts.zero:,}",
+        f"**{len(numbers.residuals)} convolutions** to the U-Net, first at **0**, {counts.zero:,}",
     )
     drawing.lines(x, TEXT, lines)
 
