@@ -94,8 +94,7 @@ TWO_STEP = Exercise(
             lambda x, eps, eps_before, sigma_before, sigma, sigma_next: (
                 x + (sigma_next - sigma) * (3 * eps - eps_before) / 2
             ),
-            "right where both steps are equally long, as PNDM takes them. Here they are not: the change per unit of "
-            "sigma counts.",
+            "right where both steps are equally long. Here they are not: the change per unit of sigma counts.",
         ),
         Mistake(
             lambda x, eps, eps_before, sigma_before, sigma, sigma_next: x + (sigma_next - sigma) * eps,
