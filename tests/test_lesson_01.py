@@ -9,6 +9,7 @@ from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
 from helpers import sampling, schedules
+from helpers.exercises import lesson_01
 from tests.lessons import NOTEBOOKS, definitions
 
 LESSON = NOTEBOOKS / "01_forward_noising.ipynb"
@@ -69,6 +70,15 @@ def test_averaging_raises_the_ratio_by_the_count_where_numbers_are_equal(lesson)
     assert snr(noise, 600, size=8) == pytest.approx(snr(noise, 600), rel=0.15)
     # And the law that it counts with: the mean of 64 noises has a 64th of their variance.
     assert shrink(noise).var().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_a_picture_twice_as_wide_is_as_noisy_where_its_schedule_has_a_quarter_of_the_ratio():
+    ratio = ALPHA_BAR / (1 - ALPHA_BAR)
+    for t in (100, 300, 600):
+        later = lesson_01.same_noise(t, ALPHA_BAR, ALPHA_BAR, 2)
+        assert later > t
+        assert (ratio[later] / ratio[t]).item() == pytest.approx(1 / 4, rel=0.01)
+    assert lesson_01.same_noise(600, ALPHA_BAR, ALPHA_BAR, 1) == 600
 
 
 def test_likeness_is_correlation(lesson):

@@ -30,9 +30,14 @@ def recover_betas(alpha_bar: Tensor) -> Tensor:
     return 1 - alpha_bar / before
 
 
-def same_noise(t: int, alpha_bar: Tensor, other: Tensor) -> int:
-    """The timestep of the schedule `other` whose alpha_bar is nearest to that of `alpha_bar` at t."""
-    return int((other - alpha_bar[t]).abs().argmin())
+def same_noise(t: int, alpha_bar: Tensor, other: Tensor, size: int) -> int:
+    """The timestep of `other` at which means of size × size pixels have the SNR nearest to that of `alpha_bar` at t.
+
+    The clean means are the clean pixels of the smaller picture: Hoogeboom et al. (2023), arXiv:2301.11093.
+    """
+    yours = alpha_bar[t] / (1 - alpha_bar[t])
+    of_means = size**2 * other / (1 - other)
+    return int((of_means - yours).abs().argmin())
 
 
 def ends_in_noise(alpha_bar: Tensor) -> Tensor:
@@ -108,23 +113,48 @@ RECOVER_BETAS = Exercise(
 )
 
 
+def _same_noise_cases() -> list[tuple[int, Tensor, Tensor, int]]:
+    stable, linear, cosine = _schedules()
+    return [(100, stable, cosine, 4), (354, stable, linear, 2), (400, linear, stable, 2), (700, stable, cosine, 3)]
+
+
+def _nearest(yours: Tensor, theirs: Tensor) -> int:
+    return int((theirs - yours).abs().argmin())
+
+
+def _snr(alpha_bar: Tensor) -> Tensor:
+    return alpha_bar / (1 - alpha_bar)
+
+
 SAME_NOISE = Exercise(
     name="01.same_noise",
     solution=same_noise,
-    cases=lambda: [(t, a, b) for a, b in [(_schedules()[0], _schedules()[2])] for t in (100, 354, 700)],
+    cases=_same_noise_cases,
     hints=(
-        "Two schedules give equally noisy pictures where their signal-to-noise ratios are equal. What does that say of "
-        "alpha_bar?",
-        "Look for the place where the distance between `other` and one number is smallest.",
+        "What does averaging size × size pixels do to the variance of the noise? And to that of the picture?",
+        "The noise of a mean has a share 1 / size² of the variance, so the SNR of `other` is multiplied by size².",
+        "Write both SNRs from alpha_bar, and look for the place where the distance between them is smallest.",
     ),
     mistakes=(
-        Mistake(lambda t, a, b: t, "the same t means another share of noise in each schedule: compare alpha_bar."),
+        Mistake(lambda t, a, b, n: t, "the same t means another SNR in each schedule, and at each size."),
         Mistake(
-            lambda t, a, b: int((a - b[t]).abs().argmin()),
-            "this goes the other way: it takes t in `other` and looks in alpha_bar.",
+            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b)),
+            "this is right for single pixels. Means of size × size pixels have less noise: by how much?",
         ),
         Mistake(
-            lambda t, a, b: int((b - a[t]).argmin()),
+            lambda t, a, b, n: _nearest(_snr(a)[t], n * _snr(b)),
+            "a square of side `size` has more than `size` pixels in it.",
+        ),
+        Mistake(
+            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b) / n**2),
+            "averaging lowers the noise, so it multiplies the SNR of the larger picture. This divides it.",
+        ),
+        Mistake(
+            lambda t, a, b, n: _nearest(a[t], n**2 * b),
+            "alpha_bar is the picture's share of the variance. Asked for is its ratio to the noise, to 1 - alpha_bar.",
+        ),
+        Mistake(
+            lambda t, a, b, n: int((n**2 * _snr(b) - _snr(a)[t]).argmin()),
             "without the distance's absolute value the smallest is always the last timestep.",
         ),
     ),
@@ -169,7 +199,7 @@ TWO_NOISES = Quiz(
         Option("0.7", "Standard deviations do not add: where one noise is high, the other is as often low as high."),
         Option(
             "0.5",
-            "Variances add: 0.09 + 0.16 = 0.25, whose root is 0.5. It is a triangle with the sides 3, 4 and 5.",
+            "Variances add: 0.09 + 0.16 = 0.25, whose root is 0.5, as in a right triangle with the sides 3, 4 and 5.",
             right=True,
         ),
         Option("0.35", "Noise is not averaged by adding more of it. What you add can only make it stronger."),
@@ -205,16 +235,17 @@ SAME_T = Quiz(
 
 GREY_END = Quiz(
     name="01.grey_end",
-    question="A picture is half white and half black. Can its mean give it away at t = 999?",
+    question="The left half of a picture is white, the right half black. At t = 999, can its mean tell it from an even "
+    "grey?",
     options=(
         Option(
             "Yes, because 7 % of its strength is left",
-            "That much is left of every pixel, but the white and the black pixels cancel out in the mean.",
+            "That much is left of every pixel, but white and black cancel out in the mean: it is 0, like grey's.",
         ),
         Option(
-            "No, but the mean of each half can",
-            "Over the whole picture they cancel out. Over one half alone they do not, and a network can look at any "
-            "part.",
+            "No, but the means of its halves can",
+            "Over the whole picture white and black cancel out to 0, which is grey. Over one half they do not, and a "
+            "network can look at any part.",
             right=True,
         ),
         Option(
