@@ -31,7 +31,7 @@ class Cause(Enum):
     LINEAR_BETAS = "the sampler's betas follow another schedule than the one of the training"
     NOISE_REUSED = "the generator is seeded anew for every draw, so that all draws are the same"
     START_NOT_SCALED = "the first latents are standard normal, where the sampler wants them larger"
-    INPUT_NOT_SCALED = "the U-Net is shown the sampler's own latents, which are larger than those it was trained on"
+    INPUT_NOT_SCALED = "the U-Net is shown the sampler's own latents, not brought to the size that it was trained on"
     INDEX_AS_TIMESTEP = "the U-Net is told the number of the step (0, 1, 2, ...) in place of the timestep"
     ROWS_SWAPPED = "guidance takes the prediction without prompt for the one with it, and the other way round"
     WRONG_PREDICTION = "the U-Net's answer is taken for a velocity v, but it is the noise"
@@ -105,7 +105,9 @@ def as_noise(answer: Tensor, x: Tensor, a: float, kind: str) -> Tensor:
     answer, x (what it was shown): of one shape. a: alpha_bar. kind: `epsilon`, the answer is the noise; `v_prediction`,
     it is v = sqrt(a) eps - sqrt(1 - a) x0 of Salimans & Ho (2022), arXiv:2202.00512, section 4.
     """
-    return answer if kind == "epsilon" else math.sqrt(a) * answer + math.sqrt(1 - a) * x
+    if kind == "epsilon":
+        return answer
+    return math.sqrt(a) * answer + math.sqrt(1 - a) * x
 
 
 def step(scheduler: Any, eps: Tensor, t: Tensor, x: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
@@ -139,19 +141,30 @@ PARTS = (pad, betas, noises, start, shown, clock, predict, as_noise, step, unsca
 HEALTHY: dict[str, Callable[..., Any]] = {part.__name__: part for part in PARTS}
 
 
-# The wrong ones.
+# The wrong ones. They are written out, so that the lesson can show the lines in which they differ from the right ones.
 
 
 def _filled_with_zeros(rows: Sequence[Sequence[int]], length: int, filler: int) -> list[list[int]]:
-    return pad(rows, length, 0)
+    kept = [[*ids[: length - 1], ids[-1]] if len(ids) > length else list(ids) for ids in rows]
+    return [ids + [0] * (length - len(ids)) for ids in kept]
 
 
 def _linear(config: Mapping[str, Any]) -> Tensor:
-    return betas({**config, "beta_schedule": "linear"})
+    start, end, steps = config["beta_start"], config["beta_end"], config["num_train_timesteps"]
+    return torch.linspace(start, end, steps)
 
 
 def _same_noise(seed: int, count: int, shape: Sequence[int]) -> list[Tensor]:
-    return [noises(seed, 1, shape)[0] for _ in range(count)]
+    generators = [torch.Generator("cpu").manual_seed(seed) for _ in range(count)]
+    return [torch.randn(tuple(shape), generator=generator) for generator in generators]
+
+
+def _not_larger(noise: Tensor, scheduler: Any) -> Tensor:
+    return noise
+
+
+def _as_they_are(x: Tensor, t: Tensor, scheduler: Any) -> Tensor:
+    return x
 
 
 def _index(timesteps: Tensor, index: int) -> Tensor:
@@ -171,8 +184,13 @@ def _as_if_v(answer: Tensor, x: Tensor, a: float, kind: str) -> Tensor:
     return as_noise(answer, x, a, "v_prediction")
 
 
+def _still_scaled(x0: Tensor, factor: float) -> Tensor:
+    return x0
+
+
 def _blue_first(y: Tensor) -> Tensor:
-    return to_pixels(y.flip(1))
+    values = ((y.flip(1) + 1) * 127.5).clamp(0, 255)
+    return values.round().to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def _unclamped(y: Tensor) -> Tensor:
@@ -247,7 +265,7 @@ PATIENTS: tuple[Patient, ...] = (
         cause=Cause.NOT_UNSCALED,
         look="the range of the decoded values",
         cure="unscale",
-        wrong={"unscale": lambda x0, factor: x0},
+        wrong={"unscale": _still_scaled},
     ),
     # deforum/sd-webui-deforum#8: a picture in RGB was converted as if it were in OpenCV's BGR.
     Patient(
@@ -284,14 +302,14 @@ PATIENTS: tuple[Patient, ...] = (
         cause=Cause.START_NOT_SCALED,
         look="the very first column of the table",
         cure="start",
-        wrong={"start": lambda noise, scheduler: noise},
+        wrong={"start": _not_larger},
     ),
     # huggingface/diffusers#3544: unnoticed while the usual samplers scale by 1, wrong with Euler.
     Patient(
         cause=Cause.INPUT_NOT_SCALED,
         look="the first column, in the row of what the U-Net is shown",
         cure="shown",
-        wrong={"shown": lambda x, t, scheduler: x},
+        wrong={"shown": _as_they_are},
     ),
     # fastai/diffusion-nbs#42: one call for the estimate, another for the next latents.
     Patient(
@@ -300,7 +318,7 @@ PATIENTS: tuple[Patient, ...] = (
         cure="step",
         wrong={"step": _twice},
     ),
-    # huggingface/diffusers#2201, mlfoundations/open_clip#453: one model's padding is the end token, another's token 0.
+    # mlfoundations/open_clip#453: one model's padding is the end token, another's token 0.
     Patient(
         cause=Cause.WRONG_PADDING,
         look="the first column: which rows agree in it; then at what has stayed in the picture",
