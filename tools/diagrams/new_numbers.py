@@ -200,7 +200,8 @@ def _copy(drawing: Drawing, numbers: Numbers) -> None:
     left, grey, bright, boxes = COLUMNS[2] + 104, 148, 272, 212
     pitch, tile = 19.5, 48
     *skips, middle = numbers.residuals
-    bars = [*skips, middle, *reversed(skips)]
+    widest = {rows: channels for channels, rows in skips}  # on the way up all boxes of a level are as wide
+    bars = [*skips, middle, *((widest[rows], rows) for _, rows in reversed(skips))]
     places = [left + number * pitch for number in range(len(bars))]
     most = max(channels for channels, _ in bars)
 
@@ -215,6 +216,8 @@ def _copy(drawing: Drawing, numbers: Numbers) -> None:
         start, end, y = places[number], places[-1 - number], 62 + 5 * number
         feet = [(start, grey - 2 - halves[number]), (start, y), (end, y), (end, grey - 2 - halves[number])]
         drawing.arrow(feet, kit.LINE, line=1, tip=5, radius=6)
+    joint = places[0] + pitch / 2  # behind the first box, where the outline's code is added
+    drawing.line([(places[0] - 18, bright + 8), (joint, bright + 8)], NEW)
     for number, (x, shape) in enumerate(zip(places, [*skips, middle], strict=False)):
         half = bar(x, bright, shape, NEW)
         target = places[-1 - number]
@@ -224,7 +227,8 @@ def _copy(drawing: Drawing, numbers: Numbers) -> None:
             beside, box = x - 3, boxes + 27  # apart from its neighbour
             drawing.arrow([(beside, bright - half), (beside, grey + halves[number] + 2)], NEW, line=1.5, tip=6)
         else:
-            drawing.line([(x, bright + half), (x, y), (beside, y), (beside, boxes)], NEW, line=1.5, radius=6)
+            foot = (joint, bright + 13) if number == 0 else (x, bright + half)
+            drawing.line([foot, (foot[0], y), (beside, y), (beside, boxes)], NEW, line=1.5, radius=6)
             meet = grey - halves[number] - 13
             drawing.line([(beside, boxes), (beside, meet), (target, meet)], NEW, line=1.5, radius=4)
             drawing.add("circle", cx=target, cy=meet, r=3.4, fill=NEW, stroke=kit.CARD, stroke_width=1)
@@ -240,7 +244,8 @@ def _copy(drawing: Drawing, numbers: Numbers) -> None:
     drawing.arrow([(x + tile + 2, bright + 8), (x + tile + 10, bright + 8)], kit.INK, tip=6)
     funnel = f"M{x + tile + 11},{bright - 14} L{first - 10},{bright} V{bright + 16} L{x + tile + 11},{bright + 30} Z"
     drawing.path(funnel, fill=NEW)
-    drawing.arrow([(first - 10, bright + 8), (first, bright + 8)], NEW, tip=6)
+    drawing.add("circle", cx=joint, cy=bright + 8, r=5.5, fill=kit.INK, stroke=kit.CARD, stroke_width=1)
+    drawing.text(joint, bright + 12, "+", size=kit.SMALL, colour=kit.WHITE, anchor="middle", bold=True)
     drawing.text(x, grey - tile / 2 - 9, f"$x_t$, $t$ = {T}", size=kit.SMALL, colour=kit.XT)
     drawing.text(x, bright + tile / 2 + 18, "outline,", size=kit.SMALL)
     drawing.text(x, bright + tile / 2 + 35, "its encoder", size=kit.SMALL, colour=NEW)

@@ -159,6 +159,10 @@ def _crop(drawing: Drawing, x: float, y: float, place: int) -> None:
     box = ((column - 1) * 8, (row - 1) * 8, (column + 2) * 8, (row + 2) * 8)
     crop = draw_scene(SCENE).crop(box).resize((88, 88))
     drawing.picture(x, y, 44, 44, crop, smooth=True, frame=kit.LINE, line=1)
+    side = 44 / 3
+    inside = (x + (place % 16 - column + 1) * side, y + (place // 16 - row + 1) * side)
+    drawing.rect(*inside, side, side, stroke=kit.WHITE, line=3, radius=1)
+    drawing.rect(*inside, side, side, stroke=kit.XT, line=1.5, radius=1)
 
 
 def _strip(drawing: Drawing, x: float, y: float, numbers: Tensor, limit: float) -> None:

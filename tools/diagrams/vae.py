@@ -67,7 +67,7 @@ def draw() -> list[Drawing]:
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
     drawing.text(JOIN + 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE)
     drawing.text(JOIN + 32, SIGMA + 76, "noise, std 1", size=kit.SMALL, colour=kit.SECOND)
-    only_in = ("only in the", "VAE’s training")
+    only_in = ("in Pocket only to", "train the VAE")
     drawing.lines(JOIN + 20, SIGMA + 6, only_in, size=kit.SMALL, colour=kit.SECOND, leading=17)
     _pictures(drawing, picture, back, z)
     return [drawing]

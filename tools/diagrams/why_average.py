@@ -124,7 +124,7 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
     drawing.picture(COLUMNS[1], top, TILE, TILE, mean, smooth=True, frame=kit.X0)
     drawing.picture(COLUMNS[2], top, TILE, TILE, look, smooth=True, frame=kit.X0)
     said = (
-        ("many scenes", "could lie there") if not down else (f"one of the {COUNT} fits;", "the network", "still blends")
+        (f"of {COUNT} scenes drawn,", "many could lie there") if not down else (f"one of the {COUNT} fits;", "the network", "still blends")
     )
     drawing.lines(kit.MARGIN, top + 52, (f"$t$ = {t}:", *said), colour=kit.INK, leading=20)
 
