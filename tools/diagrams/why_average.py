@@ -123,10 +123,9 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
     drawing.picture(COLUMNS[0], top, TILE, TILE, example.as_colours(x_t), frame=kit.XT)
     drawing.picture(COLUMNS[1], top, TILE, TILE, mean, smooth=True, frame=kit.X0)
     drawing.picture(COLUMNS[2], top, TILE, TILE, look, smooth=True, frame=kit.X0)
-    said = (
-        (f"of {COUNT} scenes drawn,", "many could lie there") if not down else (f"one of the {COUNT} fits;", "the network", "still blends")
-    )
-    drawing.lines(kit.MARGIN, top + 52, (f"$t$ = {t}:", *said), colour=kit.INK, leading=20)
+    early = f"of {COUNT} scenes drawn,", "many could lie there"
+    late = f"one of the {COUNT} fits;", "the network", "still blends"
+    drawing.lines(kit.MARGIN, top + 52, (f"$t$ = {t}:", *(late if down else early)), colour=kit.INK, leading=20)
 
 
 def _way(start: kit.Point, end: kit.Point, *, round_corners: bool) -> str:
