@@ -184,7 +184,10 @@ def _judge(exercise: Exercise, answer: Callable[..., Any]) -> Verdict:
     cases = exercise.arguments()
     given = [_call(answer, case) for case in cases]
     if all(outcome.empty for outcome in given):
-        text = f"not answered yet: {function} returns nothing. Fill it in above, end it with return, run both cells."
+        if any(outcome.value is Ellipsis for outcome in given):
+            text = f"not answered yet: {function} still returns ... Put your answer in its place and run it again."
+        else:
+            text = f"not answered yet: {function} returns nothing. Fill it in above, end it with return, run both cells."
         return Verdict("unanswered", f"{exercise.name}: {text}")
 
     right = [_call(exercise.solution, case) for case in cases]
