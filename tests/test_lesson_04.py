@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler
 
 from helpers import schedules
-from helpers.exercises.lesson_04 import best_sigma, seems_like, sheets
+from helpers.exercises.lesson_04 import best_sigma, downhill, seems_like
 from helpers.model_folder import POCKET
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -73,12 +73,6 @@ def test_halves_are_joined_left_beside_right(lesson):
     assert joined.sum(dim=(0, 1, 2)).tolist() == [0, 0, 0, 24, 24, 24]
 
 
-def test_the_correlation_is_numpy_s(lesson):
-    a, b = torch.randn((2, 3, 4, 5, 6), generator=torch.Generator().manual_seed(0))
-    theirs = [np.corrcoef(one.flatten(), other.flatten())[0, 1] for one, other in zip(a, b, strict=True)]
-    np.testing.assert_allclose(lesson["correlation"](a, b), theirs, atol=1e-6)
-
-
 def test_the_best_guess_is_the_mean_for_squares_and_the_median_for_l1(lesson):
     pictures = torch.rand((7, 3, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
     squared = lesson["best_guess"](pictures, lambda error: error**2)
@@ -101,23 +95,30 @@ def test_without_pixel_terms_sigma_is_1():
     assert best_sigma(0.0, 1e-6) == 1.0
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_sheets_are_exact_for_a_linear_decoder(channels):
-    generator = torch.Generator().manual_seed(0)
-    weight, bias = torch.randn((3, channels, 1, 1), generator=generator), torch.randn(3, generator=generator)
-    x0, flat = torch.randn((2, 1, channels, 5, 4), generator=generator)
-    only = flat.repeat(channels, 1, 1, 1)
-    for c in range(channels):
-        only[c, c] = x0[0, c]
-    none, each, everything = (torch.conv2d(latents, weight, bias) for latents in (flat, only, x0))
-    torch.testing.assert_close(sheets(none, each), everything, rtol=1e-5, atol=1e-5)
+@pytest.fixture
+def linear():
+    """A decoder without a bend: 2 channels to 3, each place to 4 pixels."""
+    weight = torch.randn((2, 3, 2, 2), generator=torch.Generator().manual_seed(0))
+    return lambda z: torch.conv_transpose2d(z, weight, stride=2)
 
 
-def test_sheets_are_not_exact_for_a_decoder_that_bends():
-    latents = torch.tensor([[[[1.0]], [[2.0]]]])
-    only = torch.tensor([[[[1.0]], [[0.0]]], [[[0.0]], [[2.0]]]])
-    none, each, everything = (x.sum(dim=1, keepdim=True) ** 2 for x in (0 * latents, only, latents))
-    assert sheets(none, each).item() == 5 and everything.item() == 9
+def test_a_step_downhill_is_the_gradient_by_hand(linear):
+    z, wanted = (
+        torch.randn(shape, generator=torch.Generator().manual_seed(1)) for shape in [(1, 2, 3, 3), (1, 3, 6, 6)]
+    )
+    matrix = torch.stack([linear(unit.view_as(z)).flatten() for unit in torch.eye(z.numel())], dim=1)
+    gradient = 2 / wanted.numel() * matrix.T @ (matrix @ z.flatten() - wanted.flatten())
+    torch.testing.assert_close(downhill(linear, wanted, z, 0.5), z - 0.5 * gradient.view_as(z), rtol=1e-4, atol=1e-5)
+
+
+def test_downhill_finds_a_latent_that_there_is_while_gradients_are_off(linear):
+    hidden = torch.randn((1, 2, 3, 3), generator=torch.Generator().manual_seed(2))
+    wanted, z = linear(hidden), torch.zeros_like(hidden)
+    with torch.no_grad():
+        for _ in range(300):
+            z = downhill(linear, wanted, z, 4.0)
+    assert not z.requires_grad
+    torch.testing.assert_close(linear(z), wanted, rtol=0, atol=1e-2)
 
 
 def test_forgetting_the_factor_shifts_the_signal_to_noise_ratio():

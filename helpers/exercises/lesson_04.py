@@ -1,12 +1,15 @@
-"""The exercises of lesson 04: the best sigma, a timestep that lies, and a decoder taken for linear."""
+"""The exercises of lesson 04: the best sigma, a timestep that lies, and a latent found by going downhill."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
+
+Paint = Callable[[Tensor], Tensor]  # latents: pictures
 
 
 def best_sigma(c: float, w: float) -> float:
@@ -26,18 +29,30 @@ def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
     return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
-def sheets(none: Tensor, only: Tensor) -> Tensor:
-    """What a linear decoder would paint from all channels, given what it paints from none and from each alone.
-
-    none: (1, 3, H, W), every channel flat. only: (N, 3, H, W), all but one channel flat. Returns (1, 3, H, W): each
-    channel's change, added to what none gives.
-    """
-    return none + (only - none).sum(dim=0, keepdim=True)
+def downhill(paint: Paint, wanted: Tensor, z: Tensor, rate: float) -> Tensor:
+    """The latent after one step down the gradient of the mean squared error between paint(z) and wanted."""
+    return z.detach() - rate * _gradient(paint, wanted, z)
 
 
-def _sheet_cases() -> list[tuple[Tensor, Tensor]]:
-    painted = torch.randn((5, 3, 6, 4), generator=torch.Generator().manual_seed(3))
-    return [(painted[:1], painted[1:]), (painted[:1], painted[1:4]), (painted[:1], painted[1:2])]
+def _gradient(paint: Paint, wanted: Tensor, z: Tensor) -> Tensor:
+    """Of the mean squared error. The lesson turns gradients off, so they are turned on here."""
+    with torch.enable_grad():
+        z = z.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad((paint(z) - wanted).square().mean(), z)
+    return gradient
+
+
+def _paints() -> list[tuple[Paint, Tensor, Tensor, float]]:
+    """A decoder that is linear, and one that bends; both make more numbers than they get."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn((3, 2, 1, 1), generator=generator)
+    z = torch.randn((1, 2, 3, 4), generator=generator)
+    wanted = torch.randn((1, 3, 6, 8), generator=generator)
+
+    def linear(latents: Tensor) -> Tensor:
+        return torch.nn.functional.interpolate(torch.conv2d(latents, weight), scale_factor=2.0)
+
+    return [(linear, wanted, z, 1.0), (lambda latents: linear(latents).tanh(), wanted, z, 30.0)]
 
 
 BEST_SIGMA = Exercise(
@@ -106,79 +121,77 @@ SEEMS_LIKE = Exercise(
     ),
 )
 
-SHEETS = Exercise(
-    name="04.sheets",
-    solution=sheets,
-    cases=_sheet_cases,
+DOWNHILL = Exercise(
+    name="04.downhill",
+    solution=downhill,
+    cases=_paints,
     hints=(
-        "Say first what one channel adds: the picture with it alone, less the picture with none.",
-        "Add up what the channels add: a sum over the first dimension.",
-        "Put the sum on top of `none`. With keepdim=True it keeps its batch dimension.",
+        "torch follows what is computed from a tensor with requires_grad set: z.detach().requires_grad_() makes one.",
+        "Within torch.enable_grad() compute the loss: paint, subtract, square, take the mean.",
+        "torch.autograd.grad(loss, z) gives a tuple of one tensor, the gradient. Which way does it point?",
     ),
     mistakes=(
         Mistake(
-            lambda none, only: only.sum(dim=0, keepdim=True),
-            "`none` lies in each of these pictures, so this counts it once for every channel. Count it once in all.",
+            lambda paint, wanted, z, rate: z + rate * _gradient(paint, wanted, z),
+            "this goes uphill. The gradient points to where the error grows.",
         ),
         Mistake(
-            lambda none, only: none + only.sum(dim=0, keepdim=True),
-            "this counts `none` once more than there are channels: take it off each of them first.",
+            lambda paint, wanted, z, rate: z - rate * wanted.numel() * _gradient(paint, wanted, z),
+            "this is the gradient of the sum of the squared errors. Take their mean.",
         ),
         Mistake(
-            lambda none, only: (only - none).sum(dim=0, keepdim=True),
-            "these are the changes. Add them to what no channel at all gives.",
+            lambda paint, wanted, z, rate: _gradient(paint, wanted, z),
+            "this is the gradient. The answer is the latent that one step along it leads to.",
         ),
         Mistake(
-            lambda none, only: none + (only - none).mean(dim=0, keepdim=True),
-            "each channel adds all of its own change, not a share of it: a sum, not a mean.",
-        ),
-        Mistake(
-            lambda none, only: sheets(none, only)[0],
-            "the values are right; keep the batch dimension, (1, 3, H, W), as `none` has it.",
+            lambda paint, wanted, z, rate: z - _gradient(paint, wanted, z),
+            "the length of the step is missing: `rate` times the gradient.",
         ),
     ),
 )
 
-EXERCISES = (BEST_SIGMA, SEEMS_LIKE, SHEETS)
+EXERCISES = (BEST_SIGMA, SEEMS_LIKE, DOWNHILL)
 
 BLUR = Quiz(
     name="04.blur",
-    question="A decoder that cannot know where the bicycle stands, and is asked only for small errors, would paint a "
-    "bicycle that is none. Which term of Stable Diffusion's loss was added to tell it that no real picture looks like "
-    "that?",
+    question="Now the bicycle stands in the middle place six times of ten, and the other four times in one of the six "
+    "places beside it. What is then the best guess for L1?",
     options=(
         Option(
-            "L1, because its best guess, the median, is sharper than the mean.",
-            "Sharper, but no possible picture either: its rims turn a colour that no bicycle has.",
+            "A bicycle smeared over all seven places, but less than before.",
+            "That is the mean, the best guess for squared error. Four cases of ten do move a mean.",
         ),
         Option(
-            "The patch discriminator.",
-            "It learns to tell real patches from decoded ones, and a rim smeared over seven places is in no real one.",
+            "The bicycle in the middle place, sharp.",
+            "More than half of each pixel's values are that bicycle's, and a value that more than half share is the "
+            "median.",
             right=True,
         ),
         Option(
-            "KL, because it draws the latent towards a normal distribution.",
-            "KL is computed from the encoder's mean and sigma. It never sees what the decoder paints from them.",
+            "A bicycle with stripes and a yellow-green rim, as in the third tile.",
+            "Those come where no place has the majority, so that the median is sometimes one place's value and "
+            "sometimes another's.",
         ),
     ),
 )
 
 WHOLE = Quiz(
     name="04.whole",
-    question="What would you change so that more of the two halves is kept?",
+    question="The halves' latent has a variance of 0.93. That of a paler picture has 0.31. Both are noised to t = 501. "
+    "Of which is more left beside the noise?",
     options=(
         Option(
-            "Noise them to a smaller t.",
-            "Less noise leaves more of the halves, the seam too. Lesson 08 turns the same dial and calls it strength.",
+            "Of both the same, because t is the same.",
+            "t fixes the share of signal and of noise, but the signal's own variance is a factor of the ratio.",
+        ),
+        Option(
+            "Of the paler one, because it has less that can be covered.",
+            "The noise is equally strong on every number, and the fainter differences drown first.",
+        ),
+        Option(
+            "Of the halves, three times as much by variance.",
+            "The signal-to-noise ratio is the latent's variance times that of the timestep: 0.93 is three times 0.31.",
             right=True,
-        ),
-        Option(
-            "Draw the noise with another seed.",
-            "The picture changes, but how strong the halves are beside the noise is decided by t, for every seed.",
-        ),
-        Option(
-            "Take more and smaller steps from the same t.",
-            "What the noise covers was covered before the first step, however many follow.",
         ),
     ),
 )
