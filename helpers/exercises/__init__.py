@@ -187,7 +187,9 @@ def _judge(exercise: Exercise, answer: Callable[..., Any]) -> Verdict:
         if any(outcome.value is Ellipsis for outcome in given):
             text = f"not answered yet: {function} still returns ... Put your answer in its place and run it again."
         else:
-            text = f"not answered yet: {function} returns nothing. Fill it in above, end it with return, run both cells."
+            text = (
+                f"not answered yet: {function} returns nothing. Fill it in above, end it with return, run both cells."
+            )
         return Verdict("unanswered", f"{exercise.name}: {text}")
 
     right = [_call(exercise.solution, case) for case in cases]
