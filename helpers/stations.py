@@ -92,7 +92,7 @@ def seven_parts(
             axis.imshow(as_picture(moment.estimate), interpolation="nearest")
         for row, name in enumerate(("$x_t$", r"$\hat{\epsilon}$", r"$\sqrt{1-\bar{\alpha}_t}\ \hat{\epsilon}$")):
             _text(figure, NAMES - 12, 508 + row * 156 + TILE / 2, name, ha="right", va="center", **SYMBOL)
-        _head(figure, 0, 984, 6, "Step", "the x0 estimate of each step, decoded")
+        _head(figure, 0, 984, 6, "Step", "the x0 estimates of these six steps, decoded")
         _text(figure, NAMES - 12, 1012 + TILE / 2, r"$\hat{x}_0$", ha="right", va="center", **SYMBOL)
 
         _head(figure, 0, 1160, 7, "Pixels", "")

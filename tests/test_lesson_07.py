@@ -281,7 +281,20 @@ def test_what_is_known_accuses_each_suspect_of_its_fault_and_no_right_part(lesso
         4: ["guided_noise"],
         5: ["start_noise"],
     }
-    assert said[3] == ["text_vectors or guided_noise: standard deviation 0.39"]  # as the lesson says below
+    for number, found in said.items():
+        assert f"\nsuspect {number}: {'; '.join(found)}\n" in text, "the lesson prints something else below"
+
+
+def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidance(lesson, pipe):
+    sound, suspect = lesson["part"], make_suspect(lesson["part"], 4)
+    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
+    x = sound.start_noise([3, 8], (4, SIDE // 2, SIDE // 2))
+    with torch.no_grad():
+        vectors = sound.text_vectors(pipe.text_encoder, *ids)
+        said = suspect.guided_noise(pipe.unet, x, 501, vectors, 4.0)
+        for number, guidance in ((0, 0.0), (1, 1.0)):  # without words; with them, without guidance
+            own = sound.guided_noise(pipe.unet, x[number : number + 1], 501, vectors, guidance)
+            assert torch.allclose(said[number : number + 1], own, atol=1e-5)
 
 
 def test_the_two_lists_of_timesteps_under_the_suspects_are_theirs(lesson):

@@ -408,7 +408,7 @@ UNIT_NOISE = Quiz(
         Option(
             "Near 1, as at every other timestep",
             "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network "
-            "answers can be weaker: the next figure shows it.",
+            "answers can be weaker: see the caption of the next figure.",
             right=True,
         ),
         Option(
