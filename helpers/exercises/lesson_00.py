@@ -218,8 +218,8 @@ UNKNOWN_WORD = Quiz(
     options=(
         Option(
             "It is left out, as if you had not written it",
-            "A tokenizer leaves out only what is too long. `a dragon` and `a` have different tokens, and so different "
-            "vectors.",
+            "This tokenizer leaves no word out, unless the prompt is too long. `a dragon` and `a` have different "
+            "tokens, and so different vectors.",
         ),
         Option(
             "The nearest word that it knows takes its place",
