@@ -114,7 +114,7 @@ def _of_pairs(pairs: Sequence[tuple[Thing, list[str]]], count: int, seed: int) -
     ]
 
 
-# Each kind of scene, and what its pictures are right or wrong together by, if anything.
+# Each kind of scene, and what its pictures may be right or wrong together by, if anything.
 KINDS: dict[str, tuple[Callable[[int, int], list[Scene]], Callable[[Scene], Any] | None]] = {
     "one thing": (one_thing, None),
     "two things": (two_things, None),
@@ -202,7 +202,7 @@ def verdicts(readings: Sequence[Reading], scenes: Sequence[Scene]) -> dict[str, 
 def share(values: Sequence[bool | None], clusters: Sequence[Any] | None = None) -> dict[str, float]:
     """The share that is right, and its 95 % interval (Wilson, 1927), which counts each cluster as one trial.
 
-    clusters: what pictures are right or wrong together by, such as their pair; by default each is for itself.
+    clusters: what pictures may be right or wrong together by, such as their pair; by default each is for itself.
     """
     kept = [i for i, value in enumerate(values) if value is not None]
     if not kept:
@@ -215,12 +215,22 @@ def share(values: Sequence[bool | None], clusters: Sequence[Any] | None = None) 
     return found | {"clusters": n} if clusters else found
 
 
+def by_colour(words: Sequence[bool], scenes: Sequence[Scene]) -> dict[str, list[bool | None]]:
+    """Whether the words are right, apart for captions that name a colour and for those that name none."""
+    named = [any(thing.colour for thing in scene.things) for scene in scenes]
+    return {
+        "words, colour named": [right if colour else None for right, colour in zip(words, named, strict=True)],
+        "words, none named": [None if colour else right for right, colour in zip(words, named, strict=True)],
+    }
+
+
 def judged(pictures: Sequence[Image.Image], scenes: Sequence[Scene], clusters: Sequence[Any] | None = None) -> dict:
     """Each of `verdicts` as a share with its interval, left out where no caption of these scenes says anything of it.
 
     Beside them `right`, a digit for each picture, 1 where its words are right, and the pictures' `sharpness`.
     """
     found = verdicts(read(pictures), scenes)
+    found |= by_colour(found["words"], scenes)
     shares = {name: share(values, clusters) for name, values in found.items()}
     right = "".join(str(int(bool(value))) for value in found["words"])
     return {name: value for name, value in shares.items() if value} | {"right": right, "sharpness": sharpness(pictures)}

@@ -96,7 +96,7 @@ autoencoder's reconstructions of the same scenes, and on the real pictures.
 *Words* asks for the right layout and for every word in its place, *colours* for all that the prompt names. *Swapped*:
 each of two things has the colour of the other. *Leaked*: one of two things has the colour of the other. *Held-out
 styles* are (word, style) pairs that the training of the U-Net in this world never had, *held-out colours* (word,
-colour) pairs that it never had. Pictures of one pair are right or wrong together, so that there an interval counts
+colour) pairs that it never had. Pictures of one pair may be right or wrong together, so that there an interval counts
 pairs, not pictures. The judge has seen all pairs.
 
 Autoencoder, PSNR on unseen scenes: {psnr}.
@@ -167,6 +167,8 @@ STUDIED = {
     accelerate launch -m evaluation.studies choices --runs runs/gamma-5 runs/gamma-inf""",
 }
 
+BY_COLOUR = ("words, colour named", "words, none named")  # of captions that name a colour, and of the others
+
 DEFAULTS = {"train_vae": VaeConfig(), "train_unet": UNetConfig()}
 
 
@@ -219,8 +221,9 @@ def figures_table(kinds: Mapping[str, Any]) -> str:
     """A row for each kind of scene and each thing judged of it."""
     lines = ["| scenes | judged | pictures | model | reconstructions | real |", "|---|---|---:|---:|---:|---:|"]
     for kind, result in kinds.items():
-        for what in ("words", "style", "ground", "colours", "swapped", "leaked"):
-            if what not in result["model"] or (what in ("swapped", "leaked") and kind != "two colours"):
+        for what in ("words", *BY_COLOUR, "style", "ground", "colours", "swapped", "leaked"):
+            only = {"swapped": "two colours", "leaked": "two colours"} | dict.fromkeys(BY_COLOUR, "one thing")
+            if what not in result["model"] or only.get(what, kind) != kind:
                 continue
             model, *ceilings = (result[source][what] for source in ("model", "reconstruction", "real"))
             pairs = f" of {model['clusters']} pairs" if "clusters" in model else ""

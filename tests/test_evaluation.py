@@ -160,6 +160,9 @@ def test_what_is_judged_can_be_compared_picture_by_picture(monkeypatch):
     assert found["words"]["share"] == pytest.approx(2 / 3) and found["words"]["clusters"] == 2
     assert found["style"]["share"] == found["ground"]["share"] == 1
     assert not {"colours", "swapped", "leaked"} & set(found)  # no caption names a colour
+    assert found["words, none named"] == found["words"] and "words, colour named" not in found
+    words = evaluate.by_colour([True, False], [Scene((Thing("fox", "blue"),)), Scene((OWL,))])
+    assert words == {"words, colour named": [True, None], "words, none named": [None, False]}
     assert found["sharpness"] == sharpness([draw(scene) for scene in scenes])
 
 
