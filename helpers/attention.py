@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import TYPE_CHECKING, Any
@@ -160,6 +160,27 @@ def capture(
             see = functools.partial(recorder.see, name)
             hooks.enter_context(layer.register_forward_pre_hook(see, with_kwargs=True))
         yield record
+
+
+@contextlib.contextmanager
+def heads_by(pipe: "StableDiffusionPipeline", answer: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Iterator[None]:
+    """Cross-attention computed by a function of your own, in every layer of `pipe.unet`, while the block lasts.
+
+    answer: one head's, (B, places, d), from q (B, places, d) and k, v (B, tokens, d). The layer's own linear maps make
+    q, k and v, and join the heads' answers.
+    """
+
+    def replace(layer: nn.Module, args: tuple, named: dict, output: Tensor) -> Tensor:
+        text = named["encoder_hidden_states"]
+        parts = (layer.to_q(args[0]), layer.to_k(text), layer.to_v(text))
+        heads = zip(*(part.chunk(layer.heads, dim=-1) for part in parts), strict=True)
+        return layer.to_out[0](torch.cat([answer(q, k, v) for q, k, v in heads], dim=-1))
+
+    layers = [layer for name, layer in pipe.unet.named_modules() if name.endswith(CROSS)]
+    with contextlib.ExitStack() as hooks:
+        for layer in layers:
+            hooks.enter_context(layer.register_forward_hook(replace, with_kwargs=True))
+        yield
 
 
 class _Recorder:

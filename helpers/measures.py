@@ -1,4 +1,7 @@
-"""How far pictures lie apart: two of them pixel by pixel (PSNR), or two crowds of them by their features (Frechet)."""
+"""How far pictures lie apart: two of them pixel by pixel (PSNR), or two crowds of them by their features (Frechet).
+
+And how far to trust a count (Wilson).
+"""
 
 import math
 
@@ -51,3 +54,16 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     root_a = vectors @ torch.diag(values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root_a @ cov_b @ root_a).clamp(min=0).sqrt().sum()
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
+
+
+def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+    """The 95 % interval of a share, from hits of n independent trials (Wilson, 1927): both ends, from 0 to 1.
+
+    No trials tell nothing: 0 to 1. Raises ValueError for more hits than trials.
+    """
+    if not 0 <= hits <= n:
+        raise ValueError(f"hits is {hits} of {n}: give no more hits than trials, and none below 0")
+    if not n:
+        return 0.0, 1.0
+    centre, half = hits + z**2 / 2, z * math.sqrt(hits * (n - hits) / n + z**2 / 4)
+    return max(0.0, (centre - half) / (n + z**2)), min(1.0, (centre + half) / (n + z**2))

@@ -11,11 +11,13 @@ from diffusers import DDIMScheduler
 from matplotlib.colors import to_hex
 from transformers import CLIPTokenizer
 
+from helpers.attention import heads_by
 from helpers.exercises.lesson_05 import attend
 from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
+from helpers.measures import wilson
 from helpers.plots import faults
-from helpers.sampling import normal
+from helpers.sampling import normal, predict
 from helpers.scenes import WORDS
 from helpers.token_chips import chips, merging
 from tests.lessons import NOTEBOOKS, definitions
@@ -139,6 +141,19 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
     torch.testing.assert_close(by_hand, seen["output"], rtol=1e-4, atol=1e-5)
 
 
+@torch.no_grad()
+def test_heads_by_a_function_of_your_own_are_the_u_net_s_and_leave_nothing_behind(pipe, lesson, ids):
+    text, x = lesson["encode"](ids), noise(2, 4, 8, 8)
+    theirs = predict(pipe, x, 500, text)
+    with heads_by(pipe, lambda q, k, v: attend(q, k, v, [])):
+        torch.testing.assert_close(predict(pipe, x, 500, text), theirs, rtol=1e-4, atol=1e-5)
+    gone = list(range(6, text.shape[1]))
+    with heads_by(pipe, lambda q, k, v: attend(q, k, v, gone)):
+        masked = predict(pipe, x, 500, text)
+    torch.testing.assert_close(masked, predict(pipe, x, 500, text[:, :6]), rtol=1e-4, atol=1e-5)
+    assert torch.equal(predict(pipe, x, 500, text), theirs)
+
+
 # The loop
 
 
@@ -157,27 +172,38 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
 # Measuring
 
 
-def test_the_interval_of_a_share_is_wilson_s(lesson):
-    low, high = lesson["wilson"](10, 12)
+def test_the_interval_of_a_share_is_wilson_s():
+    low, high = wilson(10, 12)
     # Both ends solve |p - share| = z sqrt(p (1 - p) / n), which defines the interval.
     for p in (low, high):
         assert abs(p - 10 / 12) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 12))
-    assert lesson["wilson"](0, 12)[0] == 0 and lesson["wilson"](12, 12)[1] == 1
+    assert wilson(0, 12)[0] == 0 and wilson(12, 12)[1] == 1
+    assert wilson(0, 0) == (0, 1)  # no trials tell nothing
+
+
+@pytest.mark.parametrize(("hits", "n"), [(-1, 12), (13, 12), (1, 0)])
+def test_more_hits_than_trials_have_no_interval(hits, n):
+    with pytest.raises(ValueError, match=f"hits is {hits} of {n}"):
+        wilson(hits, n)
+
+
+NO, THERE, OWN, OTHER = (False, False, False), (True, False, False), (True, True, False), (True, False, True)
 
 
 @pytest.mark.parametrize(
-    ("seen", "found"),
+    ("layout", "words", "colours", "found"),
     [
-        (("red", "blue"), [True, True]),
-        (("blue", "red"), [False, False]),
-        (("red", "red"), [True, False]),
-        (("blue",), [False, False]),
-        (("red",), [True, False]),
-        ((), [False, False]),
+        ("beside", ("fox", "car"), ("red", "blue"), [OWN, OWN]),
+        ("beside", ("fox", "car"), ("blue", "green"), [OTHER, THERE]),
+        ("beside", ("cat", "car"), ("red", "red"), [NO, OTHER]),  # a colour counts only on the thing asked for
+        ("above", ("fox", "car"), ("red", "blue"), [NO, NO]),  # neither is left or right
+        ("one", ("fox",), ("red",), [NO, NO]),
+        ("", (), (), [NO, NO]),
     ],
 )
-def test_what_was_read_is_held_against_what_was_asked(lesson, seen, found):
-    assert lesson["match"](seen, ("red", "blue")) == found
+def test_what_was_read_is_held_against_what_was_asked(lesson, layout, words, colours, found):
+    reading = Reading(layout, words, colours, "flat", "white")
+    assert lesson["parts"](reading, ("fox", "car"), ("red", "blue")) == found
 
 
 def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
@@ -191,7 +217,7 @@ def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
 def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
     length = tokenizer.model_max_length
     lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer}), empty=torch.zeros(1, length, 4))
-    sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"), "snow")
+    sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"))
     pieces = ["start", *tokenizer.tokenize(sentence), "end"]
 
     def taken(kind):
@@ -199,33 +225,34 @@ def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
 
     assert taken("colours") == ["red", "blue"]
     assert taken("things") == ["fox", "car"]
-    assert taken("ground") == ["in", "the", "snow"]
     assert taken("words") == [*sentence.split(), "end"]
     assert lesson["places_of"]("padding", sentence, *wish) == list(range(len(pieces), length))
 
 
 @pytest.mark.parametrize(
-    ("words", "colours", "ground", "found"),
+    ("layout", "words", "colours", "ground", "found"),
     [
         (
+            "beside",
             ("fox", "car"),
             ("red", "blue"),
             "snow",
-            ["left thing", "right thing", "left has its colour", "right has its colour", "ground"],
+            ["left thing", "left in its own colour", "right thing", "right in its own colour", "ground"],
         ),
         (
+            "beside",
             ("car", "car"),
             ("blue", "red"),
             "white",
-            ["right thing", "left has right's colour", "right has left's colour", "right thing twice"],
+            ["right thing", "left side in right's colour", "right thing twice"],
         ),
-        (("fox",), ("green",), "white", ["left thing"]),
+        ("above", ("car", "car"), ("blue", "blue"), "snow", ["ground"]),
+        ("one", ("fox",), ("red",), "white", []),
     ],
 )
-def test_what_is_read_is_counted_part_by_part(lesson, words, colours, ground, found):
-    counted = lesson["parts"](
-        Reading("beside", words, colours, "flat", ground), (("fox", "car"), ("red", "blue"), "snow")
-    )
+def test_what_is_read_is_counted_part_by_part(lesson, layout, words, colours, ground, found):
+    reading = Reading(layout, words, colours, "flat", ground)
+    counted = lesson["tick"](reading, (("fox", "car"), ("red", "blue"), "snow"))
     assert [part for part, hit in counted.items() if hit] == found
 
 

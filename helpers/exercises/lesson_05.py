@@ -1,4 +1,4 @@
-"""The exercise of lesson 05: attention with tokens taken out of the softmax. And its quizzes."""
+"""The exercise of lesson 05: attention with tokens taken out of the softmax. And its quiz."""
 
 import torch
 from torch import Tensor
@@ -87,31 +87,11 @@ WHO_KNOWS = Quiz(
             right=True,
         ),
         Option(
-            "None: only together do they say it", "The vectors exchange in every layer, so a late one can hold it all."
-        ),
-    ),
-)
-PADDING = Quiz(
-    name="05.padding",
-    question="In `a yellow fox left of a pink owl on grass` the vectors of `yellow` and `pink` were replaced by those "
-    "of the empty prompt. Why can the fox still be yellow?",
-    options=(
-        Option(
-            "The U-Net has learnt that foxes are yellow",
-            "Pocket's foxes are orange unless a prompt names another colour for them.",
-        ),
-        Option(
-            "The vectors of `fox` and of later tokens have read `yellow` too",
-            "The text encoder copied the colour into later tokens before anything was taken away. For the fox that is "
-            "enough. The owl keeps pink on its belly only.",
-            right=True,
-        ),
-        Option(
-            "Two vectors of 32 are too few to be noticed by the U-Net, whichever they are",
-            "They are noticed: the owl beside it turns brown, all but its belly.",
+            "None: only together do they say it",
+            "A late vector has read all earlier ones in every layer, so it can hold it all.",
         ),
     ),
 )
 
 EXERCISES = (ATTEND,)
-QUIZZES = (WHO_KNOWS, PADDING)
+QUIZZES = (WHO_KNOWS,)
