@@ -70,6 +70,20 @@ def alone(*layers: nn.Module) -> Iterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def held(*parts: nn.Module) -> Iterator[None]:
+    """Parts that answer once, and repeat that answer in every later call while the block lasts.
+
+    So a change of the input after the first call cannot pass through them, and what comes out of them is still an
+    ordinary answer. The batch must stay as large as in the first call, and a part must run once in a call.
+    """
+    answers: dict[nn.Module, Tensor] = {}
+    with contextlib.ExitStack() as hooks:
+        for part in parts:
+            hooks.enter_context(part.register_forward_hook(lambda part, args, output: answers.setdefault(part, output)))
+        yield
+
+
 def passing(unet: nn.Module, layers: list[nn.Module], *inputs: Tensor | int) -> list[tuple[Tensor, Tensor]]:
     """One call of the U-Net on `inputs`: for each of the layers, what went into it first and what came out.
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from helpers import surgery
-from helpers.exercises.lesson_03 import swap
+from helpers.exercises.lesson_03 import head, swap
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
@@ -28,7 +28,7 @@ def pipe():
 @pytest.fixture
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    return definitions(LESSON, pipe=pipe, unet=pipe.unet, width=pipe.unet.config.block_out_channels[0])
+    return definitions(LESSON, pipe=pipe, unet=pipe.unet, width=pipe.unet.config.block_out_channels[0], one_head=head)
 
 
 @pytest.mark.parametrize("layers", [["conv"] * 3, ["conv", "halve", "conv"], ["halve", "conv", "halve", "conv"]])
@@ -122,3 +122,12 @@ def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
     by_hand, shares = lesson["attend"](layer, goes_in)
     assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
     assert_close(shares.sum(dim=-1), torch.ones_like(shares[..., 0]))
+
+
+def test_a_head_that_is_sure_copies_one_value_and_one_that_is_not_takes_the_mean():
+    eye, v = torch.eye(4), normal(4, 3)
+    answer, shares = head(100 * eye, eye, v)
+    assert_close(answer, v)
+    assert_close(shares, eye)
+    answer, shares = head(0 * eye, eye, v)
+    assert_close(answer, v.mean(dim=0).expand(4, 3))

@@ -161,3 +161,18 @@ def test_a_place_that_is_alone_answers_with_its_own_value(unet, inputs):
     forbidden = torch.zeros(itself.shape).masked_fill(~itself, -torch.inf)
     torch.testing.assert_close(layer(goes_in, attention_mask=forbidden), answered, rtol=0, atol=1e-5)
     assert torch.equal(unet(*inputs).sample, whole)
+
+
+def test_what_is_held_repeats_its_first_answer_and_lets_no_change_pass(unet, inputs):
+    whole = unet(*inputs).sample
+    other = normal(*inputs[0].shape, seed=2), *inputs[1:]
+    below, top = unet.up_blocks
+    with surgery.held(below):
+        assert torch.equal(unet(*inputs).sample, whole)
+        partly = unet(*other).sample
+    assert not torch.allclose(partly, whole, atol=1e-6)  # the skips of the top level are not held
+    assert not torch.allclose(partly, unet(*other).sample, atol=1e-6)
+    with surgery.held(top):
+        unet(*inputs)
+        assert torch.equal(unet(*other).sample, whole)
+    assert torch.equal(unet(*inputs).sample, whole)

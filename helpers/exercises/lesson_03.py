@@ -1,5 +1,6 @@
-"""The exercise of lesson 03: exchange one input of a block between neighbours of the batch."""
+"""The exercises of lesson 03: exchange one input of a block between neighbours of the batch; a head of attention."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,8 +52,8 @@ SWAP = Exercise(
     mistakes=(
         Mistake(
             _put(lambda x: x.roll(1, 0)),
-            "each gets the part of the one before it, as in the last section. Here 0 and 1 give to each other, then 2 "
-            "and 3.",
+            "each gets the part of the one before it, as in the section before. Here 0 and 1 give to each other, then "
+            "2 and 3.",
         ),
         Mistake(
             _put(lambda x: x.flip(0)),
@@ -79,7 +80,85 @@ SWAP = Exercise(
     ),
 )
 
-EXERCISES = (SWAP,)
+
+def head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """One head of self-attention (Vaswani et al., 2017, equation 1): its answer and its shares.
+
+    q, k, v: (..., places, d). Returns (..., places, d) and (..., places, places).
+    """
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # a row for each place that asks
+    shares = scores.softmax(dim=-1)
+    return shares @ v, shares
+
+
+def _qkv() -> list[tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(3)
+    shapes = ((1, 5, 4), (2, 3, 6, 16), (2, 4, 9, 8))
+    return [tuple(2 * torch.randn((3, *shape), generator=generator)) for shape in shapes]
+
+
+def _from_scores(make: Any, dim: int = -1) -> Any:
+    """A wrong answer whose scores are what `make` makes of q and k, with a softmax over dim."""
+
+    def wrong(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        shares = make(q, k).softmax(dim=dim)
+        return shares @ v, shares
+
+    return wrong
+
+
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+
+
+HEAD = Exercise(
+    name="03.head",
+    solution=head,
+    cases=_qkv,
+    hints=(
+        "A score is the product of a place's query with another's key, summed up over the d numbers. Which product of "
+        "two matrices gives all of them, with a row for each query?",
+        "`k.transpose(-1, -2)` turns the last two dimensions of `k` round; `q.shape[-1]` is d.",
+        "`softmax(dim=-1)` makes each row of the scores positive and its sum 1. The answer is the matrix of shares "
+        "times the values.",
+    ),
+    mistakes=(
+        Mistake(
+            _from_scores(lambda q, k: q @ k.transpose(-1, -2)),
+            "the scores are not divided by the root of d yet.",
+        ),
+        Mistake(
+            _from_scores(lambda q, k: q @ k.transpose(-1, -2) / q.shape[-1]),
+            "the scores are divided by d; it is the root of d.",
+        ),
+        Mistake(
+            _from_scores(_scores, dim=-2),
+            "your columns add up to 1. A row belongs to the place that asks, and its shares must add up to 1.",
+        ),
+        Mistake(
+            _from_scores(lambda q, k: _scores(k, q)),
+            "queries and keys have changed roles: the rows of the scores belong to the queries.",
+        ),
+        Mistake(
+            _from_scores(lambda q, k: q @ k),
+            "the dimensions do not fit: each query meets each key, so the keys must be turned round, places last.",
+        ),
+        Mistake(
+            lambda q, k, v: (_scores(q, k) @ v, _scores(q, k)),
+            "these are the scores themselves; a softmax turns them into shares.",
+        ),
+        Mistake(
+            lambda q, k, v: head(q, k, v)[0],
+            "that is the answer alone. Give back both, the answer and the shares.",
+        ),
+        Mistake(
+            lambda q, k, v: head(q, k, v)[::-1],
+            "both are right, in the wrong order: first the answer, then the shares.",
+        ),
+    ),
+)
+
+EXERCISES = (SWAP, HEAD)
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",
@@ -98,8 +177,8 @@ CUT_WIRE = Quiz(
         ),
         Option(
             "A network trained without this connection would do as well",
-            "Perhaps, but the cut does not show it: this one was trained with the connection, and training may have "
-            "needed it. Nor does a large loss show the opposite: a new network might learn another way.",
+            "This does not follow. This one was trained with the connection, and training may have needed it. Nor "
+            "would a larger error after the cut show the opposite: a new network might learn another way.",
         ),
     ),
 )
