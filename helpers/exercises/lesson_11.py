@@ -1,4 +1,4 @@
-"""The exercises of lesson 11: new and rehearsed pictures in one call, several adapters in one, a LoRA in a kernel."""
+"""The exercises of lesson 11: a layer with a LoRA, new and rehearsed pictures in one call, several LoRAs in one."""
 
 from collections.abc import Callable
 
@@ -23,12 +23,12 @@ def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
     return a, b
 
 
-def fused_kernel(weight: Tensor, a: Tensor, b: Tensor, scale: float) -> Tensor:
-    """A convolution's kernel with a LoRA in it: first `a`, to r channels, then `b`, of 1 x 1 places.
+def with_lora(layer: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, scale: float, x: Tensor) -> Tensor:
+    """What a frozen layer answers with a LoRA beside it, Hu et al. (2021), arXiv:2106.09685, equation 3.
 
-    weight: (out, in, k, k). a: (r, in, k, k). b: (out, r, 1, 1). Returns (out, in, k, k).
+    layer: takes (..., in) and gives (..., out). a: (r, in). b: (out, r). x: (..., in). Returns (..., out).
     """
-    return weight + scale * torch.einsum("or,rikl->oikl", b[:, :, 0, 0], a)
+    return layer(x) + scale * (x @ a.T @ b.T)
 
 
 def _normal(*shape: int, seed: int) -> Tensor:
@@ -157,52 +157,61 @@ MERGE = Exercise(
 )
 
 
-def _kernels() -> list[tuple]:
+def _layer(inputs: int, outputs: int, seed: int) -> torch.nn.Linear:
+    """A frozen layer with a bias."""
+    layer = torch.nn.Linear(inputs, outputs).requires_grad_(False)
+    layer.weight.copy_(_normal(outputs, inputs, seed=seed))
+    layer.bias.copy_(_normal(outputs, seed=seed + 1))
+    return layer
+
+
+def _layers() -> list[tuple]:
     cases = []
-    for rank, places, scale in ((2, 3, 0.5), (3, 3, -1.0), (1, 1, 2.0)):
-        weight, a = _normal(4, 5, places, places, seed=12), _normal(rank, 5, places, places, seed=13)
-        cases.append((weight, a, _normal(4, rank, 1, 1, seed=14), scale))
+    # A square layer too, with which transposed matrices would have the right shape.
+    for rank, inputs, outputs, scale in ((2, 5, 4, 0.5), (1, 3, 3, -1.0), (3, 3, 3, 2.0)):
+        a, b = _normal(rank, inputs, seed=12), _normal(outputs, rank, seed=13)
+        cases.append((_layer(inputs, outputs, 14), a, b, scale, _normal(2, 6, inputs, seed=16)))
     return cases
 
 
-FUSED_KERNEL = Exercise(
-    name="11.fused_kernel",
-    solution=fused_kernel,
-    cases=_kernels,
+WITH_LORA = Exercise(
+    name="11.with_lora",
+    solution=with_lora,
+    cases=_layers,
     hints=(
-        "A convolution of 1 x 1 places mixes channels, at each place for itself: a product of two matrices.",
-        "At one place of the kernel the change is `b[:, :, 0, 0] @ a[:, :, i, j]`, of shape (out, in).",
-        "All places at once: `a.flatten(1)` is (r, in * k * k). Multiply, and give the result the shape of the kernel.",
+        "`layer(x)` is the frozen answer. The LoRA gets the same x, and its answer is added.",
+        "A x for one vector x is `x @ a.T` for many of them, one in each row.",
+        "First to r numbers, with `a`; from these to the layer's outputs, with `b`; then times the scale.",
     ),
     mistakes=(
         Mistake(
-            lambda weight, a, b, scale: fused_kernel(weight, a, b, 1.0),
-            "the scale is not used: with 0 the adapter must be off.",
+            lambda layer, a, b, scale, x: layer(x) + x @ a.T @ b.T,
+            "the scale is not used: with 0 the LoRA must be off.",
         ),
         Mistake(
-            lambda weight, a, b, scale: fused_kernel(weight, a, b, scale) - weight,
-            "this is what the adapter adds. The frozen kernel belongs to it.",
+            lambda layer, a, b, scale, x: scale * (x @ a.T @ b.T),
+            "this is what the LoRA adds. The frozen layer's answer belongs to it.",
         ),
         Mistake(
-            lambda weight, a, b, scale: scale * fused_kernel(weight, a, b, 1.0),
-            "the scale turns the adapter alone; the frozen kernel stays at full strength.",
+            lambda layer, a, b, scale, x: scale * with_lora(layer, a, b, 1.0, x),
+            "the scale turns the LoRA alone; the frozen layer stays at full strength.",
         ),
         Mistake(
-            lambda weight, a, b, scale: fused_kernel(weight, a, b, scale / len(a)),
-            "the lesson's LoRA has no division by the rank: scale times B A is all that is added.",
+            lambda layer, a, b, scale, x: with_lora(layer, a, b, scale / len(a), x),
+            "the lesson's LoRA has no division by the rank: scale times B A x is all that is added.",
         ),
         Mistake(
-            lambda weight, a, b, scale: fused_kernel(weight, a.flip(2, 3), b, scale),
-            "the kernel is turned round. torch's convolutions do not flip their kernels, and so neither should this.",
+            lambda layer, a, b, scale, x: layer(x + scale * (x @ a.T @ b.T)),
+            "the LoRA stands beside the layer, not before it: both get x, and their answers are added.",
         ),
         Mistake(
-            lambda weight, a, b, scale: weight + scale * a @ b,
-            "the shapes do not meet: `a` is (r, in, k, k) and `b` is (out, r, 1, 1). Multiply along r, at each place.",
+            lambda layer, a, b, scale, x: layer(x) + scale * (b @ (a @ x)),
+            "the shapes do not meet: x has its inputs in the last dimension. Multiply from the right, by a.T and b.T.",
         ),
     ),
 )
 
-EXERCISES = (PRIOR_LOSS, MERGE, FUSED_KERNEL)
+EXERCISES = (WITH_LORA, PRIOR_LOSS, MERGE)
 
 OLD_WORDS = Quiz(
     name="11.old_words",
