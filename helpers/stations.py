@@ -54,7 +54,7 @@ def seven_parts(
     """
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(WIDEST / PER_INCH, HEIGHT / PER_INCH))
-        _head(figure, 0, 28, 1, "Tokens", "of the empty prompt, and of the words")
+        _head(figure, 0, 28, 1, "Tokens", "of the empty prompt, and of the words; after the first end: padding")
         for row, text in enumerate(texts):
             _chips(figure, 58 + 30 * row, text)
 

@@ -268,12 +268,14 @@ def test_what_is_known_accuses_each_suspect_of_its_fault_and_no_right_part(lesso
     exec(cell_with(LESSON, "def complaints"), given)
     assert [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()] == ["no complaint"] * 6
     # And under "One solution".
+    more = constants(LESSON, "five", **given, faults=constants(LESSON, "faults", **given)["faults"])["five"]
     texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
     (text,) = [text for text in texts if "<summary>One solution</summary>" in text]
     exec(text.split("```python\n")[1].split("\n```")[0], given)
     with torch.no_grad():
         said = {number: given["complaints"](parts) for number, parts in given["suspects"].items()}
         assert given["complaints"](lesson["part"]) == []
+        said_of_more = {label: given["complaints"](parts) for label, parts in more.items()}
     assert {number: [words.split(":")[0] for words in found] for number, found in said.items()} == {
         1: ["ddim_loop"],
         2: ["timesteps"],
@@ -283,6 +285,10 @@ def test_what_is_known_accuses_each_suspect_of_its_fault_and_no_right_part(lesso
     }
     for number, found in said.items():
         assert f"\nsuspect {number}: {'; '.join(found)}\n" in text, "the lesson prints something else below"
+    for label, found in said_of_more.items():
+        assert f"\n{label}: {'; '.join(found) or 'no complaint'}\n" in text, "the lesson prints something else below"
+    # As the last sentence of the solution says.
+    assert [label[0] for label, found in said_of_more.items() if not found] == ["A", "D", "E"]
 
 
 def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidance(lesson, pipe):
@@ -374,7 +380,7 @@ def test_without_the_hub_it_says_so_and_draws_with_pocket(monkeypatch, tmp_path,
     namespace, drawn = article(monkeypatch, tmp_path, cuda=True, load=load)
     assert [one is namespace["pipe"] for one, _, _ in drawn] == [True] * 3
     said = capsys.readouterr().out
-    assert "The article's model was not loaded: the model hub could not be reached" in said
+    assert f"{ARTICLE_MODEL} was not loaded: the model hub could not be reached" in said
     assert "So Pocket Diffusion draws" in said
 
 
@@ -385,7 +391,7 @@ def test_the_prompts_in_pockets_place_are_of_its_world(monkeypatch, tmp_path):
     assert [note for _, words, _ in drawn for note in prompt_notes(pocket, words)] == []
 
 
-def test_the_library_line_in_the_text_loads_the_articles_model():
+def test_the_text_names_the_articles_model_and_the_cell_the_librarys_line():
     texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
-    (text,) = [text for text in texts if "from_pretrained" in text]
-    assert f'"{ARTICLE_MODEL}", dtype=torch.float16' in text
+    assert [text for text in texts if f"`{ARTICLE_MODEL}`" in text]
+    assert "from_pretrained(ARTICLE_MODEL, dtype=torch.float16)" in cell_with(LESSON, "load_pipeline(ARTICLE_MODEL")

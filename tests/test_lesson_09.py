@@ -226,11 +226,6 @@ def test_a_memory_of_two_is_the_exercise_with_even_steps(lesson):
 # --- the statistics
 
 
-@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
-def test_wilson(lesson, hits, n, least, most):
-    assert lesson["wilson"](hits, n) == pytest.approx((least, most), abs=1e-3)
-
-
 def test_the_sign_test_counts_coins(lesson):
     assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
     assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))

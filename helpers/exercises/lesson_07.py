@@ -136,7 +136,8 @@ GUIDED_NOISE = Exercise(
     cases=_guidance_cases,
     hints=(
         "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
-        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words.",
+        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words: "
+        "`vectors.repeat_interleave(len(x), dim=0)`.",
         "`.sample.chunk(2)` takes the two answers apart. Begin at the first, and go s times the way to the second.",
     ),
     mistakes=(
