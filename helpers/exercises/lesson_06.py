@@ -109,21 +109,21 @@ COMPOSE = Exercise(
     cases=_noises,
     hints=(
         "For one prompt it must be the guidance formula of this lesson.",
-        "A pull is a prompt's prediction minus the prediction without a prompt, times its scale.",
-        "The prediction without a prompt is counted once, however many prompts pull.",
+        "A pull is a prompt's answer minus the answer without words, times its scale.",
+        "The answer without words is counted once, however many prompts pull.",
     ),
     mistakes=(
         Mistake(
             lambda uncond, noises, scales: (
                 uncond + sum(scale * noise for noise, scale in zip(noises, scales, strict=True))
             ),
-            "each prompt pulls by its difference from the prediction without a prompt, not by its whole prediction.",
+            "each prompt pulls by its difference from the answer without words, not by its whole answer.",
         ),
         Mistake(
             lambda uncond, noises, scales: sum(
                 uncond + scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
             ),
-            "the prediction without a prompt is counted once for every prompt. It is where all of them start: once.",
+            "the answer without words is counted once for every prompt. It is where all of them start: once.",
         ),
         Mistake(
             lambda uncond, noises, scales: uncond + (compose(uncond, noises, scales) - uncond) / len(noises),
@@ -133,7 +133,7 @@ COMPOSE = Exercise(
             lambda uncond, noises, scales: sum(
                 scale * (noise - uncond) for noise, scale in zip(noises, scales, strict=True)
             ),
-            "these are the pulls alone: add them to the prediction without a prompt.",
+            "these are the pulls alone: add them to the answer without words.",
         ),
         Mistake(
             lambda uncond, noises, scales: compose(uncond, noises, [abs(scale) for scale in scales]),
@@ -141,7 +141,7 @@ COMPOSE = Exercise(
         ),
         Mistake(
             lambda uncond, noises, scales: compose(uncond, noises, [-scale for scale in scales]),
-            "the sign is turned around: the difference is prompt minus no prompt.",
+            "the sign is turned around: the difference is with words minus without words.",
         ),
         Mistake(
             lambda uncond, noises, scales: compose(uncond, noises[:1], scales[:1]),
@@ -165,7 +165,7 @@ SCALE = Quiz(
         ),
         Option(
             "s = 3: this formula starts one gap later",
-            "From the empty answer it is one gap to the answer with words, and then w more: s = 1 + w.",
+            "From the answer without words it is one gap to the answer with words, and then w more: s = 1 + w.",
             right=True,
         ),
     ),
