@@ -175,7 +175,7 @@ def draw_pocket() -> Drawing:
     _legend(
         drawing,
         548,
-        ("**time**: sines and cosines of $t$, turned", f"into a vector that {_hearing(blocks)} boxes add"),
+        ("**time**: sines and cosines of $t$, turned", f"into a vector; {_hearing(blocks)} boxes add their map of it"),
         (
             f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
             "place look at all others, then at the words",
@@ -203,7 +203,7 @@ def draw_sd15() -> Drawing:
         646,
         (
             f"**time**: {unet.time_proj.num_channels} sines and cosines of $t$, turned",
-            f"into {unet.time_embedding.linear_2.out_features:,} numbers that {_hearing(blocks)} boxes add",
+            f"into {unet.time_embedding.linear_2.out_features:,} numbers; {_hearing(blocks)} boxes add their map of them",
         ),
         (
             f"**words**: {SD15_TOKENS} vectors of {unet.config.cross_attention_dim} numbers. "
