@@ -203,7 +203,8 @@ def draw_sd15() -> Drawing:
         646,
         (
             f"**time**: {unet.time_proj.num_channels} sines and cosines of $t$, turned",
-            f"into {unet.time_embedding.linear_2.out_features:,} numbers; {_hearing(blocks)} boxes add their map of them",
+            f"into {unet.time_embedding.linear_2.out_features:,} numbers; "
+            f"{_hearing(blocks)} boxes add their map of them",
         ),
         (
             f"**words**: {SD15_TOKENS} vectors of {unet.config.cross_attention_dim} numbers. "
