@@ -283,8 +283,8 @@ ERROR_AT_THE_END = Quiz(
         ),
         Option(
             "By about 0.7",
-            "0.05 / 0.07 is about 0.7, nearly as much as the numbers of a latent themselves: a small error in the "
-            "noise is a large one in the picture.",
+            "0.05 / 0.07 is about 0.7, more than half of the size of a latent's numbers: a small error in the noise is "
+            "a large one in the picture.",
             right=True,
         ),
     ),
