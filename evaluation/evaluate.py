@@ -30,7 +30,7 @@ from helpers.checksums import sha256, write_checksums
 from helpers.judge import Reading, read
 from helpers.latents import decode, encode
 from helpers.loading import POCKET, load_pipeline
-from helpers.measures import psnr
+from helpers.measures import psnr, wilson
 from helpers.sampling import denoise
 from helpers.scenes import (
     COLOURS,
@@ -208,9 +208,8 @@ def share(values: Sequence[bool | None], clusters: Sequence[Any] | None = None) 
     if not kept:
         return {}
     n = len({clusters[i] for i in kept}) if clusters else len(kept)
-    p, z = float(np.mean([values[i] for i in kept])), 1.96
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    low, high = (min(1.0, max(0.0, (middle + sign * half) / (1 + z * z / n))) for sign in (-1, 1))  # rounding aside
+    p = float(np.mean([values[i] for i in kept]))
+    low, high = wilson(p * n, n)
     found = {"share": p, "low": low, "high": high, "pictures": len(kept)}
     return found | {"clusters": n} if clusters else found
 

@@ -168,6 +168,8 @@ STUDIED = {
 }
 
 BY_COLOUR = ("words, colour named", "words, none named")  # of captions that name a colour, and of the others
+JUDGED = ("words", *BY_COLOUR, "style", "ground", "colours", "swapped", "leaked")  # the rows of each kind of scene
+ONLY = dict.fromkeys(BY_COLOUR, "one thing") | dict.fromkeys(("swapped", "leaked"), "two colours")  # of one kind alone
 
 DEFAULTS = {"train_vae": VaeConfig(), "train_unet": UNetConfig()}
 
@@ -221,9 +223,8 @@ def figures_table(kinds: Mapping[str, Any]) -> str:
     """A row for each kind of scene and each thing judged of it."""
     lines = ["| scenes | judged | pictures | model | reconstructions | real |", "|---|---|---:|---:|---:|---:|"]
     for kind, result in kinds.items():
-        for what in ("words", *BY_COLOUR, "style", "ground", "colours", "swapped", "leaked"):
-            only = {"swapped": "two colours", "leaked": "two colours"} | dict.fromkeys(BY_COLOUR, "one thing")
-            if what not in result["model"] or only.get(what, kind) != kind:
+        for what in JUDGED:
+            if what not in result["model"] or ONLY.get(what, kind) != kind:
                 continue
             model, *ceilings = (result[source][what] for source in ("model", "reconstruction", "real"))
             pairs = f" of {model['clusters']} pairs" if "clusters" in model else ""

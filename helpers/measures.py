@@ -56,10 +56,11 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     return float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross)
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """The 95 % interval of a share, from hits of n independent trials (Wilson, 1927): both ends, from 0 to 1.
 
-    No trials tell nothing: 0 to 1. Raises ValueError for more hits than trials.
+    hits: a whole number, or a share times n where a trial is several pictures. No trials tell nothing: 0 to 1. Raises
+    ValueError for more hits than trials.
     """
     if not 0 <= hits <= n:
         raise ValueError(f"hits is {hits} of {n}: give no more hits than trials, and none below 0")

@@ -5,7 +5,8 @@ in or came out. Every function here hangs hooks on parts, and takes them away ag
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,17 +57,22 @@ def cut_below(unet: nn.Module, level: int = 0, put: Callable[[Tensor], Tensor] =
 
 
 @contextlib.contextmanager
+def _hooked(parts: Iterable[nn.Module], hook: Callable[[nn.Module, tuple, Any], Any]) -> Iterator[None]:
+    """`hook(part, args, output)` after every call of each part while the block lasts; it may give another output."""
+    with contextlib.ExitStack() as hooks:
+        for part in parts:
+            hooks.enter_context(part.register_forward_hook(hook))
+        yield
+
+
+@contextlib.contextmanager
 def alone(*layers: nn.Module) -> Iterator[None]:
     """Self-attention layers in which each place looks at itself alone while the block lasts.
 
     Its one share is 1 then, so that the answer is the layer's last linear map of its own value. This takes away the
     looking around and nothing else, which an answer of zeros would not.
     """
-    with contextlib.ExitStack() as hooks:
-        for layer in layers:
-            hooks.enter_context(
-                layer.register_forward_hook(lambda layer, args, output: layer.to_out[0](layer.to_v(args[0])))
-            )
+    with _hooked(layers, lambda layer, args, output: layer.to_out[0](layer.to_v(args[0]))):
         yield
 
 
@@ -78,9 +84,7 @@ def held(*parts: nn.Module) -> Iterator[None]:
     ordinary answer. The batch must stay as large as in the first call, and a part must run once in a call.
     """
     answers: dict[nn.Module, Tensor] = {}
-    with contextlib.ExitStack() as hooks:
-        for part in parts:
-            hooks.enter_context(part.register_forward_hook(lambda part, args, output: answers.setdefault(part, output)))
+    with _hooked(parts, lambda part, args, output: answers.setdefault(part, output)):
         yield
 
 
@@ -90,11 +94,7 @@ def passing(unet: nn.Module, layers: list[nn.Module], *inputs: Tensor | int) -> 
     Of a layer that answers with a tuple, the first of it.
     """
     seen: dict[nn.Module, tuple[Tensor, Tensor]] = {}
-    with torch.no_grad(), contextlib.ExitStack() as hooks:
-        for layer in layers:
-            hooks.enter_context(
-                layer.register_forward_hook(lambda layer, args, output: seen.update({layer: (args[0], output)}))
-            )
+    with torch.no_grad(), _hooked(layers, lambda layer, args, output: seen.update({layer: (args[0], output)})):
         unet(*inputs)
     found = [seen[layer] for layer in layers]
     return [(goes_in, out[0] if isinstance(out, tuple) else out) for goes_in, out in found]

@@ -1,7 +1,6 @@
 """What lesson 05 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
 import itertools
-import math
 
 import matplotlib.pyplot as plt
 import pytest
@@ -15,7 +14,6 @@ from helpers.attention import heads_by
 from helpers.exercises.lesson_05 import attend
 from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
-from helpers.measures import wilson
 from helpers.plots import faults
 from helpers.sampling import normal, predict
 from helpers.scenes import WORDS
@@ -170,21 +168,6 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
 
 
 # Measuring
-
-
-def test_the_interval_of_a_share_is_wilson_s():
-    low, high = wilson(10, 12)
-    # Both ends solve |p - share| = z sqrt(p (1 - p) / n), which defines the interval.
-    for p in (low, high):
-        assert abs(p - 10 / 12) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 12))
-    assert wilson(0, 12)[0] == 0 and wilson(12, 12)[1] == 1
-    assert wilson(0, 0) == (0, 1)  # no trials tell nothing
-
-
-@pytest.mark.parametrize(("hits", "n"), [(-1, 12), (13, 12), (1, 0)])
-def test_more_hits_than_trials_have_no_interval(hits, n):
-    with pytest.raises(ValueError, match=f"hits is {hits} of {n}"):
-        wilson(hits, n)
 
 
 NO, THERE, OWN, OTHER = (False, False, False), (True, False, False), (True, True, False), (True, False, True)

@@ -1,4 +1,4 @@
-"""PSNR and the Frechet distance: what their formulas say, and what has no distance is refused."""
+"""PSNR, the Frechet distance, Wilson's interval: what their formulas say, and what has none is refused."""
 
 import math
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.measures import frechet_distance, psnr
+from helpers.measures import frechet_distance, psnr, wilson
 
 # PSNR
 
@@ -84,3 +84,26 @@ def test_frechet_distance_takes_fewer_pictures_than_features_and_is_then_too_lar
 def test_frechet_distance_refuses_what_has_no_covariance(shapes):
     with pytest.raises(ValueError, match="at least 2 rows"):
         frechet_distance(*(torch.zeros(shape) for shape in shapes))
+
+
+# Wilson's interval
+
+
+def test_the_interval_of_a_share_is_wilson_s():
+    low, high = wilson(10, 12)
+    # Both ends solve |p - share| = z sqrt(p (1 - p) / n), which defines the interval.
+    for p in (low, high):
+        assert abs(p - 10 / 12) == pytest.approx(1.96 * math.sqrt(p * (1 - p) / 12))
+    assert wilson(0, 12)[0] == 0 and wilson(12, 12)[1] == 1
+    assert wilson(0, 0) == (0, 1)  # no trials tell nothing
+
+
+@pytest.mark.parametrize(("hits", "n"), [(-1, 12), (13, 12), (1, 0)])
+def test_more_hits_than_trials_have_no_interval(hits, n):
+    with pytest.raises(ValueError, match=f"hits is {hits} of {n}"):
+        wilson(hits, n)
+
+
+@pytest.mark.parametrize(("hits", "n", "least", "most"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634)])
+def test_wilson_s_interval_of_known_counts(hits, n, least, most):
+    assert wilson(hits, n) == pytest.approx((least, most), abs=1e-3)

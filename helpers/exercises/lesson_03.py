@@ -81,13 +81,17 @@ SWAP = Exercise(
 )
 
 
+def _scores(q: Tensor, k: Tensor) -> Tensor:
+    """How well each query fits each key, (..., places, places): a row for each place that asks."""
+    return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+
+
 def head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """One head of self-attention (Vaswani et al., 2017, equation 1): its answer and its shares.
 
     q, k, v: (..., places, d). Returns (..., places, d) and (..., places, places).
     """
-    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])  # a row for each place that asks
-    shares = scores.softmax(dim=-1)
+    shares = _scores(q, k).softmax(dim=-1)
     return shares @ v, shares
 
 
@@ -105,10 +109,6 @@ def _from_scores(make: Any, dim: int = -1) -> Any:
         return shares @ v, shares
 
     return wrong
-
-
-def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
 
 
 HEAD = Exercise(
