@@ -41,9 +41,12 @@ export DIFFUSERS_DISABLE_REMOTE_CODE := 1
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
+# From the top of the repository: JupyterLab shows nothing from above the folder in which it starts, and the diagrams of the
+# lessons lie in images/. A lesson's kernel starts in notebooks/ all the same. Voila, a part of JupyterLab where it is
+# installed, would hand out pictures to whoever asks.
 lab: $(LESSONS_INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
-	cd notebooks && ../$(BIN)/jupyter lab $(AS_ROOT) \
-		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/$(FIRST_LESSON)) $(LAB_FLAGS)
+	$(BIN)/jupyter lab $(AS_ROOT) '--VoilaConfiguration.file_allowlist=[]' \
+		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/notebooks/$(FIRST_LESSON)) $(LAB_FLAGS)
 
 # Its settings are in notebooks/voila.json: who may see the page, and a style sheet from here instead of the network.
 playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)

@@ -25,7 +25,6 @@ def test_jupyterlab_asks_nobody_about_news_and_looks_for_none(tmp_path):
     command = [
         "jupyter",
         "lab",
-        "notebooks",
         "--no-browser",
         *root,
         f"--port={port}",

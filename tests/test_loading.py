@@ -254,7 +254,7 @@ def test_a_name_that_no_hub_could_have_is_refused(name):
 @pytest.mark.parametrize("where", ["notebooks", "."])
 @pytest.mark.parametrize("how", ["name", "variable"])
 def test_a_relative_path_is_a_folder_of_the_repository_and_no_hub_id(where, how, monkeypatch):
-    """`make lab` starts in notebooks/, and a stranger could publish a model of this name."""
+    """A lesson's kernel starts in notebooks/, and a stranger could publish a model of this name."""
     monkeypatch.chdir(ROOT / where)
     monkeypatch.setattr(hub, "fetch", lambda *_, **__: pytest.fail("the hub was asked"))
     name = "models/pocket-diffusion"
