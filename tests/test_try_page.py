@@ -419,7 +419,7 @@ def press_draw(page) -> None:
 
 
 def test_the_page_draws_by_itself_what_the_notebook_draws(page, pocket):
-    expected = draw(pocket, FOX, steps=20, guidance=4.0, seed=0)
+    expected = draw(pocket, FOX, steps=10, guidance=4.0, seed=0)
     assert np.abs(page.first - np.asarray(expected.picture, dtype=int)).max() <= 3
 
 
@@ -643,6 +643,6 @@ def test_print_seconds(chromium, server, threads, capsys):
     with capsys.disabled():
         print(
             f"\n{threads} thread(s): {loaded:.1f} s to load and start the model, {opened:.1f} s from opening to the "
-            f"first picture, then {' and '.join(seconds)} s a picture (20 steps, guided)"
+            f"first picture, then {' and '.join(seconds)} s a picture (10 steps, guided)"
         )
     context.close()
