@@ -74,7 +74,7 @@ def lesson(pipe):
 @torch.no_grad()
 def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
     solve = lesson[{"Euler": "euler", "Heun": "heun", "DPM++ 2M": "dpm_solver"}[name]]
-    sigmas = lesson["library_levels"](steps)
+    sigmas = lesson["trailing_levels"](steps)
     factor = math.sqrt(sigmas[0] ** 2 + 1) if name == "DPM++ 2M" else sigmas[0]
     ours = solve(lesson["slope"], factor * lesson["normal"](1, seed=3), sigmas)
     theirs = run(pipe, "a cat", steps=steps, guidance=4.0, seed=3, sampler=lesson["sampler"](name)).latents
@@ -84,7 +84,7 @@ def test_the_solvers_are_the_librarys(lesson, pipe, name, steps):
 
 @torch.no_grad()
 def test_another_solver_would_be_noticed(lesson, pipe):
-    sigmas = lesson["library_levels"](5)
+    sigmas = lesson["trailing_levels"](5)
     ours = lesson["euler"](lesson["slope"], sigmas[0] * lesson["normal"](1, seed=3), sigmas)[-1]
     theirs = run(pipe, "a cat", steps=5, guidance=4.0, seed=3, sampler=lesson["sampler"]("Heun")).latents
     assert lesson["distance"](ours, theirs) > 1e-2
@@ -194,33 +194,38 @@ def test_a_step_on_a_straight_path_has_no_error_and_on_a_bent_one_what_the_bend_
     assert errors == pytest.approx([float(aside.norm() / straight[-1].norm())] * 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("slopes", [1, 2, 3, 4])
-def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, slopes):
-    """Even steps, and a slope that depends on sigma alone; the first steps, which remember less, are left out."""
-    levels = np.linspace(4, 1, 7).tolist()
-    power = slopes - 1
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("earlier", [0, 1, 2, 3])
+def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, earlier, fit):
+    """A slope that depends on sigma alone; the first steps, which remember less, are left out.
+
+    Fixed weights need even steps; fitted ones do not.
+    """
+    levels = np.geomspace(4, 1, 7).tolist() if fit else np.linspace(4, 1, 7).tolist()
 
     def whole(sigma):
-        return torch.tensor([sigma**slopes / slopes], dtype=torch.float64)
+        return torch.tensor([sigma ** (earlier + 1) / (earlier + 1)], dtype=torch.float64)
 
     def jump(x, sigma):
-        return torch.tensor([sigma**power], dtype=torch.float64)
+        return torch.tensor([sigma**earlier], dtype=torch.float64)
 
     def end(sigmas):
-        return lesson["remember"](jump, whole(sigmas[0]), sigmas, slopes)
+        return lesson["remember"](jump, whole(sigmas[0]), sigmas, earlier, fit)
 
     # What one more step adds to a run that is long enough to have filled its memory.
     added = end(levels) - end(levels[:-1])
     assert_close(added, whole(levels[-1]) - whole(levels[-2]), rtol=1e-9, atol=1e-12)
 
 
-def test_a_memory_of_two_is_the_exercise_with_even_steps(lesson):
-    levels = [3.0, 2.0, 1.0]
+@pytest.mark.parametrize(
+    ("levels", "fit"), [((3.0, 2.0, 1.0), False), ((3.0, 2.0, 1.0), True), ((6.0, 2.0, 1.0), True)]
+)
+def test_one_earlier_slope_is_the_exercise(lesson, levels, fit):
     x = normal(1, *SHAPE[1:])
-    first = torch.sin(x) / 3
-    after = x - first
-    expected = two_step(after, torch.sin(after) / 2, first, *levels)
-    assert_close(lesson["remember"](lambda x, sigma: torch.sin(x) / sigma, x, levels, 2), expected)
+    first = torch.sin(x) / levels[0]
+    after = x + (levels[1] - levels[0]) * first
+    expected = two_step(after, torch.sin(after) / levels[1], first, *levels)
+    assert_close(lesson["remember"](lambda x, sigma: torch.sin(x) / sigma, x, levels, 1, fit), expected)
 
 
 # --- the statistics
