@@ -119,7 +119,7 @@ def test_what_is_kept_out_is_in_no_training_scene(lesson):
 
 def test_the_picture_at_the_top_is_the_one_that_the_lesson_draws():
     cells = nbformat.read(LESSON, 4).cells
-    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and 'rows = {"real": [*real' in cell.source]
+    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and 'taught_rows = [[*real' in cell.source]
     bundles = [output.get("data", {}) for output in drawing.outputs]
     drawn = [text for data in bundles for kind, text in data.items() if kind.startswith("image/")]
     if not drawn:
@@ -133,12 +133,20 @@ def test_the_picture_at_the_top_is_the_one_that_the_lesson_draws():
 
 
 def test_the_judge_tells_flamingos_from_other_things(lesson):
-    seen = judge.features(lesson["real_pictures"](WORD, 0, 4))
-    lesson["centres"] = seen.unflatten(0, (len(STYLES), -1)).mean(dim=1)
-    lesson["reach"] = lesson["distance"](lesson["real_pictures"](WORD, 1, 6)).max()
+    real = lesson["real_pictures"]
+    lesson["centres"] = judge.features(real(WORD, 0, 4)).unflatten(0, (len(STYLES), -1)).mean(dim=1)
+    lesson["reach"] = lesson["distance"](judge.features(real(WORD, 1, 6)), lesson["centres"]).max()
+    takers = [(word, style) for word in WORDS for style in STYLES if scenes.takes_colours(word, style)]
+    pink = [scenes.Scene((scenes.Thing(word, "pink"),), ground="white", style=style) for word, style in takers]
+    lesson["rivals"] = judge.features([draw(scene) for scene in pink])
     for name in ("fox", "pizza", "bird", "key", WORD):
-        found = lesson["is_flamingo"](lesson["real_pictures"](name, 99, 2)).tolist()
+        found = lesson["is_flamingo"](real(name, 99, 2)).tolist()
         assert found.count(name == WORD) >= 7
+    # Tilted, mirrored and of another size: the distance alone passes some of them.
+    rng = np.random.default_rng(3)
+    near, passing = lesson["near_and_passing"]([draw(vary(scene, rng)) for scene in pink])
+    assert near.sum() > 10
+    assert passing.sum() <= 3
 
 
 def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
