@@ -119,7 +119,7 @@ def test_what_is_kept_out_is_in_no_training_scene(lesson):
 
 def test_the_picture_at_the_top_is_the_one_that_the_lesson_draws():
     cells = nbformat.read(LESSON, 4).cells
-    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and 'taught_rows = [[*real' in cell.source]
+    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and "taught_rows = [[*real" in cell.source]
     bundles = [output.get("data", {}) for output in drawing.outputs]
     drawn = [text for data in bundles for kind, text in data.items() if kind.startswith("image/")]
     if not drawn:
