@@ -42,15 +42,15 @@ help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 # From the top of the repository: JupyterLab shows nothing from above the folder in which it starts, and the diagrams of the
-# lessons lie in images/. A lesson's kernel starts in notebooks/ all the same. Voila, a part of JupyterLab where it is
-# installed, would hand out pictures to whoever asks.
+# lessons lie in images/. A lesson's kernel starts in notebooks/ all the same.
 lab: $(LESSONS_INSTALLED) ## open the lessons in JupyterLab (LAB_FLAGS=--no-browser prints the address only)
-	$(BIN)/jupyter lab $(AS_ROOT) '--VoilaConfiguration.file_allowlist=[]' \
+	$(BIN)/jupyter lab $(AS_ROOT) \
 		$(if $(FIRST_LESSON),--LabApp.default_url=/lab/tree/notebooks/$(FIRST_LESSON)) $(LAB_FLAGS)
 
-# Its settings are in notebooks/voila.json: who may see the page, and a style sheet from here instead of the network.
+# Its settings are in voila.json: who may see the page, and a style sheet from here instead of the network. JupyterLab reads
+# them too, where Voila is a part of it.
 playground: $(PLAYGROUND_INSTALLED) ## open the playground as a page (PLAYGROUND_FLAGS=--no-browser prints the address only)
-	cd notebooks && ../$(BIN)/python -m helpers.serve playground.ipynb $(PLAYGROUND_FLAGS)
+	$(BIN)/python -m helpers.serve notebooks/playground.ipynb $(PLAYGROUND_FLAGS)
 
 # Never over an older one, whose pages would stay.
 site: $(SITE_INSTALLED) $(RUNTIME) ## make a static site of the lessons as they are committed, and a page to draw on, in runs/site

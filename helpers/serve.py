@@ -1,9 +1,9 @@
 """Serves the playground as a page of its own through Voila, as `make playground` does:
 
-    python -m helpers.serve playground.ipynb
+    python -m helpers.serve notebooks/playground.ipynb
 
-The settings are in `notebooks/voila.json`, so that they hold for the command `voila` too: a token that is new each
-time; this machine alone; no files beside the page.
+The settings are in `voila.json`, so that they hold for the command `voila` and for JupyterLab too: a token that is new
+each time; this machine alone; no files beside the page.
 """
 
 import threading

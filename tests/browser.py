@@ -127,12 +127,12 @@ def voila(folder: Path, notebook: str):
         "python",
         "-m",
         "helpers.serve",
-        f"{notebook}.ipynb",
+        f"notebooks/{notebook}.ipynb",
         "--no-browser",
         f"--port={port}",
         f"--token={token}",
     ]
-    with served(command, folder, f"http://127.0.0.1:{port}/voila/static/", cwd=folder / "notebooks"):
+    with served(command, folder, f"http://127.0.0.1:{port}/voila/static/", cwd=folder):
         yield f"http://127.0.0.1:{port}/?token={token}"
 
 
@@ -234,7 +234,7 @@ def copy_lessons(folder: Path) -> None:
     shutil.copytree(ROOT / "images", folder / "images")
     for name in ("committed", "notebooks"):
         (folder / name).mkdir()
-    shutil.copy(ROOT / "notebooks" / "voila.json", folder / "notebooks")
+    shutil.copy(ROOT / "voila.json", folder)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
         shutil.copy(path, folder / "committed")
         copy = hurried(path, folder / "notebooks")
