@@ -21,7 +21,7 @@ from helpers.checksums import verify_checksums
 from helpers.exercises.lesson_10 import ends, guided_sample, min_snr_weight
 from helpers.sampling import predict_x0
 from helpers.scenes import draw
-from tests.lessons import NOTEBOOKS, cell_with, definitions
+from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
 from tests.pipelines.tiny import tiny_pipeline
 from training import train_denoiser
 from training.loop import train
@@ -148,10 +148,13 @@ def test_training_lowers_the_loss_warms_up_and_repeats(lesson, monkeypatch):
     assert not all(torch.equal(a, b) for a, b in zip(network.parameters(), averaged.parameters(), strict=True))
 
 
-def test_a_moment_of_the_long_trainings_is_as_long_as_the_short_ones():
-    constants = set_in_the_lesson()
-    apart = constants["STEPS"] // constants["MOMENTS"]
-    assert constants["SHORT"] in range(apart, constants["STEPS"], apart)
+@pytest.mark.parametrize(("steps", "moments"), [(7, 2), (8, 3), (9, 4)])
+def test_a_training_is_looked_at_half_way_and_at_its_end(lesson, steps, moments):
+    lesson |= constants(LESSON, "SHORT", STEPS=steps) | {"MOMENTS": moments}
+    assert lesson["SHORT"] == steps // 2
+    seen = []
+    lesson["train"](steps, watch=lambda step, losses, averaged: seen.append(step))
+    assert {steps // 2, steps} <= set(seen)
 
 
 @pytest.mark.parametrize("decay", [0.3, 0.99])
@@ -284,7 +287,7 @@ def test_a_question_can_be_counted_as_the_other(lesson):
     snr = schedules.snr(lesson["alpha_bar"])
     made = lesson | {"snr": snr, "train": train, "by_noise": None, "by_velocity": None}
     exec(cell_with(LESSON, "three = {"), made)
-    assert list(made["three"]) == ["noise, SNR", "noise, SNR + 1", "velocity"]
+    assert list(made["three"]) == ["noise", "weighted noise", "velocity"]
     # The velocity again, with the weight that exercise 2 gives it.
     losses.append(lesson["weighted"](lesson["velocity_errors"], min_snr_weight(lesson["alpha_bar"], 5.0, "v")))
     network = lesson["build_network"]()
@@ -330,7 +333,7 @@ def test_a_run_by_hand_is_the_librarys(lesson, kind, library, calls):
     for t in sampler.timesteps:
         x = sampler.step(network(x, t, y).sample, t, x).prev_sample
     how = lesson["noise_in"] if kind == "epsilon" else lesson["noise_by_velocity"]
-    assert_close(lesson["sample"](network, 2, calls, seed=3, noise_in=how), x, rtol=1e-3, atol=1e-3)
+    assert_close(lesson["sample"]((network, how), rows=2, calls=calls, seed=3), x, rtol=1e-3, atol=1e-3)
 
 
 def test_rows_of_samples_begin_alike_and_have_all_labels(lesson):
@@ -340,7 +343,7 @@ def test_rows_of_samples_begin_alike_and_have_all_labels(lesson):
         asked.append((int(t), y.tolist()))
         return torch.zeros_like(x)
 
-    lesson["sample"](Answering(answer), rows=2, calls=4)
+    lesson["sample"]((Answering(answer), lesson["noise_in"]), rows=2, calls=4)
     assert asked == [(t, [*range(8), *range(8)]) for t in (999, 749, 499, 249)]
     assert torch.equal(lesson["start"](2)[0], lesson["start"](2)[0])
 
@@ -399,15 +402,17 @@ def test_the_simple_guess_is_measured_as_a_network_that_guesses_so_would_be(less
     assert_close(lesson["guess_errors"](lesson["LEVELS"]), lesson["errors_at"](guessing, lesson["LEVELS"]))
 
 
-def test_two_networks_that_share_a_drawing_take_over_where_the_lesson_says(lesson, pipe):
-    kinds = {"noise": Answering(lambda x, t, y: x), "velocity": Answering(lambda x, t, y: torch.zeros_like(x))}
-    made = lesson | {"averaged": kinds["noise"], "velocity": {lesson["STEPS"]: kinds["velocity"]}}
-    exec(cell_with(LESSON, "def shared(").split("drawn = {")[0], made)
-    x, y = normal(2, 4, 8, 8), torch.zeros(2, dtype=torch.long)
-    answers = [made["shared"]("noise", "velocity")(None, x, t, y) for t in (999, 499, 399, 99)]
-    for answer, t in zip(answers, (None, None, 399, 99), strict=True):
-        expected = x if t is None else (1 - lesson["alpha_bar"][t]).sqrt() * x
-        assert_close(answer, expected)
+def test_two_networks_that_share_a_drawing_take_turns_as_the_lesson_says(lesson):
+    asked = []
+
+    def noise_of(network, x, t, y):
+        asked.append((network, int(t)))
+        return x
+
+    for switch, expected in ((0, "bbbb"), (1, "abbb"), (3, "aaab"), (4, "aaaa"), (6, "aaaa")):
+        asked.clear()
+        lesson["sample"](("a", noise_of), ("b", noise_of), switch, calls=4)
+        assert asked == list(zip(expected, (999, 749, 499, 249), strict=True))
 
 
 def test_the_nearest_training_picture_of_one_is_itself(lesson):

@@ -112,17 +112,17 @@ MIN_SNR_WEIGHT = Exercise(
     cases=[(_LEVELS, gamma, question) for question in ("eps", "v", "x0") for gamma in (5.0, 1.0)],
     hints=(
         "What the weighted loss is to be stands in the lesson: min(SNR, gamma) times the error of x0.",
-        "The table in the lesson says how often each question's plain loss counts an error of x0 already.",
+        "The table in the lesson has the weight that each question's plain loss gives to an error of x0 already.",
         "So divide by what is there already: SNR for eps, SNR + 1 for v, 1 for x0.",
     ),
     mistakes=(
         Mistake(
             lambda alpha_bar, gamma, question: _cut(alpha_bar, gamma)[1],
-            "this is the weight of the error in x0, right for that question only. The others count it already.",
+            "this is the weight of the error in x0, right for that question only. The others weigh it already.",
         ),
         Mistake(
             lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps"),
-            "this is right for eps. The plain losses of v and of x0 count an error of x0 in other ways.",
+            "this is right for eps. The plain losses of v and of x0 weigh an error of x0 in other ways.",
         ),
         Mistake(
             lambda alpha_bar, gamma, question: min_snr_weight(alpha_bar, gamma, "eps" if question == "v" else question),
@@ -243,13 +243,13 @@ GOOD_ERROR = Quiz(
     options=(
         Option(
             "Nearly all: the error is small, so the noise is known, and with it the picture.",
-            "The picture is x_t less the noise, enlarged, and its error with it: squared, by 1 / SNR = 214. In "
-            "x0 0.006 becomes 1.3, which is about the error of an answer of zeros.",
+            "The picture is x_t less the noise, enlarged, and its error with it. Squared errors grow by 1 / SNR = 214: "
+            "0.006 in the noise is 1.3 in x0, which is about the error of an answer of zeros.",
         ),
         Option(
-            "Perhaps nothing. Who calls all of x_t noise has that error too.",
-            "At t = 999 the simple guess is wrong by about that much, too: alpha_bar is 0.005, and these latents' mean "
-            "square is a little above 1. So small an error says little here.",
+            "Perhaps nothing. Whoever calls all of x_t noise has about that error too.",
+            "At t = 999 the simple guess is wrong by about that much, too: alpha_bar is 0.0047, and the mean square of "
+            "these latents 1.24. So small an error says little here.",
             right=True,
         ),
         Option(
@@ -261,13 +261,13 @@ GOOD_ERROR = Quiz(
 
 WEIGHT_OF_X0 = Quiz(
     name="10.weight_of_x0",
-    question="Somebody lets the same network answer with x0 itself and takes the plain squared error. Compared with "
-    "the plain loss of the noise, where does it learn more?",
+    question="Somebody lets the same network answer with x0 itself and takes the plain squared error. Where does an "
+    "error of x0 weigh more in it than in the plain loss of the noise?",
     options=(
         Option(
             "At low t, where the picture is nearly clean.",
-            "There the loss of the noise counts an error of x0 SNR times, up to a thousand times. The plain loss of x0 "
-            "counts it once.",
+            "There the loss of the noise gives an error of x0 the weight SNR, up to more than a thousand. The plain "
+            "loss of x0 gives it 1.",
         ),
         Option(
             "Nowhere: both are squared errors, and one can be computed from the other.",
@@ -275,8 +275,8 @@ WEIGHT_OF_X0 = Quiz(
         ),
         Option(
             "At high t, where nearly all is noise.",
-            "The loss of the noise counts an error of x0 SNR times, at t = 999 by 0.005. The plain loss of x0 counts "
-            "it once, as everywhere.",
+            "The loss of the noise gives an error of x0 the weight SNR, at t = 999 only 0.005. The plain loss of x0 "
+            "gives it 1, as everywhere.",
             right=True,
         ),
     ),
