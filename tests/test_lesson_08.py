@@ -186,6 +186,27 @@ def test_with_an_empty_mask_nothing_changes_and_with_a_full_one_it_is_plain_samp
     assert_close(lesson["inpaint"](x0, everything, PROMPT, eps), plain, **CLOSE)
 
 
+def test_steps_taken_thrice_keep_what_is_kept_and_use_fresh_noise(lesson, pipe, picture, mask):
+    x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
+    again = lesson["inpaint_again"]
+    result = again(x0, mask, PROMPT, eps, 3, seeded(0))
+    assert torch.equal(result * (1 - mask), x0 * (1 - mask))
+    assert torch.equal(result, again(x0, mask, PROMPT, eps, 3, seeded(0)))
+    assert ((result - again(x0, mask, PROMPT, eps, 3, seeded(1))) * mask).abs().mean() > 0.01
+    everything = torch.ones_like(mask)
+    once = again(x0, everything, PROMPT, eps, 1, seeded(0))
+    assert_close(once, lesson["inpaint"](x0, everything, PROMPT, eps), **CLOSE)
+
+
+def test_back_up_from_a_lower_timestep_is_the_noise_of_the_higher(lesson):
+    """On a clean latent, noise to t' and then from t' to t leaves as much of it, and as much noise, as noise to t."""
+    for t, t_prev in ((951, 901), (51, 1)):
+        share = ALPHA_BAR[t] / ALPHA_BAR[t_prev]
+        kept, noise = (share * ALPHA_BAR[t_prev]).sqrt(), (share * (1 - ALPHA_BAR[t_prev]) + 1 - share).sqrt()
+        assert_close(kept, ALPHA_BAR[t].sqrt())
+        assert_close(noise, (1 - ALPHA_BAR[t]).sqrt())
+
+
 def test_the_asymmetry_is_the_mean_difference_from_the_mirror_image(lesson):
     pixels = np.full((SIDE, SIDE, 3), 100, np.uint8)
     assert lesson["asymmetry"](Image.fromarray(pixels)) == 0

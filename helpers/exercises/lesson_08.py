@@ -63,8 +63,8 @@ DIFFERENCE_MASK = Exercise(
     cases=_predictions,
     hints=(
         "Differences have both signs, and a mean lets them cancel. What do you take of them first?",
-        "One mean over dimensions 0 and 1, with keepdim=True, leaves the shape (1, 1, h, w).",
-        "Rescaled to 0 to 1: subtract the smallest value, and divide by the largest less the smallest.",
+        "DiffEdit takes magnitudes. One mean over dimensions 0 and 1, with keepdim=True, leaves (1, 1, h, w).",
+        "For the middle of the range: subtract the smallest value, divide by the range, and ask for above 0.5.",
     ),
     mistakes=(
         Mistake(
@@ -76,6 +76,18 @@ DIFFERENCE_MASK = Exercise(
                 source, target, heat=lambda d: d.mean(dim=(0, 1), keepdim=True).abs()
             ),
             "the magnitude comes before the mean: after it, differences of both signs have cancelled.",
+        ),
+        Mistake(
+            lambda source, target: _difference_mask(
+                source, target, heat=lambda d: d.square().mean(dim=(0, 1), keepdim=True)
+            ),
+            "squares do not cancel either. But DiffEdit takes the mean of the magnitudes, and so does the check.",
+        ),
+        Mistake(
+            lambda source, target: _difference_mask(
+                source, target, heat=lambda d: d.square().mean(dim=(0, 1), keepdim=True).sqrt()
+            ),
+            "a root mean square does not cancel either. But DiffEdit takes the mean magnitude, and so does the check.",
         ),
         Mistake(
             lambda source, target: _difference_mask(source, target, heat=_mean_magnitude, rescale=False),
@@ -131,22 +143,22 @@ STILL_KEPT = Exercise(
     ),
 )
 
-FEWER_STEPS = Quiz(
-    name="08.fewer_steps",
-    question="You call image-to-image with `num_inference_steps=50` and `strength=0.2`. What is done?",
+MORE_STEPS = Quiz(
+    name="08.more_steps",
+    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 100 steps change?",
     options=(
         Option(
-            "50 steps, from a t near 200",
-            "The list of 50 timesteps is made for the whole way down. Strength cuts it short; no new list is made.",
+            "More of the scribble is lost: the U-Net now draws over it 50 times instead of 10",
+            "How much is lost is decided by the noise at the start. More steps only cut the same way down finer.",
         ),
         Option(
-            "10 steps, from a t near 200",
-            "Of the 50 timesteps the last fifth is left, and noise is added up to the first of those.",
+            "Little: the loop starts at nearly the same t, and the steps are smaller",
+            "At t = 491 instead of 451. To lose more of the scribble, raise the strength.",
             right=True,
         ),
         Option(
-            "40 steps, from a t near 800",
-            "That is strength 0.8. The strength is the part of the list that is taken, not the part that is left out.",
+            "Less is lost: the loop starts nearer to the picture, because each step is smaller",
+            "Strength is a share of the steps, not a number of them: half of the way is half of the way.",
         ),
     ),
 )
@@ -172,4 +184,4 @@ CLEAN_HALF = Quiz(
 )
 
 EXERCISES = (DIFFERENCE_MASK, STILL_KEPT)
-QUIZZES = (FEWER_STEPS, CLEAN_HALF)
+QUIZZES = (MORE_STEPS, CLEAN_HALF)
