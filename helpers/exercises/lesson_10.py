@@ -247,7 +247,7 @@ GOOD_ERROR = Quiz(
             "0.006 in the noise is 1.3 in x0, which is about the error of an answer of zeros.",
         ),
         Option(
-            "Perhaps nothing. Whoever calls all of x_t noise has about that error too.",
+            "Perhaps nothing. The simple guess, which knows nothing of the picture, has about that error too.",
             "At t = 999 the simple guess is wrong by about that much, too: alpha_bar is 0.0047, and the mean square of "
             "these latents 1.24. So small an error says little here.",
             right=True,
