@@ -6,6 +6,9 @@ import torch
 from diffusers import DDIMScheduler
 
 from helpers.exercises.lesson_06 import at_once, compose
+from helpers.judge import read
+from helpers.latents import decode
+from helpers.loading import load_pipeline
 from helpers.sampling import guide, normal, predict
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import tiny_pipeline
@@ -129,3 +132,30 @@ def test_the_distance_to_real_is_that_to_the_nearest_and_no_picture_is_its_own_n
     drawn, real = torch.tensor([[0.0], [4.0]]), torch.tensor([[1.0], [3.5], [9.0]])
     np.testing.assert_allclose(lesson["to_real"](drawn, real), [1, 0.5], rtol=1e-5)
     np.testing.assert_allclose(lesson["to_real"](real, real), [2.5, 2.5, 5.5], rtol=1e-5)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_second_prompt_makes_the_grounds_green_and_hardly_ever_a_sunset():
+    pocket = load_pipeline("pocket", device="cpu")
+    alpha_bar, times = pocket.scheduler.alphas_cumprod, [1 + 111 * i for i in reversed(range(9))]
+    texts = ["", "a fox", "on a green background", "at sunset", "a fox at sunset"]
+    empty, fox, green, sunset, whole = pocket.encode_prompt(texts, "cpu", 1, False)[0].split(1)
+    lesson = definitions(LESSON, pipe=pocket, empty=empty, alpha_bar=alpha_bar, TIMES=times)
+    x_T = normal(16, 30, torch.zeros(1, pocket.unet.config.in_channels, *[pocket.unet.config.sample_size] * 2))
+
+    def grounds(second, pull):
+        def noise_of(x, t):
+            answers = [predict(pocket, x, t, words) for words in (fox, second)]
+            return compose(predict(pocket, x, t, empty), answers, [4.0, pull])
+
+        row = read(decode(pocket, lesson["draw"](x_T, noise_of)))
+        assert sum(reading.words == ("fox",) for reading in row) >= 15
+        return [reading.ground for reading in row]
+
+    # the lesson's numbers; another processor may draw the one or other picture differently
+    assert grounds(green, 0.5).count("green") == pytest.approx(8, abs=1)
+    assert grounds(green, 1.0).count("green") >= 15
+    assert grounds(sunset, 4.0).count("sunset") <= 3
+    row = read(decode(pocket, lesson["draw"](x_T, lesson["guided"](whole, 4))))
+    assert sum(reading.ground == "sunset" for reading in row) >= 15
