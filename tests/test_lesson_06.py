@@ -134,7 +134,7 @@ def test_the_distance_to_real_is_that_to_the_nearest_and_no_picture_is_its_own_n
     np.testing.assert_allclose(lesson["to_real"](real, real), [2.5, 2.5, 5.5], rtol=1e-5)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @torch.no_grad()
 def test_a_second_prompt_makes_the_grounds_green_and_hardly_ever_a_sunset():
     pocket = load_pipeline("pocket", device="cpu")
