@@ -169,27 +169,27 @@ BLUR = Quiz(
         ),
         Option(
             "A bicycle with stripes and a yellow-green rim, as in the third tile.",
-            "Those come where no place has the majority, so that the median is sometimes one place's value and "
-            "sometimes another's.",
+            "Those come where no place has the majority: the medians of red, green and blue can then come from "
+            "different places.",
         ),
     ),
 )
 
 WHOLE = Quiz(
     name="04.whole",
-    question="The halves' latent has a variance of 0.93. That of a paler picture has 0.31. Both are noised to t = 501. "
-    "Of which is more left beside the noise?",
+    question="The halves' latent has a variance of 0.93, another picture's has 0.31. Both are noised to t = 501. "
+    "Which stands out more from the noise?",
     options=(
         Option(
-            "Of both the same, because t is the same.",
+            "Both the same, because t is the same.",
             "t fixes the share of signal and of noise, but the signal's own variance is a factor of the ratio.",
         ),
         Option(
-            "Of the paler one, because it has less that can be covered.",
+            "The other picture, because it has less that can be covered.",
             "The noise is equally strong on every number, and the fainter differences drown first.",
         ),
         Option(
-            "Of the halves, three times as much by variance.",
+            "The halves, three times as much by variance.",
             "The signal-to-noise ratio is the latent's variance times that of the timestep: 0.93 is three times 0.31.",
             right=True,
         ),
