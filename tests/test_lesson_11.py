@@ -6,6 +6,7 @@ The functions are those of the notebook, read from it, so that what a learner se
 import base64
 import copy
 import hashlib
+import io
 import re
 
 import nbformat
@@ -30,6 +31,7 @@ LESSON = NOTEBOOKS / "11_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ATLAS = SPRITES.parent / "new-word" / f"{WORD}.webp"
+TOP = (256, 46, 664, 182)  # of the picture of the scales: the flamingo at the last three
 SPRITE = scenes.sprite  # as the course has it: the lesson puts another in its place
 
 
@@ -117,16 +119,18 @@ def test_what_is_kept_out_is_in_no_training_scene(lesson):
     assert len(kept_out) == 3 and len(looks) == (len(STYLES) - 1) * (len(GROUNDS) - 2)  # and all others are
 
 
-def test_the_picture_at_the_top_is_the_one_that_the_lesson_draws():
+def test_the_picture_at_the_top_is_cut_from_one_that_the_lesson_draws():
     cells = nbformat.read(LESSON, 4).cells
-    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and "taught_rows = [[*real" in cell.source]
+    (drawing,) = [cell for cell in cells if cell.cell_type == "code" and cell.source.startswith("SCALES =")]
     bundles = [output.get("data", {}) for output in drawing.outputs]
     drawn = [text for data in bundles for kind, text in data.items() if kind.startswith("image/")]
     if not drawn:
         pytest.skip("this version of the lesson was not run yet")
     name = re.search(r"\(\.\./images/new-word/([^)]+)\)", cells[0].source)[1]
-    again = "write the picture below that cell to images/new-word again, as its README says"
-    assert (ATLAS.parent / name).read_bytes() == base64.b64decode(drawn[0]), again
+    again = "cut the picture at the top from the one below that cell again, as images/new-word/README.md says"
+    with Image.open(io.BytesIO(base64.b64decode(drawn[0]))) as whole, Image.open(ATLAS.parent / name) as top:
+        part = whole.convert("RGB").crop(TOP).resize(top.size, Image.Resampling.NEAREST)
+        assert np.array_equal(np.asarray(part), np.asarray(top.convert("RGB"))), again
 
 
 # --- the judge
@@ -153,7 +157,7 @@ def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
     # 12 pictures in the order of `ask`: a ground that was taught and two kept out, each in four styles.
     hits = [True, True, False, True, True, False, False, True, True, False, True, False]
     lesson["is_flamingo"] = np.array
-    lesson["report"]("LoRA", 2048, hits)
+    lesson["report"]("LoRA", 2048, 8192, hits)
     assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "2", "3", "2"]
     prompts = lesson["ask"](WORD)
     assert len(prompts) == len(hits)
