@@ -149,7 +149,7 @@ MORE_STEPS = Quiz(
     options=(
         Option(
             "More of the scribble is lost: the U-Net now draws over it 50 times instead of 10",
-            "How much is lost is decided by the noise at the start. More steps only cut the same way down finer.",
+            "How much is lost depends mostly on the noise at the start. More steps only cut the same way down finer.",
         ),
         Option(
             "Little: the loop starts at nearly the same t, and the steps are smaller",
