@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-SKIPS = "res_hidden_states_tuple"  # how diffusers hands the skips to a block of the expanding path
+# How diffusers hands the skips and the words to a block of the expanding path.
+SKIPS, WORDS = "res_hidden_states_tuple", "encoder_hidden_states"
 
 
 @contextlib.contextmanager
@@ -46,14 +47,35 @@ def cut_below(unet: nn.Module, level: int = 0, put: Callable[[Tensor], Tensor] =
     level: 0 is the one of full resolution; the lowest gets what the middle block made. put: what takes the place of
     what came (B, channels, h, w), made from it; by default zeros. Raises ValueError for a level that is not there.
     """
-    if not 0 <= level < len(unet.up_blocks):
-        raise ValueError(f"There is no level {level!r}: choose a whole number from 0 to {len(unet.up_blocks) - 1}")
 
     def replace(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
         return args, named | {"hidden_states": put(named["hidden_states"])}
 
-    with unet.up_blocks[-1 - level].register_forward_pre_hook(replace, with_kwargs=True):
+    with _level(unet, level).register_forward_pre_hook(replace, with_kwargs=True):
         yield
+
+
+@contextlib.contextmanager
+def cut_words(unet: nn.Module, level: int = 0, put: Callable[[Tensor], Tensor] = torch.zeros_like) -> Iterator[None]:
+    """The words that a level of the expanding path reads, replaced while the block lasts.
+
+    level: as in `cut_below`. put: what takes the place of the text's vectors (B, tokens, width), made from them; by
+    default zeros. A level without cross-attention reads no words, and stays as it is. Raises ValueError for a level
+    that is not there.
+    """
+
+    def replace(block: nn.Module, args: tuple, named: dict) -> tuple[tuple, dict]:
+        return args, named | {WORDS: put(named[WORDS])} if WORDS in named else named
+
+    with _level(unet, level).register_forward_pre_hook(replace, with_kwargs=True):
+        yield
+
+
+def _level(unet: nn.Module, level: int) -> nn.Module:
+    """The block of the expanding path that works at a level, counted from the one of full resolution, 0."""
+    if not 0 <= level < len(unet.up_blocks):
+        raise ValueError(f"There is no level {level!r}: choose a whole number from 0 to {len(unet.up_blocks) - 1}")
+    return unet.up_blocks[-1 - level]
 
 
 @contextlib.contextmanager

@@ -87,30 +87,32 @@ def test_the_judges_readings_are_counted_where_they_agree(lesson):
     assert lesson["agreeing"](readings, "colours", ["red", "red"]) == 1
 
 
-def test_neighbours_exchange_one_input_in_both_halves_of_a_guided_batch():
-    guided, other = torch.arange(8.0).reshape(8, 1, 1, 1), torch.arange(8.0)
-    given = {"hidden_states": guided, "temb": other}
-    swapped = swap(given, "hidden_states")
-    assert swapped["hidden_states"].flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
-    assert swapped["temb"] is other and given["hidden_states"] is guided
+def test_neighbours_change_places_in_both_halves_of_a_guided_batch():
+    guided = torch.arange(8.0).reshape(8, 1, 1, 1)
+    assert swap(guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    assert guided.flatten().tolist() == list(range(8))
 
 
-@torch.no_grad()
-def test_what_comes_from_below_and_the_words_reach_a_block_under_the_names_that_the_exercise_uses(pipe):
-    side = pipe.unet.config.sample_size
-    inputs = normal(2, 4, side, side), 100, normal(2, 5, WIDTH, seed=1)
-    whole = pipe.unet(*inputs).sample
-
-    def swapped(block, what):
-        with block.register_forward_pre_hook(lambda block, args, named: (args, swap(named, what)), with_kwargs=True):
-            return pipe.unet(*inputs).sample
-
-    lowest, top = pipe.unet.up_blocks  # of this small U-Net the lower one alone reads the words
-    assert not torch.allclose(swapped(lowest, "encoder_hidden_states"), whole)
-    from_below = swapped(top, "hidden_states")
-    assert not torch.allclose(from_below, whole)
-    with surgery.cut_below(pipe.unet, put=lambda x: x.flip(0)):
-        assert_close(pipe.unet(*inputs).sample, from_below, rtol=0, atol=0)
+def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(lesson, capsys):
+    fox, owl = (SimpleNamespace(words=(word,), colours=("red",)) for word in ("fox", "owl"))
+    shown = []
+    lesson |= {
+        "pictures": {"nothing swapped": "whole"},
+        "things": ["fox", "owl"],
+        "partners": swap,
+        "drawn_asked": lambda changed: changed,
+        "read": lambda sets: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, fox]},
+        "pairs_shown": lambda sets, found, caption: shown.append(sets),
+    }
+    experiment = lesson["experiment"]
+    puts = []
+    experiment(lambda put: puts.append(put) or len(puts), {"cut": 2, "swapped": 0})
+    assert swap in puts and torch.zeros_like in puts and list(shown[0]) == ["whole", "cut", "swapped"]
+    told = capsys.readouterr().out
+    assert "cut: 2 of 2 expected, 1 read" in told and "swapped: 0 of 2 expected, 0 read" in told
+    for part, expected in [(lambda put: None, {"cut": 1, "swapped": 1}), (lambda put: 1, {"cut": ..., "swapped": 1})]:
+        experiment(part, expected)
+        assert "not answered yet" in capsys.readouterr().out and len(shown) == 1
 
 
 @torch.no_grad()

@@ -79,14 +79,36 @@ def test_silencing_the_lowest_level_reaches_the_output_through_the_middle_alone(
     assert not torch.allclose(lower, whole, atol=1e-6) and not torch.allclose(upper, lower, atol=1e-6)
 
 
+def test_a_level_reads_the_words_that_are_put_in(unet, inputs):
+    whole = unet(*inputs).sample
+    *rest, words = inputs
+    came = []
+
+    def see(text):
+        came.append(text)
+        return text.clone()
+
+    with surgery.cut_words(unet, 1, put=see):  # of this small U-Net the lower level alone reads the words
+        assert torch.equal(unet(*inputs).sample, whole)
+    assert len(came) == 1 and torch.equal(came[0], words)
+    with surgery.cut_words(unet, 1):
+        cut = unet(*inputs).sample
+    assert not torch.allclose(cut, whole, atol=1e-6)
+    assert not torch.allclose(cut, unet(*rest, 0 * words).sample, atol=1e-6)  # the way down still reads them
+    with surgery.cut_words(unet, 0):
+        assert torch.equal(unet(*inputs).sample, whole)
+    assert torch.equal(unet(*inputs).sample, whole)
+
+
 @pytest.mark.parametrize("act", [lambda unet: surgery.cut(unet, 4), lambda unet: surgery.cut(unet, -1)])
 def test_a_skip_that_is_not_there_is_refused(unet, act):
     with pytest.raises(ValueError, match="choose whole numbers from 0 to 3"), act(unet):
         pass
 
 
-def test_a_level_that_is_not_there_is_refused(unet):
-    with pytest.raises(ValueError, match="from 0 to 1"), surgery.cut_below(unet, 2):
+@pytest.mark.parametrize("act", [surgery.cut_below, surgery.cut_words])
+def test_a_level_that_is_not_there_is_refused(unet, act):
+    with pytest.raises(ValueError, match="from 0 to 1"), act(unet, 2):
         pass
 
 

@@ -1,7 +1,6 @@
-"""The exercises of lesson 03: exchange one input of a block between neighbours of the batch; a head of attention."""
+"""The exercises of lesson 03: exchange what belongs to neighbours of a batch; a head of self-attention."""
 
 import math
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -9,72 +8,55 @@ from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-BELOW, WORDS, SKIPS = "hidden_states", "encoder_hidden_states", "res_hidden_states_tuple"  # what diffusers calls them
+
+def swap(x: Tensor) -> Tensor:
+    """x (batch, ...) in which neighbours 0 and 1, 2 and 3, ... have changed places."""
+    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
 
 
-def swap(kwargs: Mapping[str, Any], what: str) -> dict[str, Any]:
-    """A copy of kwargs in which neighbours 0 and 1, 2 and 3, ... have exchanged their part of kwargs[what]."""
-    pairs = kwargs[what].unflatten(0, (-1, 2))  # (pairs, 2, ...)
-    return {**kwargs, what: pairs.flip(1).flatten(0, 1)}
-
-
-def _cases() -> list[tuple[dict[str, Any], str]]:
-    def inputs(batch: int) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(0)
-        below, words, skip = (
-            torch.randn((batch, *shape), generator=generator) for shape in ((3, 4, 4), (5, 6), (2, 4, 4))
-        )
-        return {BELOW: below, WORDS: words, SKIPS: (skip,), "temb": torch.ones(batch, 7)}
-
-    return [(inputs(8), BELOW), (inputs(8), WORDS), (inputs(4), BELOW), (inputs(2), WORDS)]
-
-
-def _put(make: Any) -> Any:
-    """A wrong answer that replaces the tensor in question by what `make` makes of it."""
-    return lambda kwargs, what: {**kwargs, what: make(kwargs[what])}
-
-
-def _halves(x: Tensor) -> Tensor:
-    return x.roll(len(x) // 2, 0)
+def _batches() -> list[tuple[Tensor]]:
+    generator = torch.Generator().manual_seed(0)
+    shapes = ((8, 3, 4, 4), (4, 5, 6), (12, 2, 3), (2, 7))
+    return [(torch.randn(shape, generator=generator),) for shape in shapes]
 
 
 SWAP = Exercise(
     name="03.swap",
     solution=swap,
-    cases=_cases,
+    cases=_batches,
     hints=(
         "The batch is the first dimension. In which order do you want its parts: 1, 0, 3, and then?",
-        "`unflatten(0, (-1, 2))` makes pairs of the first dimension; `flip` turns a dimension round; `flatten(0, 1)` "
-        "undoes the pairs.",
-        "`kwargs | {what: tensor}` is a copy of the dict with one entry replaced. It may stay a dict with all other "
-        "entries as they were.",
+        "A tensor takes a list of places: `x[[2, 0, 1]]` has the third part first. For a batch of any length, the list "
+        "can be computed.",
+        "Or without a list: `unflatten(0, (-1, 2))` makes pairs of the first dimension; `flip` turns a dimension "
+        "round; `flatten(0, 1)` undoes the pairs.",
     ),
     mistakes=(
         Mistake(
-            _put(lambda x: x.roll(1, 0)),
-            "each gets the part of the one before it, as in the section before. Here 0 and 1 give to each other, then "
-            "2 and 3.",
+            lambda x: x.roll(1, 0),
+            "each gets what belongs to the one before it, as in the section before. Here 0 and 1 give to each other, "
+            "then 2 and 3.",
         ),
         Mistake(
-            _put(lambda x: x.flip(0)),
+            lambda x: x.flip(0),
             "the whole batch is turned round, so the first gets the last, from the other half of guidance. Turn round "
             "each pair.",
         ),
         Mistake(
-            _put(_halves),
-            "the two halves of guidance have changed places. The partner is the neighbour, in the same half.",
+            lambda x: x.roll(len(x) // 2, 0),
+            "the two halves of the batch have changed places. The partner is the neighbour, in the same half.",
         ),
         Mistake(
-            lambda kwargs, what: swap(swap(kwargs, BELOW), WORDS),
-            "you exchange both what comes from below and the words. Only the tensor named `what` moves.",
+            lambda x: x.unflatten(0, (-1, 2)).flip(1),
+            "the pairs have changed places, but they still stand in a dimension of their own. Give back the shape that "
+            "came.",
         ),
         Mistake(
-            lambda kwargs, what: swap(kwargs, what)[what],
-            "that is the exchanged tensor alone. The block needs all of its inputs: a copy of the dict, with this one "
-            "replaced.",
+            lambda x: x.flip(1),
+            "you turn round the second dimension, inside each picture's part. The batch is the first.",
         ),
         Mistake(
-            lambda kwargs, what: dict(kwargs),
+            lambda x: x,
             "nothing has moved: `flip` and `roll` give a new tensor and leave the old one as it is.",
         ),
     ),
@@ -167,12 +149,12 @@ CUT_WIRE = Quiz(
         Option(
             "The connection carries nothing that matters for the task",
             "The error shows what the network needs, not what the connection carries. Nor does one timestep speak for "
-            "all: Pocket's words cost 15 per cent to lose at t = 100, and 179 at t = 900.",
+            "all: Pocket's words cost far more to lose at t = 900 than at t = 100.",
         ),
         Option(
             "The network, as it is, does well without what the connection carries",
-            "It has learnt not to need it, or to get it from elsewhere. Whether the connection carries anything is "
-            "another question, and needs another test.",
+            "It has learnt not to need it, or to get it from elsewhere. Whether the network takes anything from the "
+            "connection is another question, and needs another test: the next section's.",
             right=True,
         ),
         Option(
@@ -193,7 +175,7 @@ CLOCK = Quiz(
             "be seen by lying to this one.",
         ),
         Option(
-            "Yes: how strong the noise is can be seen in the latent",
+            "Yes: how strong the noise is can mostly be seen in the latent",
             "Sun et al. (2025, arXiv:2502.13129) trained several kinds of denoising models without it. Most got "
             "somewhat worse without breaking down, and some even did better.",
             right=True,
