@@ -116,17 +116,17 @@ def test_fewer_steps_leave_what_all_steps_leave():
 
 def test_the_bell_is_a_histogram_of_densities(lesson):
     picture = lesson["bell"](torch.linspace(-4, 4, 9600))
-    assert picture.shape == (96, 96, 3)
-    filled = (picture[:90] == [1, 2, 3]).all(axis=2)  # below lies the axis
-    away = (filled | (picture[:90] == [4, 5, 6]).all(axis=2)).all(axis=0)  # columns without the grey curve
+    assert picture.shape == (120, 120, 3)
+    filled = (picture[:113] == [1, 2, 3]).all(axis=2)  # below lies the axis
+    away = (filled | (picture[:113] == [4, 5, 6]).all(axis=2)).all(axis=0)  # columns without the grey curve
     assert away.any()
-    assert (filled[:, away].sum(axis=0) >= 7).all()  # 1/8 everywhere, in rows of 1.5/90: 7.5
+    assert (filled[:, away].sum(axis=0) == 9).all()  # 1/8 everywhere, in rows of 1.5/113: 9.4
     spike = (lesson["bell"](torch.full((100,), 0.8)) == [1, 2, 3]).all(axis=2)
     assert (spike.sum(axis=0) > 0).sum() == 1
-    assert spike[0, int((0.8 + 4) * 12)]
-    axis = (picture[90:] == [7, 8, 9]).all(axis=2)
+    assert spike[0, 72]
+    axis = (picture[113:] == [7, 8, 9]).all(axis=2)
     assert axis[1].all()
-    assert axis[2:].all(axis=0).nonzero()[0].tolist() == [48, int((0.8 + 4) * 12)]
+    assert axis[2:].all(axis=0).nonzero()[0].tolist() == [60, 72]
 
 
 def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(lesson):
