@@ -19,7 +19,8 @@ ALPHA_BAR = schedules.alpha_bar(schedules.betas())
 @pytest.fixture(scope="module")
 def lesson():
     x0 = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(5)) * 2 - 1
-    space = {"alpha_bar": ALPHA_BAR, "x0": x0, "INK": torch.tensor([1, 2, 3]), "CARD": torch.tensor([4, 5, 6])}
+    colours = {"INK": [1, 2, 3], "CARD": [4, 5, 6], "GREY": [7, 8, 9]}
+    space = {"alpha_bar": ALPHA_BAR, "x0": x0, **{name: torch.tensor(colour) for name, colour in colours.items()}}
     return definitions(LESSON, **space)
 
 
@@ -81,25 +82,55 @@ def test_a_picture_twice_as_wide_is_as_noisy_where_its_schedule_has_a_quarter_of
     assert lesson_01.same_noise(600, ALPHA_BAR, ALPHA_BAR, 1) == 600
 
 
-def test_likeness_is_correlation(lesson):
-    likeness, x0 = lesson["likeness"], lesson["x0"]
-    assert likeness(x0, 2 * x0 + 1) == pytest.approx(1)
-    assert likeness(x0, -x0) == pytest.approx(-1)
-    assert likeness(x0, lesson["normal"](1, 1, x0)) == pytest.approx(0, abs=0.06)
+def test_the_mean_before_a_step_follows_from_the_mean_noise(lesson):
+    """Held to Bayes' rule, summed over a fine grid: for every step, small or large."""
+    grid = torch.linspace(-6, 6, 24_001, dtype=torch.float64)
+    bell_at = lesson["bell_at"]
+    for before, beta, seen in ((0.9, 0.01, 0.3), (0.9, 0.9, 0.3), (0.3, 0.2, -1.1), (0.01, 0.05, 2.0)):
+        often = sum(bell_at(grid, sign * math.sqrt(before), 1 - before) for sign in (-1, 1))
+        likely = often * bell_at(seen, math.sqrt(1 - beta) * grid, beta)
+        bar = torch.tensor(before * (1 - beta), dtype=torch.float64)
+        mean = lesson["mean_before"](torch.tensor(seen, dtype=torch.float64), beta, bar)
+        assert mean.item() == pytest.approx(((likely * grid).sum() / likely.sum()).item(), abs=1e-6)
+
+
+def test_small_bells_find_black_and_white_and_one_big_bell_draws_noise(lesson):
+    ends = lesson["way_back"](schedules.betas(), 1000)
+    assert ends.shape == (1001, 1000)
+    assert torch.equal(ends[0], lesson["normal"](1000, 0, torch.zeros(1)))
+    assert ((ends[-1].abs() - 1).abs() < 0.15).all()
+    assert (ends[-1] > 0).float().mean().item() == pytest.approx(0.5, abs=0.06)
+    one = lesson["way_back"](1 - ALPHA_BAR[999:])[-1]
+    assert one.mean().item() == pytest.approx(0, abs=0.06)
+    assert one.std().item() == pytest.approx(1, abs=0.05)
+    assert ((one.abs() - 1).abs() < 0.1).float().mean() < 0.15
+
+
+def test_fewer_steps_leave_what_all_steps_leave():
+    for every in (1, 10, 50, 1000):
+        betas = lesson_01.fewer_steps(ALPHA_BAR, every)
+        assert len(betas) == 1000 // every
+        assert_close(torch.cumprod(1 - betas, dim=0), ALPHA_BAR[every - 1 :: every], rtol=1e-3, atol=0)
+    assert_close(lesson_01.fewer_steps(ALPHA_BAR, 1), schedules.betas().float(), rtol=1e-3, atol=0)
 
 
 def test_the_bell_is_a_histogram_of_densities(lesson):
     picture = lesson["bell"](torch.linspace(-4, 4, 9600))
-    filled = (picture == [1, 2, 3]).all(axis=2)
-    assert picture.shape == (48, 48, 3)
-    assert (filled.sum(axis=0) == 3).all()  # 1/8 everywhere, in rows of 2/48
+    assert picture.shape == (120, 120, 3)
+    filled = (picture[:113] == [1, 2, 3]).all(axis=2)  # below lies the axis
+    away = (filled | (picture[:113] == [4, 5, 6]).all(axis=2)).all(axis=0)  # columns without the grey curve
+    assert away.any()
+    assert (filled[:, away].sum(axis=0) == 9).all()  # 1/8 everywhere, in rows of 1.5/113: 9.4
     spike = (lesson["bell"](torch.full((100,), 0.8)) == [1, 2, 3]).all(axis=2)
     assert (spike.sum(axis=0) > 0).sum() == 1
-    assert spike[:, int((0.8 + 4) * 6)].all()
+    assert spike[0, 72]
+    axis = (picture[113:] == [7, 8, 9]).all(axis=2)
+    assert axis[1].all()
+    assert axis[2:].all(axis=0).nonzero()[0].tolist() == [60, 72]
 
 
 def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(lesson):
-    pair = {"white": torch.full((1, 1024), 0.6), "black": torch.full((1, 1024), -0.5)}
+    pair = {"white": torch.full((1, 4, 16, 16), 0.6), "black": torch.full((1, 4, 16, 16), -0.5)}
     gap = ALPHA_BAR[999].sqrt() * 1.1 / 2 * 32  # half of what is between the means, in standard deviations of a mean
     expected = torch.special.ndtr(gap).item()
     means, right = lesson["ends"](pair, ALPHA_BAR)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 01: jumps between two levels of noise, schedules read backwards, and an end that is noise."""
+"""The exercises of lesson 01: jumps between two levels of noise, schedules of fewer steps, and an end that is noise."""
 
 import torch
 from torch import Tensor
@@ -24,10 +24,11 @@ def jump(x_s: Tensor, eps: Tensor, s: int, t: int, alpha_bar: Tensor) -> Tensor:
     return share.sqrt() * x_s + (1 - share).sqrt() * eps
 
 
-def recover_betas(alpha_bar: Tensor) -> Tensor:
-    """The betas of a schedule, from its alpha_bar."""
-    before = torch.cat([torch.ones(1), alpha_bar[:-1]])
-    return 1 - alpha_bar / before
+def fewer_steps(alpha_bar: Tensor, every: int) -> Tensor:
+    """The betas of the steps that visit every `every`-th timestep up to the last, and leave there what was left."""
+    kept = alpha_bar[every - 1 :: every]
+    before = torch.cat([torch.ones(1), kept[:-1]])
+    return 1 - kept / before
 
 
 def same_noise(t: int, alpha_bar: Tensor, other: Tensor, size: int) -> int:
@@ -85,29 +86,50 @@ JUMP = Exercise(
     ),
 )
 
-RECOVER_BETAS = Exercise(
-    name="01.recover_betas",
-    solution=recover_betas,
-    cases=lambda: [(torch.tensor([0.9, 0.72, 0.36]),), *((a,) for a in _schedules())],
+
+def _before(kept: Tensor) -> Tensor:
+    return torch.cat([torch.ones(1), kept[:-1]])
+
+
+def _betas(alpha_bar: Tensor) -> Tensor:
+    return 1 - alpha_bar / _before(alpha_bar)
+
+
+FEWER_STEPS = Exercise(
+    name="01.fewer_steps",
+    solution=fewer_steps,
+    cases=lambda: [(torch.tensor([0.9, 0.72, 0.36, 0.18]), 2), *((a, n) for a in _schedules() for n in (50, 8))],
     rtol=1e-3,
     hints=(
-        "alpha_bar is a running product. How do you get a single factor out of one?",
-        "Each alpha_bar divided by the one before it is 1 - beta of that step.",
-        "Nothing is lost before the first step, so what stands before the first alpha_bar is 1.",
+        "Which timesteps are kept, and how much of the variance is left at each? No step may change that.",
+        "A step from s to t leaves the share alpha_bar[t] / alpha_bar[s], as in exercise 1. Beta is what is missing.",
+        "Nothing is lost before the first step, so what stands before the first kept alpha_bar is 1.",
     ),
     mistakes=(
         Mistake(
-            lambda a: a / torch.cat([torch.ones(1), a[:-1]]),
-            "these are the shares that are left, 1 - beta. Asked for is beta.",
+            lambda a, n: _betas(a)[n - 1 :: n],
+            "these are the betas that the kept timesteps had before. Each step must now destroy as much as all those "
+            "that are left out with it.",
         ),
-        Mistake(lambda a: 1 - a, "this is the noise of all steps up to t together. Asked for is that of each alone."),
         Mistake(
-            lambda a: 1 - a[1:] / a[:-1],
+            lambda a, n: _betas(a).reshape(-1, n).sum(dim=1),
+            "betas do not add up. What single steps leave, 1 - beta, is multiplied.",
+        ),
+        Mistake(
+            lambda a, n: _betas(a[::n]),
+            "this keeps the first timestep, 0, and leaves out the last.",
+        ),
+        Mistake(
+            lambda a, n: 1 - a[n - 1 :: n],
+            "this is the noise of all steps up to t together. Asked for is that of each step alone.",
+        ),
+        Mistake(
+            lambda a, n: 1 - a[n - 1 :: n][1:] / a[n - 1 :: n][:-1],
             "one is missing: the first step has a beta too, and before it alpha_bar is 1.",
         ),
         Mistake(
-            lambda a: torch.cat([torch.ones(1), a[:-1]]) - a,
-            "differences would undo a running sum. alpha_bar is a running product.",
+            lambda a, n: a[n - 1 :: n] / _before(a[n - 1 :: n]),
+            "these are the shares that are left, 1 - beta. Asked for is beta.",
         ),
     ),
 )
@@ -189,7 +211,7 @@ ENDS_IN_NOISE = Exercise(
     ),
 )
 
-EXERCISES = (JUMP, RECOVER_BETAS, SAME_NOISE, ENDS_IN_NOISE)
+EXERCISES = (JUMP, FEWER_STEPS, SAME_NOISE, ENDS_IN_NOISE)
 
 TWO_NOISES = Quiz(
     name="01.two_noises",
