@@ -175,25 +175,25 @@ BLUR = Quiz(
     ),
 )
 
-WHOLE = Quiz(
-    name="04.whole",
-    question="The halves' latent has a variance of 0.93, another picture's has 0.31. Both are noised to t = 501. "
-    "Which stands out more from the noise?",
+KL = Quiz(
+    name="04.kl",
+    question="A VAE is trained with the squared error and with so heavy a KL that KL is 0 for every picture. "
+    "What does its decoder paint?",
     options=(
         Option(
-            "Both the same, because t is the same.",
-            "t fixes the share of signal and of noise, but the signal's own variance is a factor of the ratio.",
+            "A new picture each time, since it gets draws from N(0, 1), as KL asks.",
+            "KL asks for N(0, 1) at each number, and the decoder learns nothing from it about what a picture is.",
         ),
         Option(
-            "The other picture, because it has less that can be covered.",
-            "The noise is equally strong on every number, and the fainter differences drown first.",
+            "The right picture under noise.",
+            "At μ = 0 and σ = 1 nothing of the picture is in the latent, so the decoder cannot know which is right.",
         ),
         Option(
-            "The halves, three times as much by variance.",
-            "The signal-to-noise ratio is the latent's variance times that of the timestep: 0.93 is three times 0.31.",
+            "About the mean of all pictures of the training, whatever the latent.",
+            "The latent says nothing about the picture, and the best guess for squared error is then the mean.",
             right=True,
         ),
     ),
 )
 
-QUIZZES = (BLUR, WHOLE)
+QUIZZES = (BLUR, KL)
