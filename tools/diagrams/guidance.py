@@ -158,7 +158,7 @@ def _arrows(drawing: Drawing, tip: dict[float, Point], degrees: dict[int, str]) 
         transform=f"translate({x:.1f} {y:.1f}) rotate({-turn:.1f})",
     )
     x, y = (tip[8][0] + tip[9][0]) / 2 - 14, (tip[8][1] + tip[9][1]) / 2
-    drawing.text(x, y + 20, "$s$ steps,", colour=kit.GUIDANCE, anchor="end")
+    drawing.text(x, y + 20, "$s$ gaps,", colour=kit.GUIDANCE, anchor="end")
     drawing.text(x, y + 40, "each $ε_{words}$ − $ε_{empty}$", colour=kit.GUIDANCE, anchor="end")
 
 
