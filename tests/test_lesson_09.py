@@ -28,7 +28,7 @@ from evaluation.measure_samplers import (
     setup_key,
     write_rows,
 )
-from helpers.exercises.lesson_09 import midpoint_step, two_step
+from helpers.exercises.lesson_09 import midpoint_step, scenes_needed, two_step
 from helpers.latents import decode
 from helpers.loading import POCKET, load_pipeline
 from helpers.measures import frechet_distance
@@ -235,6 +235,14 @@ def test_the_sign_test_counts_coins(lesson):
     assert lesson["sign_test"]("1110", "1110") == (0, 0, 1.0)
     assert lesson["sign_test"]("111111", "000000") == (6, 0, pytest.approx(2 / 64))
     assert lesson["sign_test"]("1000", "0111") == (1, 3, pytest.approx(2 * 5 / 16))
+
+
+def test_the_scenes_that_are_needed_are_enough_and_one_multiple_fewer_are_not(lesson):
+    chance = lesson["chance"]
+    assert [chance(times * 6, times * 2) < 0.05 for times in (1, 2, 3)] == [False, False, True]
+    assert scenes_needed(chance, 6, 2, 100, 0.05) == 300
+    assert scenes_needed(chance, 2, 6, 50, 0.05) == 150
+    assert scenes_needed(chance, 22, 3, 100, 0.05) == 100
 
 
 def test_the_jackknife_error_is_the_spread_of_repeated_measurements():

@@ -1,5 +1,6 @@
-"""The exercises of lesson 09: two more ways to be of second order."""
+"""The exercises of lesson 09: two more ways to be of second order, and how many scenes a sign test needs."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from helpers.exercises import Exercise, Mistake
 
 Slope = Callable[[Tensor, float], Tensor]
+Chance = Callable[[int, int], float]
 
 
 def midpoint_step(slope: Slope, x: Tensor, sigma: float, sigma_next: float) -> Tensor:
@@ -23,6 +25,14 @@ def two_step(
     """Adams and Bashforth's method of two steps, of any two lengths; with equal ones PNDM's third step."""
     length, length_before = sigma_next - sigma, sigma - sigma_before
     return x + length * (eps + (eps - eps_before) * length / (2 * length_before))
+
+
+def scenes_needed(chance: Chance, only_a: int, only_b: int, scenes: int, bar: float) -> int:
+    """The smallest multiple of the scenes for which a split in the same proportion has a chance below the bar."""
+    times = 1
+    while chance(times * only_a, times * only_b) >= bar:
+        times += 1
+    return times * scenes
 
 
 def _numbers(count: int, seed: int = 0) -> list[Tensor]:
@@ -128,4 +138,60 @@ TWO_STEP = Exercise(
 )
 
 
-EXERCISES = (MIDPOINT_STEP, TWO_STEP)
+def _coins(only_a: int, only_b: int) -> float:
+    n, least = only_a + only_b, min(only_a, only_b)
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / 2**n)
+
+
+def _added(chance: Chance, only_a: int, only_b: int, scenes: int, bar: float) -> int:
+    more = 0
+    while chance(only_a + more * (only_a > only_b), only_b + more * (only_b > only_a)) >= bar:
+        more += 1
+    return scenes + more
+
+
+def _doubled(chance: Chance, only_a: int, only_b: int, scenes: int, bar: float) -> int:
+    times = 1
+    while chance(times * only_a, times * only_b) >= bar:
+        times *= 2
+    return times * scenes
+
+
+SCENES_NEEDED = Exercise(
+    name="09.scenes_needed",
+    solution=scenes_needed,
+    cases=lambda: [(_coins, 6, 2, 100, 0.05), (_coins, 16, 5, 100, 0.004), (_coins, 3, 9, 50, 0.01)],
+    mistakes=(
+        Mistake(
+            lambda chance, only_a, only_b, scenes, bar: scenes_needed(chance, only_a, only_b, scenes, bar) // scenes,
+            "that many times the scenes; the question is how many scenes that makes.",
+        ),
+        Mistake(
+            lambda chance, only_a, only_b, scenes, bar: scenes_needed(chance, only_a, only_b, scenes, bar) - scenes,
+            "one step too early: at the number that you return the chance is not below the bar yet.",
+        ),
+        Mistake(
+            lambda chance, only_a, only_b, scenes, bar: scenes_needed(chance, only_a, only_b, scenes, bar) + scenes,
+            "one step too late: one multiple fewer is below the bar already.",
+        ),
+        Mistake(
+            _doubled,
+            "you double the scenes each time. Three times as many, five times: try those in between as well.",
+        ),
+        Mistake(
+            _added,
+            "you let only the larger count grow. In the same proportion both grow.",
+        ),
+        Mistake(
+            lambda chance, only_a, only_b, scenes, bar: scenes,
+            "for these scenes as they are the chance is not below the bar. Try twice as many, three times, and so on.",
+        ),
+    ),
+    hints=(
+        "Try one multiple after the other. Both counts grow with the scenes, each by the same factor.",
+        "A while loop: as long as the chance of the two multiplied counts is not below the bar, take the next factor.",
+    ),
+)
+
+
+EXERCISES = (MIDPOINT_STEP, TWO_STEP, SCENES_NEEDED)
