@@ -18,7 +18,7 @@ from helpers.plots import faults
 from helpers.sampling import normal, predict
 from helpers.scenes import WORDS
 from helpers.token_chips import chips, merging
-from tests.lessons import NOTEBOOKS, definitions
+from tests.lessons import NOTEBOOKS, constants, definitions
 from tests.pipelines.tiny import tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_text_conditioning.ipynb"
@@ -170,25 +170,6 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
 # Measuring
 
 
-NO, THERE, OWN, OTHER = (False, False, False), (True, False, False), (True, True, False), (True, False, True)
-
-
-@pytest.mark.parametrize(
-    ("layout", "words", "colours", "found"),
-    [
-        ("beside", ("fox", "car"), ("red", "blue"), [OWN, OWN]),
-        ("beside", ("fox", "car"), ("blue", "green"), [OTHER, THERE]),
-        ("beside", ("cat", "car"), ("red", "red"), [NO, OTHER]),  # a colour counts only on the thing asked for
-        ("above", ("fox", "car"), ("red", "blue"), [NO, NO]),  # neither is left or right
-        ("one", ("fox",), ("red",), [NO, NO]),
-        ("", (), (), [NO, NO]),
-    ],
-)
-def test_what_was_read_is_held_against_what_was_asked(lesson, layout, words, colours, found):
-    reading = Reading(layout, words, colours, "flat", "white")
-    assert lesson["parts"](reading, ("fox", "car"), ("red", "blue")) == found
-
-
 def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
     told = lesson["tell"]("orange", "owl", "blue", "rocket", "white")
     assert told == "an orange owl left of a blue rocket on a white background"
@@ -200,43 +181,42 @@ def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
 def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
     length = tokenizer.model_max_length
     lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer}), empty=torch.zeros(1, length, 4))
-    sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"))
+    sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"), "snow")
     pieces = ["start", *tokenizer.tokenize(sentence), "end"]
 
     def taken(kind):
-        return [pieces[place].removesuffix("</w>") for place in lesson["places_of"](kind, sentence, *wish)]
+        return [pieces[place].removesuffix("</w>") for place in lesson["places_of"](kind, sentence, wish)]
 
-    assert taken("colours") == ["red", "blue"]
-    assert taken("things") == ["fox", "car"]
-    assert taken("words") == [*sentence.split(), "end"]
-    assert lesson["places_of"]("padding", sentence, *wish) == list(range(len(pieces), length))
+    assert taken("own words") == ["fox", "car", "red", "blue"]
+    assert taken("words") == sentence.split()
+    assert lesson["places_of"]("padding", sentence, wish) == list(range(len(pieces), length))
+
+
+BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]
 
 
 @pytest.mark.parametrize(
     ("layout", "words", "colours", "ground", "found"),
     [
-        (
-            "beside",
-            ("fox", "car"),
-            ("red", "blue"),
-            "snow",
-            ["left thing", "left in its own colour", "right thing", "right in its own colour", "ground"],
-        ),
-        (
-            "beside",
-            ("car", "car"),
-            ("blue", "red"),
-            "white",
-            ["right thing", "left side in right's colour", "right thing twice"],
-        ),
-        ("above", ("car", "car"), ("blue", "blue"), "snow", ["ground"]),
-        ("one", ("fox",), ("red",), "white", []),
+        ("beside", ("fox", "car"), ("red", "blue"), "snow", [*BOTH, "ground"]),
+        ("above", ("car", "fox"), ("blue", "red"), "white", BOTH),  # wherever they stand
+        ("beside", ("fox", "car"), ("blue", "red"), "snow", ["thing 1", "thing 2", "ground", "colour 2 on the left"]),
+        ("beside", ("cat", "car"), ("blue", "red"), "white", ["thing 2", "colour 2 on the left"]),
+        ("one", ("fox",), ("blue",), "white", ["thing 1"]),
+        ("", (), (), "", []),
     ],
 )
 def test_what_is_read_is_counted_part_by_part(lesson, layout, words, colours, ground, found):
     reading = Reading(layout, words, colours, "flat", ground)
     counted = lesson["tick"](reading, (("fox", "car"), ("red", "blue"), "snow"))
     assert [part for part, hit in counted.items() if hit] == found
+
+
+def test_a_vector_holds_what_it_changes_with_by_more_than_half():
+    lesson = definitions(LESSON, **constants(LESSON, "PARTS"))
+    table = torch.tensor([[1.0, 1, 1, 1, 1], [0, 0.6, 0.5, 0, 0], [0, 0, 0.7, 0.8, 0.4]])
+    held = lesson["holds"](table, 1)
+    assert held == {"colour 1": [], "thing 1": [1], "colour 2": [2], "thing 2": [2], "ground": []}
 
 
 # Helpers that this lesson alone uses

@@ -73,8 +73,8 @@ ATTEND = Exercise(
 
 WHO_KNOWS = Quiz(
     name="05.who_knows",
-    question="`a red fox left of a blue car`: which single vector could tell the U-Net that the left thing is red "
-    "and the right one blue?",
+    question="`a red fox left of a blue car`: which single vector has read all it takes to tell that the left thing is "
+    "red and the right one blue?",
     options=(
         Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
         Option(
@@ -83,12 +83,12 @@ WHO_KNOWS = Quiz(
         ),
         Option(
             "Any from `blue` on, the padding too",
-            "These have read both colours and `left`. How much each one keeps is another question: see the table.",
+            "These have read both colours and `left`. What they keep is another question: of colour 1, little.",
             right=True,
         ),
         Option(
             "None: only together do they say it",
-            "A late vector has read all earlier ones in every layer, so it can hold it all.",
+            "A late vector has read all earlier ones, in every layer.",
         ),
     ),
 )
