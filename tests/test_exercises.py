@@ -62,15 +62,15 @@ def asked(monkeypatch):
 
 def test_hints_come_one_by_one_and_then_the_solution_is_named(capsys, asked):
     for _ in range(5):
-        exercises.hint("02.noise_of")
-    exercises.hint("02.sample")
+        exercises.hint("02.two_bells")
+    exercises.hint("02.dice_at")
     *given, first_of_the_other = capsys.readouterr().out.splitlines()
-    hints = EXERCISES["02.noise_of"].hints
+    hints = EXERCISES["02.two_bells"].hints
     assert given == [
-        *[f"02.noise_of: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
-        *["02.noise_of: there are no more hints. The solution is folded below the check."] * 2,
+        *[f"02.two_bells: hint {i} of 3: {text}" for i, text in enumerate(hints, start=1)],
+        *["02.two_bells: there are no more hints. The solution is folded below the check."] * 2,
     ]
-    assert first_of_the_other.startswith("02.sample: hint 1 of 3: ")
+    assert first_of_the_other.startswith("02.dice_at: hint 1 of 3: ")
 
 
 def test_an_exercise_without_hints_says_so(capsys, monkeypatch, asked):

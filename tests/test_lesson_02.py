@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch.testing import assert_close
 
 from helpers import sampling
-from helpers.exercises.lesson_02 import noise_of, perfect, sample
+from helpers.exercises.lesson_02 import dice_at, perfect, two_bells
 from helpers.schedules import add_noise, alpha_bar, betas
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import tiny_pipeline
@@ -38,25 +38,29 @@ def lesson(pipe):
 # The exercises
 
 
-def test_the_noise_that_was_added_is_found_again():
-    x0, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
-    for t in (0, 354, 999):
-        assert_close(noise_of(add_noise(x0, eps, t, ALPHA_BAR), x0, float(ALPHA_BAR[t])), eps, rtol=0, atol=1e-4)
+def pairs_of_timesteps(steps=25):
+    """(t, t_next, alpha_bar at both) of a run."""
+    times = [1 + 1000 // steps * i for i in reversed(range(steps))]
+    for t, t_next in itertools.pairwise(times):
+        yield t, t_next, float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
 
 
-@pytest.mark.parametrize("steps", [1, 4, 25])
-def test_the_loop_for_predicted_pictures_is_ddim_of_diffusers(steps):
-    scheduler = DDIMScheduler(**SCHEDULE, prediction_type="sample", set_alpha_to_one=True, timestep_spacing="trailing")
-    scheduler.set_timesteps(steps)
+def test_two_bells_give_equation_11_and_the_variance_of_equation_7():
+    x, eps, z = (normal(*SHAPE, seed=seed) for seed in range(3))
+    for t, t_next, a, a_next in pairs_of_timesteps():
+        mean, variance = two_bells(x, sampling.predict_x0(x, eps, t, ALPHA_BAR), a, a_next)
+        theirs = sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z)
+        assert_close(mean + math.sqrt(variance) * z, theirs, rtol=1e-3, atol=1e-4)
 
-    def predict_x0(x, t):
-        return ALPHA_BAR[t].sqrt() * x + 0.1 * torch.sin(3 * x)
 
-    start = x = normal(*SHAPE)
-    for t in scheduler.timesteps.tolist():
-        x = scheduler.step(predict_x0(x, t), t, x).prev_sample
-    # Roundings of 25 steps add up.
-    assert_close(sample(predict_x0, start, scheduler.timesteps.tolist(), ALPHA_BAR), x, rtol=0, atol=1e-5)
+def test_dice_fall_in_their_places_only(lesson):
+    x0, eps, z = (normal(*SHAPE, seed=seed) for seed in range(3))
+    places = torch.zeros(4, 4)
+    places[:, 2:] = 1
+    for _, _, a, a_next in pairs_of_timesteps():
+        step = dice_at(x0, eps, a, a_next, places, z)
+        assert_close(step[..., :2], lesson["ddim"](x0, eps, a, a_next, z)[..., :2])
+        assert_close(step[..., 2:], lesson["ddpm"](x0, eps, a, a_next, z)[..., 2:])
 
 
 def test_the_perfect_network_follows_from_the_slope_of_the_density():
@@ -133,40 +137,51 @@ def test_a_network_that_is_told_one_timestep_is_called_with_it(lesson, pipe):
     assert not torch.allclose(told, sampling.predict(pipe, x, 20, words), atol=1e-6)
 
 
-def test_one_step_is_ddim_without_and_ddpm_with_fresh_noise(lesson):
-    x, eps, z = (normal(*SHAPE, seed=seed) for seed in range(3))
-    ddpm = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", timestep_spacing="leading", steps_offset=1)
-    ddpm.set_timesteps(25)
-    times = lesson["evenly"](25)
-    for t, t_next in itertools.pairwise(times):
-        x0, a, a_next = lesson["estimate"](x, eps, t, ALPHA_BAR), float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
-        assert_close(lesson["mix"](x0, eps, a, a_next), sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
-        sigma = lesson["ddpm_sigma"](a, a_next)
-        ours = lesson["mix"](x0, eps, a, a_next, sigma, z)
-        assert_close(ours, sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z), rtol=1e-3, atol=1e-4)
-        drawn = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
-        theirs = ddpm.step(eps, t, x, generator=torch.Generator().manual_seed(7)).prev_sample
-        assert_close(lesson["mix"](x0, eps, a, a_next, sigma, drawn), theirs, rtol=1e-3, atol=1e-4)
+def test_the_three_steps_are_the_librarys(lesson):
+    x, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
+    for kind, name in (("fixed_small", "ddpm"), ("fixed_large", "ddpm_wide")):
+        ddpm = DDPMScheduler(**SCHEDULE, variance_type=kind, timestep_spacing="leading", steps_offset=1)
+        ddpm.set_timesteps(25)
+        for t, t_next, a, a_next in pairs_of_timesteps():
+            x0 = lesson["estimate"](x, eps, t, ALPHA_BAR)
+            z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
+            theirs = ddpm.step(eps, t, x, generator=torch.Generator().manual_seed(7)).prev_sample
+            assert_close(lesson[name](x0, eps, a, a_next, z), theirs, rtol=1e-3, atol=1e-4)
+            without = lesson["ddim"](x0, eps, a, a_next, z)
+            assert_close(without, sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
 
 
-@pytest.mark.parametrize(("sigma_of", "limit"), [("no_sigma", 1), ("ddpm_sigma", 1), ("largest_sigma", math.sqrt(0.5))])
-def test_what_a_perfect_network_draws_in_a_world_of_one_number(lesson, sigma_of, limit):
-    """Many short steps come near the limit, and the formula agrees with numbers that are drawn."""
+@pytest.mark.parametrize("world", ["normal_numbers", "one_picture"])
+@pytest.mark.parametrize("name", ["ddim", "ddpm", "ddpm_wide"])
+def test_the_spread_of_what_is_drawn_is_that_of_numbers_that_are_drawn(lesson, name, world):
     lesson["alpha_bar"] = ALPHA_BAR
-    sigma = lesson[sigma_of]
-    assert lesson["spread"](500, sigma) == pytest.approx(limit, abs=0.01)
-    x, times = normal(200_000), lesson["evenly"](10)
+    step, best = lesson[name], lesson[world]
+    spread, of_start = lesson["spread"](10, step, best)
+    start = x = normal(200_000)
+    times = lesson["evenly"](10)
     for seed, (t, t_next) in enumerate(zip(times, [*times[1:], 0], strict=True), start=1):
         a, a_next = float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
-        # The regression of x0, and of the noise, on x_t, whose variance is 1.
-        x0, eps = math.sqrt(a) * x, math.sqrt(1 - a) * x
-        x = lesson["mix"](x0, eps, a, a_next, sigma(a, a_next), normal(200_000, seed=seed))
-    assert float(x.std()) == pytest.approx(lesson["spread"](10, sigma), abs=0.01)
+        x = step(*best(x, a), a, a_next, normal(200_000, seed=seed))
+    assert float(x.std()) == pytest.approx(spread, rel=0.02)
+    assert float((x * start).mean() / start.square().mean()) == pytest.approx(of_start, abs=0.01)
 
 
-def test_only_the_largest_sigma_does_not_vanish_with_the_step(lesson):
-    a = float(ALPHA_BAR[500])
-    assert lesson["no_sigma"](a, a) == lesson["ddpm_sigma"](a, a) == 0
-    x0, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
-    sigma = lesson["largest_sigma"](a, a)
-    assert_close(lesson["mix"](x0, eps, a, a, sigma), math.sqrt(a) * x0)
+def test_each_sigma_is_exact_in_its_own_world(lesson):
+    lesson["alpha_bar"] = ALPHA_BAR
+    left_over = math.sqrt(1 - float(ALPHA_BAR[0]))
+    for steps in (5, 25, 500):
+        assert lesson["spread"](steps, lesson["ddpm_wide"], lesson["normal_numbers"])[0] == pytest.approx(1)
+        assert lesson["spread"](steps, lesson["ddpm"], lesson["one_picture"])[0] == pytest.approx(left_over)
+
+
+@torch.no_grad()
+def test_the_loop_with_other_steps_is_the_loop_if_no_dice_are_thrown(lesson, pipe):
+    words, empty = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=True)
+    lesson["words"] = words
+    start = normal(2, 4, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+    times = lesson["evenly"](5)
+    ours = lesson["denoise_with"](lesson["ddim"], start, times, dice=3)
+    assert_close(ours, lesson["denoise"](pipe, start, times, words, empty, guidance=1), rtol=1e-4, atol=1e-4)
+    thrown = [lesson["denoise_with"](lesson["ddpm"], start, times, dice=dice) for dice in (1, 1, 2)]
+    assert torch.equal(thrown[0], thrown[1])
+    assert not torch.allclose(thrown[0], thrown[2], atol=1e-2)

@@ -1,16 +1,12 @@
-"""The exercises of lesson 02: noise and picture exchanged, a loop for the other network, and the perfect network."""
+"""The exercises of lesson 02: DDPM's step from two bells, dice for a part of the picture, and the perfect network."""
 
-import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-
-Network = Callable[[Tensor, int], Tensor]
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
@@ -18,18 +14,29 @@ def _tensors(*shape: int, count: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def noise_of(x_t: Tensor, x0: Tensor, a: float) -> Tensor:
-    """The noise in x_t if x0 is the clean latent under it: Ho et al. (2020), equation 4, solved for the noise."""
-    return (x_t - math.sqrt(a) * x0) / math.sqrt(1 - a)
+def two_bells(x_t: Tensor, x0: Tensor, a: float, a_next: float) -> tuple[Tensor, float]:
+    """Mean and variance of x at the next timestep, given x_t and x0: Ho et al. (2020), equations 6 and 7."""
+    alpha = a / a_next
+    return _product(math.sqrt(a_next) * x0, 1 - a_next, x_t / math.sqrt(alpha), (1 - alpha) / alpha)
 
 
-def sample(predict_x0: Network, x: Tensor, timesteps: Sequence[int], alpha_bar: Tensor) -> Tensor:
-    """The whole of DDIM with a network that predicts x0: Song et al. (2020), equation 12 with sigma 0."""
-    bars = [*(float(alpha_bar[t]) for t in timesteps), 1.0]
-    for t, (a, a_next) in zip(timesteps, itertools.pairwise(bars), strict=True):
-        x0 = predict_x0(x, t)
-        x = math.sqrt(a_next) * x0 + math.sqrt(1 - a_next) * noise_of(x, x0, a)
-    return x
+def _product(one: Tensor, of_one: float, other: Tensor, of_other: float) -> tuple[Tensor, float]:
+    """The product of two normal densities, each with its mean and its variance."""
+    variance = 1 / (1 / of_one + 1 / of_other)
+    return variance * (one / of_one + other / of_other), variance
+
+
+def dice_at(x0: Tensor, eps: Tensor, a: float, a_next: float, places: Tensor, z: Tensor) -> Tensor:
+    """DDPM's step where places is 1, DDIM's where it is 0: Song et al. (2020), equation 12, with a sigma per place."""
+    return _mixed(x0, eps, a_next, places * _fresh(a, a_next), z)
+
+
+def _fresh(a: float, a_next: float) -> float:
+    return (1 - a_next) / (1 - a) * (1 - a / a_next)
+
+
+def _mixed(x0: Tensor, eps: Tensor, a_next: float, fresh: Tensor, z: Tensor) -> Tensor:
+    return math.sqrt(a_next) * x0 + (1 - a_next - fresh).sqrt() * eps + fresh.sqrt() * z
 
 
 def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
@@ -49,121 +56,138 @@ def _mean(truths: Tensor, scores: Tensor) -> Tensor:
     return _sum(truths, scores.softmax(dim=0))
 
 
-NOISE_OF = Exercise(
-    name="02.noise_of",
-    solution=noise_of,
-    cases=[(x_t, x0, a) for x_t, x0 in [_tensors(2, 4, 3, 3, count=2)] for a in (0.9, 0.3, 0.0047)],
+def _two_bells_cases() -> list[tuple[Tensor, Tensor, float, float]]:
+    x_t, x0 = _tensors(2, 4, 3, 3, count=2)
+    return [(x_t, x0, a, a_next) for a, a_next in ((0.0047, 0.02), (0.3, 0.5), (0.8, 0.97))]
+
+
+TWO_BELLS = Exercise(
+    name="02.two_bells",
+    solution=two_bells,
+    cases=_two_bells_cases,
     hints=(
-        "Write down the closed form of x_t from lesson 01. All of its quantities but one are given.",
-        "Solve it for the noise: first take the picture away, as strong as it is in x_t.",
-        "What is left is the noise times the square root of 1 - a.",
+        "Two people have measured the same length, one twice as carefully as the other. Whom do you believe more?",
+        "The middle is a weighted mean of the two values. The smaller the variance, the larger the weight.",
+        "The weights are 1 over each variance, divided by their sum; and 1 over that sum is the variance.",
     ),
     mistakes=(
         Mistake(
-            lambda x_t, x0, a: (x_t - a * x0) / (1 - a),
-            "alpha_bar and 1 - alpha_bar are variances; the numbers are multiplied by their square roots.",
+            lambda x_t, x0, a, a_next: (
+                (math.sqrt(a_next) * x0 + x_t / math.sqrt(a / a_next)) / 2,
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "this is the plain mean of the two. The surer one of them has to count more.",
         ),
         Mistake(
-            lambda x_t, x0, a: x_t - math.sqrt(a) * x0,
-            "the picture is out, but what is left has only the root of 1 - alpha_bar of the noise's strength.",
+            lambda x_t, x0, a, a_next: (
+                _weighted(x_t, x0, a, a_next, 1 - a_next, (a_next - a) / a),
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "here the less sure one counts more: a weight is 1 over the variance.",
         ),
         Mistake(
-            lambda x_t, x0, a: x_t - x0,
-            "x_t holds neither the whole picture nor the whole noise: solve the formula of x_t for the noise.",
+            lambda x_t, x0, a, a_next: (
+                _weighted(x_t, x0, a, a_next, (1 - a_next) ** -0.5, ((a_next - a) / a) ** -0.5),
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "the exponent of a bell is divided by its variance, so the weights are 1 over variances, without a root.",
         ),
         Mistake(
-            lambda x_t, x0, a: (x_t - math.sqrt(1 - a) * x0) / math.sqrt(a),
-            "this is the formula for x0 with the noise in its place; here the picture is known and the noise is asked.",
+            lambda x_t, x0, a, a_next: (
+                two_bells(x_t, x0, a, a_next)[0] / two_bells(x_t, x0, a, a_next)[1],
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "the weights do not add up to 1 yet: multiply the mean by the variance, which is 1 over their sum.",
         ),
         Mistake(
-            lambda x_t, x0, a: (x_t + math.sqrt(a) * x0) / math.sqrt(1 - a),
-            "this adds the picture a second time; it has to be taken away.",
+            lambda x_t, x0, a, a_next: _product(math.sqrt(a_next) * x0, 1 - a_next, x_t, 1 - a / a_next),
+            "x_t is x at the next timestep times the root of alpha, and noise. Divide it by that root first, and its "
+            "variance by alpha.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: _product(x0, 1 - a_next, x_t / math.sqrt(a / a_next), (a_next - a) / a),
+            "the picture stands in x at the next timestep with the root of a_next of its strength.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                two_bells(x_t, x0, a, a_next)[0],
+                math.sqrt(two_bells(x_t, x0, a, a_next)[1]),
+            ),
+            "the mean is right; return the variance itself, not its root.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: two_bells(x_t, x0, a, a_next)[0],
+            "the mean is right; return the variance, too: `return mean, variance`.",
         ),
     ),
 )
 
 
-def _stand_in(alpha_bar: Tensor) -> Network:
-    """In place of a U-Net: near the best estimate for data that is standard normal, so that a run stays near 1."""
-    return lambda x, t: alpha_bar[t].sqrt() * x + 0.1 * torch.sin(3 * x)
+def _weighted(x_t: Tensor, x0: Tensor, a: float, a_next: float, of_picture: float, of_latent: float) -> Tensor:
+    total = of_picture + of_latent
+    return (of_picture * math.sqrt(a_next) * x0 + of_latent * x_t / math.sqrt(a / a_next)) / total
 
 
-def _sample_cases() -> list[tuple[Network, Tensor, list[int], Tensor]]:
-    alpha_bar = schedules.alpha_bar(schedules.betas())
-    (x,) = _tensors(1, 4, 4, 4, count=1)
-    lists = ([999, 749, 499, 249], list(range(981, 0, -20)), [999, 300])
-    return [(_stand_in(alpha_bar), x, timesteps, alpha_bar) for timesteps in lists]
+def _dice_at_cases() -> list[tuple[Tensor, Tensor, float, float, Tensor, Tensor]]:
+    x0, eps, z = _tensors(2, 4, 3, 3, count=3)
+    places = torch.tensor([[0.0, 1, 1], [0, 0, 1], [1, 0, 1]])
+    return [(x0, eps, a, a_next, places, z) for a, a_next in ((0.0047, 0.02), (0.3, 0.5), (0.8, 0.97))]
 
 
-def _loop(
-    predict_x0: Network,
-    x: Tensor,
-    timesteps: Sequence[int],
-    a: Tensor,
-    *,
-    last: float | None = 1.0,
-    old: bool = False,
-    told_next: bool = False,
-    as_noise: bool = False,
-) -> Tensor:
-    """`sample` with one fault. last: alpha_bar after the last timestep; None takes no step there."""
-    after = [*(float(a[t]) for t in timesteps[1:])] + ([] if last is None else [last])
-    for i, (t, a_next) in enumerate(zip(timesteps, after, strict=False)):
-        told = timesteps[min(i + 1, len(timesteps) - 1)] if told_next else t
-        x0 = predict_x0(x, told)
-        eps = noise_of(x, x0, float(a[t]))
-        if as_noise:
-            x0, eps = (x - math.sqrt(1 - a[t]) * x0) / math.sqrt(a[t]), x0
-        x = math.sqrt(a_next) * x0 + math.sqrt(1 - (float(a[t]) if old else a_next)) * eps
-    return x
+def _half(kept: Callable[[Tensor], Tensor], put: Callable[[Tensor], Tensor]) -> Callable[..., Tensor]:
+    """`dice_at` with something else in place of the variance taken out, or of what z is multiplied by."""
+
+    def step(x0: Tensor, eps: Tensor, a: float, a_next: float, places: Tensor, z: Tensor) -> Tensor:
+        fresh = places * _fresh(a, a_next)
+        return math.sqrt(a_next) * x0 + (1 - a_next - kept(fresh)).sqrt() * eps + put(fresh) * z
+
+    return step
 
 
-def _estimates_only(predict_x0: Network, x: Tensor, timesteps: Sequence[int], a: Tensor) -> Tensor:
-    for t in timesteps:
-        x = predict_x0(x, t)
-    return x
-
-
-SAMPLE = Exercise(
-    name="02.sample",
-    solution=sample,
-    cases=_sample_cases,
-    # A run of 50 steps adds up the roundings of each.
-    rtol=1e-3,
-    atol=1e-3,
+DICE_AT = Exercise(
+    name="02.dice_at",
+    solution=dice_at,
+    cases=_dice_at_cases,
     hints=(
-        "One step has two moves: know picture and noise, then mix them for the next timestep of the list.",
-        "The network gives the picture. Exercise 1 gives the noise, with the alpha_bar of the timestep that x is at.",
-        "The mix takes the alpha_bar of the next timestep. After the last one it is 1, so no noise is left.",
+        "One formula does both: DDIM is the step whose fresh noise has the variance 0.",
+        "So let the variance be a tensor (h, w): DDPM's where `places` is 1, and 0 elsewhere. `places` times a number.",
+        "Use that tensor twice: it is taken out of what the predicted noise keeps, and its root is the size of z. "
+        "`math.sqrt` takes no tensors; `** 0.5` does.",
     ),
     mistakes=(
         Mistake(
-            lambda *given: _loop(*given, as_noise=True),
-            "the answer of this network is the picture, not the noise: what is left to find is the noise.",
+            lambda x0, eps, a, a_next, places, z: _mixed(
+                x0, eps, a_next, torch.ones_like(places) * _fresh(a, a_next), z
+            ),
+            "this throws the dice everywhere.",
         ),
         Mistake(
-            lambda *given: _loop(*given, old=True),
-            "the noise goes back in with the strength of the timestep you go to, not of the one you come from.",
+            lambda x0, eps, a, a_next, places, z: _mixed(x0, eps, a_next, (1 - places) * _fresh(a, a_next), z),
+            "the wrong places: fresh noise belongs where `places` is 1.",
         ),
         Mistake(
-            _estimates_only,
-            "this jumps to the clean picture every time; after each estimate noise has to come back, a little less.",
+            _half(torch.zeros_like, torch.sqrt),
+            "where dice fall there is too much noise now: what is put in has to be taken out of the predicted noise.",
         ),
         Mistake(
-            lambda predict_x0, x, timesteps, a: _loop(predict_x0, x, timesteps, a, last=float(a[-1])),
-            "alpha_bar[-1] is the noisiest of all to Python. After the last timestep comes the clean picture, with 1.",
+            lambda x0, eps, a, a_next, places, z: (
+                math.sqrt(a_next) * x0
+                + math.sqrt(1 - a_next - _fresh(a, a_next)) * eps
+                + (places * _fresh(a, a_next)).sqrt() * z
+            ),
+            "where no dice fall there is too little noise now: there the predicted noise stays whole.",
         ),
         Mistake(
-            lambda *given: _loop(*given, last=None),
-            "one step is missing: from the last timestep of the list to the clean picture.",
+            _half(lambda fresh: fresh, lambda fresh: fresh),
+            "z is multiplied by a variance; multiply it by the root.",
         ),
         Mistake(
-            lambda predict_x0, x, timesteps, a: predict_x0(x, timesteps[0]),
-            "this is one jump from the first timestep. Visit all of them, each from where the one before arrived.",
+            _half(torch.sqrt, torch.sqrt),
+            "variances add up, not their roots: take the variance itself out of 1 - a_next.",
         ),
         Mistake(
-            lambda *given: _loop(*given, told_next=True),
-            "predict_x0 has to be told the timestep that x is at now, not the one it goes to.",
+            lambda x0, eps, a, a_next, places, z: _mixed(x0, eps, a_next, places * (1 - a / a_next), z),
+            "this is the wide variance. The step here is DDPM's with the narrow one.",
         ),
     ),
 )
@@ -241,7 +265,7 @@ PERFECT = Exercise(
     ),
 )
 
-EXERCISES = (NOISE_OF, SAMPLE, PERFECT)
+EXERCISES = (TWO_BELLS, DICE_AT, PERFECT)
 
 ONE_LOOK = Quiz(
     name="02.one_look",
@@ -267,27 +291,28 @@ ONE_LOOK = Quiz(
     ),
 )
 
-ERROR_AT_THE_END = Quiz(
-    name="02.error_at_the_end",
-    question="At t = 999 `sqrt(alpha_bar)` is about 0.07. The predicted noise is wrong by 0.05. By how much is the "
-    "estimate of x0 wrong?",
+COPIES = Quiz(
+    name="02.copies",
+    question="Scene 1 stands in the data 100 times, each of the other 199 scenes once. The loop starts from pure "
+    "noise, with the perfect network for these data. In how many of the runs does it draw scene 1?",
     options=(
         Option(
-            "By about 0.0035",
-            "That multiplies by 0.07. The formula divides by it: x_t holds only 0.07 of the picture, so what is left "
-            "after the noise is taken out has to be made larger.",
+            "In about one of 200: it is one scene of 200",
+            "The perfect network counts how often each stands in the data: before anything is seen, scene 1 is a "
+            "hundred times as likely as another.",
         ),
         Option(
-            "By about 0.05",
-            "Noise and picture would count alike only where x_t holds as much of one as of the other, near t = 354.",
+            "In about a third: 100 of 299",
+            "So many end there if the starts are made of these data, by adding noise: then a trace of the scene is "
+            "left in each start. Pure noise holds no trace of any.",
         ),
         Option(
-            "By about 0.7",
-            "0.05 / 0.07 is about 0.7, more than half of the size of a latent's numbers: a small error in the noise is "
-            "a large one in the picture.",
+            "In more than one of 200, but in fewer than a third",
+            "Among 199 different scenes some fit the noise by chance; a hundred copies fit or miss together. So the "
+            "copies get less weight than their share. The next cell counts.",
             right=True,
         ),
     ),
 )
 
-QUIZZES = (ONE_LOOK, ERROR_AT_THE_END)
+QUIZZES = (ONE_LOOK, COPIES)
