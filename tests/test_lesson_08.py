@@ -14,7 +14,7 @@ from PIL import Image
 from torch.testing import assert_close
 
 from helpers import sampling, schedules
-from helpers.exercises.lesson_08 import difference_mask, still_kept
+from helpers.exercises.lesson_08 import difference_mask, still_kept, up
 from helpers.latents import encode
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
@@ -54,7 +54,7 @@ def lesson(pipe, ddim):
     """The functions of the lesson, on the tiny pipeline."""
     empty = pipe.encode_prompt("", pipe.device, 1, do_classifier_free_guidance=False)[0]
     names = {"alpha_bar": ddim.alphas_cumprod, "side": SIDE, "factor": pipe.vae_scale_factor, "scale": SCALE}
-    return definitions(LESSON, pipe=pipe, ddim=ddim, STEPS=STEPS, empty=empty, **names)
+    return definitions(LESSON, pipe=pipe, ddim=ddim, STEPS=STEPS, empty=empty, walk_up=up, **names)
 
 
 @pytest.fixture(scope="module")
@@ -186,15 +186,32 @@ def test_with_an_empty_mask_nothing_changes_and_with_a_full_one_it_is_plain_samp
     assert_close(lesson["inpaint"](x0, everything, PROMPT, eps), plain, **CLOSE)
 
 
+def test_inpainting_takes_another_number_of_steps(lesson, pipe, picture, mask):
+    x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
+    given = {"steps": 8, "guidance": SCALE, "latents": eps, "sampler": lesson["ddim"]}
+    plain = sampling.run(pipe, PROMPT, **given).latents
+    assert_close(lesson["inpaint"](x0, torch.ones_like(x0[:, :1]), PROMPT, eps, steps=8), plain, **CLOSE)
+
+
 def test_steps_taken_thrice_keep_what_is_kept_and_use_fresh_noise(lesson, pipe, picture, mask):
     x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
     again = lesson["inpaint_again"]
-    result = again(x0, mask, PROMPT, eps, 3, seeded(0))
+    result = again(x0, mask, PROMPT, eps, 4, 3, seeded(0))
     assert torch.equal(result * (1 - mask), x0 * (1 - mask))
-    assert torch.equal(result, again(x0, mask, PROMPT, eps, 3, seeded(0)))
-    assert ((result - again(x0, mask, PROMPT, eps, 3, seeded(1))) * mask).abs().mean() > 0.01
-    once = again(x0, mask, PROMPT, eps, 1, seeded(0))
-    assert_close(once, lesson["inpaint"](x0, mask, PROMPT, eps), **CLOSE)
+    assert torch.equal(result, again(x0, mask, PROMPT, eps, 4, 3, seeded(0)))
+    assert ((result - again(x0, mask, PROMPT, eps, 4, 3, seeded(1))) * mask).abs().mean() > 0.01
+    once = again(x0, mask, PROMPT, eps, 4, 1, seeded(0))
+    assert_close(once, lesson["inpaint"](x0, mask, PROMPT, eps, steps=4), **CLOSE)
+
+
+def test_thrice_with_a_third_of_the_steps_asks_the_network_as_often(lesson, pipe, picture, mask, monkeypatch):
+    calls = []
+    monkeypatch.setitem(lesson, "guided", lambda x, t, words, s: calls.append(t) or x)
+    x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
+    lesson["inpaint"](x0, mask, PROMPT, eps, steps=12)
+    once = len(calls)
+    lesson["inpaint_again"](x0, mask, PROMPT, eps, 4, 3, seeded(0))
+    assert len(calls) == 2 * once
 
 
 def test_back_up_from_a_lower_timestep_is_the_noise_of_the_higher(lesson):
@@ -206,13 +223,6 @@ def test_back_up_from_a_lower_timestep_is_the_noise_of_the_higher(lesson):
         assert_close(noise, (1 - ALPHA_BAR[t]).sqrt())
 
 
-def test_the_asymmetry_is_the_mean_difference_from_the_mirror_image(lesson):
-    pixels = np.full((SIDE, SIDE, 3), 100, np.uint8)
-    assert lesson["asymmetry"](Image.fromarray(pixels)) == 0
-    pixels[:, SIDE // 2 :] = 130
-    assert lesson["asymmetry"](Image.fromarray(pixels)) == 30
-
-
 # Inversion
 
 
@@ -222,7 +232,7 @@ def test_inversion_is_the_librarys(lesson, pipe, ddim, picture, steps):
     inverse = DDIMInverseScheduler.from_config(ddim.config)
     inverse.set_timesteps(steps)
     x = x0
-    path = lesson["up"](x0, words, steps)
+    path = lesson["inverted"](x0, words, steps)
     assert len(path) == steps + 1
     for ours, t in zip(path[1:], inverse.timesteps.tolist(), strict=True):
         x = inverse.step(pipe.unet(x, t, words).sample, t, x).prev_sample
@@ -236,12 +246,11 @@ def test_the_way_down_is_the_librarys_ddim(lesson, pipe, ddim, s):
     assert_close(lesson["down"](x, words, lesson["timesteps"](STEPS), s), theirs, **CLOSE)
 
 
-def test_inversion_from_a_noised_picture_takes_the_steps_above(lesson, picture):
-    x, words, order = encode(lesson["pipe"], picture), lesson["embed"](PROMPT), lesson["timesteps"](STEPS)
-    path = lesson["up"](x, words, STEPS, start=order[-2])
-    assert len(path) == STEPS - 1
-    there = lesson["predict"](lesson["pipe"], x, order[-3], words)
-    assert_close(path[1], sampling.ddim_step(x, there, order[-2], order[-3], ALPHA_BAR), **CLOSE)
+def test_guidance_on_the_way_up_is_that_of_the_way_down(lesson, picture):
+    x, words = encode(lesson["pipe"], picture), lesson["embed"](PROMPT)
+    first = lesson["timesteps"](STEPS)[-1]
+    eps = lesson["guided"](x, first, words, 2.0)
+    assert_close(lesson["inverted"](x, words, STEPS, 2.0)[1], sampling.ddim_step(x, eps, 0, first, ALPHA_BAR), **CLOSE)
 
 
 def test_a_step_up_and_down_with_one_noise_is_none(lesson):
@@ -260,7 +269,7 @@ def test_the_round_trip_error_falls_with_the_steps_and_guidance_spoils_it(lesson
     x0 = lesson["normal"](1, 0)
 
     def error(steps, s):
-        top, order = lesson["up"](x0, None, steps)[-1], lesson["timesteps"](steps)
+        top, order = lesson["inverted"](x0, None, steps)[-1], lesson["timesteps"](steps)
         return lesson["rms"](lesson["down"](top, None, order, s) - x0)
 
     errors = [error(steps, 1.0) for steps in (5, 10, 20, 40)]
@@ -277,6 +286,22 @@ def test_correlation_tells_noise_from_a_picture(lesson):
 
 
 # The exercises
+
+
+def test_the_way_up_asks_where_each_step_leads_and_keeps_all_it_reaches():
+    x, asked = torch.ones((1, 4, 2, 2)), []
+
+    def predict_eps(latents, t):
+        asked.append((float(latents.mean()), t))
+        return torch.zeros_like(latents)
+
+    path = up(x, [101, 501, 901], predict_eps, ALPHA_BAR)
+    assert [t for _, t in asked] == [101, 501, 901]
+    assert torch.equal(path[0], x)
+    # Without any noise a step changes nothing but the share of the picture.
+    for latents, t in zip(path, [0, 101, 501, 901], strict=True):
+        assert_close(latents, x * (ALPHA_BAR[t] / ALPHA_BAR[0]).sqrt())
+    assert [mean for mean, _ in asked] == [float(latents.mean()) for latents in path[:-1]]
 
 
 @pytest.fixture

@@ -1,11 +1,29 @@
-"""The exercises of lesson 08: a mask out of two prompts, and a strength for each place."""
+"""The exercises of lesson 08: the way up, a mask out of two prompts, and a strength for each place."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
+from helpers.sampling import ddim_step
+
+Predict = Callable[[Tensor, int], Tensor]
+
+
+def up(x: Tensor, order: Sequence[int], predict_eps: Predict, alpha_bar: Tensor) -> list[Tensor]:
+    """A picture walked towards noise: DDIM inversion (Song et al., 2020, arXiv:2010.02502, section 4.3).
+
+    x: the latents at t = 0. order: the timesteps to reach, rising. predict_eps: the predicted noise for (x, t).
+    Returns x and the latents at every timestep of `order`. As in diffusers, the noise is asked for at the timestep
+    that a step leads to, of the latents that it starts from.
+    """
+    path = [x]
+    for t, t_next in pairwise([0, *order]):
+        path.append(ddim_step(path[-1], predict_eps(path[-1], t_next), t, t_next, alpha_bar))
+    return path
 
 
 def difference_mask(noise_source: Tensor, noise_target: Tensor) -> Tensor:
@@ -55,6 +73,62 @@ def _difference_mask(
 
 def _mean_magnitude(change: Tensor) -> Tensor:
     return change.abs().mean(dim=(0, 1), keepdim=True)
+
+
+def _walks() -> list[tuple[Tensor, list[int], Predict, Tensor]]:
+    x = torch.randn((1, 4, 2, 3), generator=torch.Generator().manual_seed(8))
+    alpha_bar = schedules.alpha_bar(schedules.betas())
+    orders = ([201, 401, 601, 801], [51, 101, 151])
+    return [(x, order, lambda x, t: 0.5 * torch.sin(3 * x + t / 300), alpha_bar) for order in orders]
+
+
+def _asked_too_low(x: Tensor, order: Sequence[int], predict_eps: Predict, alpha_bar: Tensor) -> list[Tensor]:
+    path = [x]
+    for t, t_next in pairwise([0, *order]):
+        path.append(ddim_step(path[-1], predict_eps(path[-1], t), t, t_next, alpha_bar))
+    return path
+
+
+def _from_the_first(x: Tensor, order: Sequence[int], predict_eps: Predict, alpha_bar: Tensor) -> list[Tensor]:
+    path = [x]
+    for t, t_next in pairwise(order):
+        path.append(ddim_step(path[-1], predict_eps(path[-1], t_next), t, t_next, alpha_bar))
+    return path
+
+
+UP = Exercise(
+    name="08.up",
+    solution=up,
+    cases=_walks,
+    hints=(
+        "A list `path` begins with x. A loop over `order` adds one latent after the other. From which t does it start?",
+        "Each step is a ddim_step from path[-1], at t, to t_next. Its predicted noise is asked for at t_next.",
+        "The first step goes from 0 to order[0]. After each step t_next becomes the t of the next.",
+    ),
+    mistakes=(
+        Mistake(
+            _asked_too_low,
+            "the noise is asked for at the timestep that the step comes from: ask for it where the step leads.",
+        ),
+        Mistake(
+            lambda x, order, predict_eps, alpha_bar: up(x, order[::-1], predict_eps, alpha_bar),
+            "order rises already: taken backwards, the first step jumps to the top, and the others lead down.",
+        ),
+        Mistake(lambda *given: up(*given)[1:], "the list lacks its first item: x, at t = 0."),
+        Mistake(lambda *given: up(*given)[-1], "the top alone is returned: give the list of all latents on the way."),
+        Mistake(
+            lambda x, order, predict_eps, alpha_bar: [
+                x,
+                *(ddim_step(x, predict_eps(x, t), 0, t, alpha_bar) for t in order),
+            ],
+            "every step starts from the picture here: start each from the latents that the step before has reached.",
+        ),
+        Mistake(
+            _from_the_first,
+            "the picture is at t = 0, not at order[0]: the first step leads from 0 to order[0].",
+        ),
+    ),
+)
 
 
 DIFFERENCE_MASK = Exercise(
@@ -145,15 +219,15 @@ STILL_KEPT = Exercise(
 
 MORE_STEPS = Quiz(
     name="08.more_steps",
-    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 100 steps change?",
+    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 60 steps change?",
     options=(
         Option(
-            "More of the scribble is lost: the U-Net now draws over it 50 times instead of 10",
-            "How much is lost depends mostly on the noise at the start. More steps only cut the same way down finer.",
+            "More of the scribble is lost: the U-Net now draws over it 30 times instead of 10",
+            "With the same prompt and guidance the noise at the start decides. More steps cut the same way down finer.",
         ),
         Option(
             "Little: the loop starts at nearly the same t, and the steps are smaller",
-            "At t = 491 instead of 451. To lose more of the scribble, raise the strength.",
+            "At t = 465 instead of 451. To lose more of the scribble, raise the strength.",
             right=True,
         ),
         Option(
@@ -163,25 +237,25 @@ MORE_STEPS = Quiz(
     ),
 )
 
-CLEAN_HALF = Quiz(
-    name="08.clean_half",
-    question="Someone puts the clean `x0` back after every step of `inpaint`, without noise. What is different?",
+OTHER_WAY = Quiz(
+    name="08.other_way",
+    question="In the middle row (up 1, down 2) more steps bring the cat hardly nearer. Where is the error from?",
     options=(
         Option(
-            "Nothing: the kept half ends as `x0` in both cases",
-            "The kept half does. The new half is drawn by a network that sees both, and now it sees something else.",
+            "From steps that are still too large: with ever more of them it vanishes as well",
+            "Smaller steps mend one fault, that `eps` is asked for before the latents are there. Another one stays.",
         ),
         Option(
-            "The new half ends without noise too soon",
-            "The new half is not touched: it takes the same DDIM steps, with the noise that belongs to each timestep.",
-        ),
-        Option(
-            "The network sees a half that does not fit its timestep",
-            "It was trained on latents that hold the noise of their timestep in every place. This half holds none.",
+            "From the way down, which follows another predicted noise than the way up did",
+            "Guided and plain prediction differ, however small the steps are, so down is another way than up.",
             right=True,
+        ),
+        Option(
+            "From fresh noise, which guidance draws in every step and the way up did not contain",
+            "Guidance draws nothing: it mixes two predictions, and a DDIM step adds no fresh noise.",
         ),
     ),
 )
 
-EXERCISES = (DIFFERENCE_MASK, STILL_KEPT)
-QUIZZES = (MORE_STEPS, CLEAN_HALF)
+EXERCISES = (UP, DIFFERENCE_MASK, STILL_KEPT)
+QUIZZES = (MORE_STEPS, OTHER_WAY)
