@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderKL, ControlNetModel
+from diffusers import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -203,19 +203,14 @@ def test_new_numbers_are_counted_against_the_whole_models():
     assert f"{config('text_encoder')['vocab_size']} rows of {width} numbers, frozen" in written
 
 
-def test_new_numbers_account_for_controlnet():
-    """Copy, encoder and convolutions add up to what stands beside the model."""
-    control = ControlNetModel.from_unet(load_pipeline("pocket", device="cpu").unet)
-    parts = [
-        int(text.rpartition(", ")[2].replace(",", ""))
-        for text in texts("new_numbers")
-        if re.search(r"(copied|outline|at 0), [\d,]+$", text)
-    ]
-    assert len(parts) == 3
-    assert f"+{sum(parts):,}" in texts("new_numbers") and sum(parts) == control.num_parameters()
-    assert any(
-        text.startswith(f"{len(control.controlnet_down_blocks) + 1} convolutions") for text in texts("new_numbers")
-    )
+def test_full_fine_tuning_is_counted_as_the_u_net():
+    """None of its numbers is new, so it stands without a plus and with its share of the whole model."""
+    written = texts("new_numbers")
+    whole = sum(x.numel() for path in POCKET.glob("*/*.safetensors") for x in load_file(path).values())
+    trained = sum(x.numel() for path in POCKET.glob("unet/*.safetensors") for x in load_file(path).values())
+    assert f"{trained:,}" in written and f"+{trained:,}" not in written
+    assert f"{100 * trained / whole:.0f} % of" in written
+    assert f"and with the rest of the U-Net {trained:,}" in written
 
 
 def test_guidance_is_told_as_it_was_measured():

@@ -21,7 +21,7 @@ from torch.testing import assert_close
 
 from helpers import judge, plots, scenes
 from helpers.checksums import verify_checksums
-from helpers.exercises.lesson_11 import merge, prior_loss, with_lora
+from helpers.exercises.lesson_11 import cut, merge, prior_loss, with_lora
 from helpers.model_folder import POCKET
 from helpers.scenes import GROUNDS, PLAIN, SIZE, SPRITES, STYLES, WORDS, draw, vary
 from tests.lessons import NOTEBOOKS, constants, definitions
@@ -31,7 +31,7 @@ LESSON = NOTEBOOKS / "11_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ATLAS = SPRITES.parent / "new-word" / f"{WORD}.webp"
-TOP = (256, 46, 664, 182)  # of the picture of the scales: the flamingo at the last three
+TOP = (120, 46, 528, 182)  # of the picture of the scales: the flamingo at the first three
 SPRITE = scenes.sprite  # as the course has it: the lesson puts another in its place
 
 
@@ -143,22 +143,31 @@ def test_the_judge_tells_flamingos_from_other_things(lesson):
     takers = [(word, style) for word in WORDS for style in STYLES if scenes.takes_colours(word, style)]
     pink = [scenes.Scene((scenes.Thing(word, "pink"),), ground="white", style=style) for word, style in takers]
     lesson["rivals"] = judge.features([draw(scene) for scene in pink])
+    lesson["rival_words"] = np.array([word for word, _ in takers])
     for name in ("fox", "pizza", "bird", "key", WORD):
         found = lesson["is_flamingo"](real(name, 99, 2)).tolist()
         assert found.count(name == WORD) >= 7
     # Tilted, mirrored and of another size: the distance alone passes some of them.
     rng = np.random.default_rng(3)
-    near, passing = lesson["near_and_passing"]([draw(vary(scene, rng)) for scene in pink])
+    varied = [draw(vary(scene, rng)) for scene in pink]
+    near, passing = lesson["near_and_passing"](varied)
     assert near.sum() > 10
     assert passing.sum() <= 3
+    # Its own word among the rivals stops a pink thing easily. Without it more pass, and none that is not near.
+    still_near, without = lesson["near_and_passing"](varied, lesson["rival_words"])
+    assert np.array_equal(still_near, near)
+    assert (passing <= without).all() and (without <= near).all()
+    assert without.sum() > passing.sum()
+    clean = [draw(scene) for scene in pink]
+    assert not lesson["near_and_passing"](clean)[1].any()  # each is its own rival
 
 
 def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
     # 12 pictures in the order of `ask`: a ground that was taught and two kept out, each in four styles.
     hits = [True, True, False, True, True, False, False, True, True, False, True, False]
     lesson["is_flamingo"] = np.array
-    lesson["report"]("LoRA", 2048, 8192, hits)
-    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "8.0", "2", "3", "2"]
+    lesson["report"]("LoRA", 2048, hits, "8.0")
+    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "2", "3", "2", "8.0"]
     prompts = lesson["ask"](WORD)
     assert len(prompts) == len(hits)
     assert prompts[0] == "a flamingo on a white background, flat style"
@@ -310,6 +319,36 @@ def test_pictures_are_drawn_in_parts_with_seeds_that_run_on(lesson):
     assert len(pictures) == 10
     assert pipe.unet is unet  # put back
     assert most_apart(pictures[9:], paint(unet, ["a fox"], seed=14)) < 1
+
+
+# --- the change of every weight
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("rank", [1, 3])
+def test_a_change_is_cut_in_every_matrix_or_kept_in_attention_alone(lesson, rank):
+    unet = lesson["pipe"].unet
+    whole = copy.deepcopy(unet)
+    for i, weight in enumerate(whole.parameters()):
+        weight += 0.1 * normal(*weight.shape, seed=i)
+    lesson |= {"untouched": unet, "whole": whole, "cut_to": cut}
+    some, numbers = lesson["with_change"](rank)
+    counted = 0
+    for name, weight in some.named_parameters():
+        change = weight - unet.get_parameter(name)
+        if weight.ndim == 1:
+            assert not change.any(), name
+            continue
+        change, shape = change.flatten(1), weight.flatten(1).shape
+        assert torch.linalg.matrix_rank(change, rtol=1e-3) == min(rank, *shape), name
+        counted += min(rank, *shape) * sum(shape)
+    assert numbers == counted
+    only, numbers = lesson["with_change"](only=TARGETS)
+    moved = [name for name, weight in only.named_parameters() if not torch.equal(weight, unet.get_parameter(name))]
+    assert moved == [
+        name for name, _ in unet.named_parameters() if name.endswith(tuple(f"{end}.weight" for end in TARGETS))
+    ]
+    assert numbers == sum(unet.get_parameter(name).numel() for name in moved)
 
 
 # --- the exercises beyond their own cases

@@ -1,4 +1,4 @@
-"""The exercises of lesson 11: a layer with a LoRA, new and rehearsed pictures in one call, several LoRAs in one."""
+"""The exercises of lesson 11: a layer with a LoRA, a matrix cut to a rank, two losses in one, several LoRAs in one."""
 
 from collections.abc import Callable
 
@@ -16,11 +16,17 @@ def prior_loss(predicted: Tensor, eps: Tensor, weight: float) -> Tensor:
     return new.mean() + weight * old.mean()
 
 
-def merge(adapters: list[Adapter]) -> tuple[Tensor, Tensor]:
+def merge(parts: list[Adapter]) -> tuple[Tensor, Tensor]:
     """One adapter (a, b) whose product is the sum of all, with every factor in it."""
-    a = torch.cat([a for a, _, _, _ in adapters])
-    b = torch.cat([scale * alpha / len(a) * b for a, b, alpha, scale in adapters], dim=1)
+    a = torch.cat([a for a, _, _, _ in parts])
+    b = torch.cat([scale * alpha / len(a) * b for a, b, alpha, scale in parts], dim=1)
     return a, b
+
+
+def cut(matrix: Tensor, rank: int) -> Tensor:
+    """The matrix of at most that rank with the least squared distance to a matrix (out, in), by Eckart and Young."""
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ v[:rank]
 
 
 def with_lora(layer: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, scale: float, x: Tensor) -> Tensor:
@@ -211,7 +217,54 @@ WITH_LORA = Exercise(
     ),
 )
 
-EXERCISES = (WITH_LORA, PRIOR_LOSS, MERGE)
+
+def _matrices() -> list[tuple]:
+    return [(_normal(*shape, seed=sum(shape)), rank) for shape, rank in (((6, 4), 2), ((4, 7), 1), ((5, 5), 3))]
+
+
+def _last(matrix: Tensor, rank: int) -> Tensor:
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, -rank:] * s[-rank:] @ v[-rank:]
+
+
+def _unweighted(matrix: Tensor, rank: int) -> Tensor:
+    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] @ v[:rank]
+
+
+def _columns_of_v(matrix: Tensor, rank: int) -> Tensor:
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ v[:, :rank].T
+
+
+def _squared(matrix: Tensor, rank: int) -> Tensor:
+    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank].square() @ v[:rank]
+
+
+CUT = Exercise(
+    name="11.cut",
+    solution=cut,
+    cases=_matrices,
+    hints=(
+        "`torch.linalg.svd(matrix, full_matrices=False)` gives three: columns, their strengths, rows.",
+        "The strongest come first. Keep the first `rank` columns of u, numbers of s and rows of v.",
+        "`u * s` multiplies each column of u by its strength. A matrix product then sums the columns times rows.",
+    ),
+    mistakes=(
+        Mistake(_last, "these are the weakest columns times rows. The strongest come first."),
+        Mistake(_unweighted, "the strengths are missing: each column times row counts s times."),
+        Mistake(_squared, "the strengths are squared: each counts once, for the column or for the row."),
+        Mistake(_columns_of_v, "what svd gives third is made of rows: take its first rows, and do not transpose it."),
+        Mistake(lambda matrix, rank: matrix, "this is the whole matrix again: nothing was left out."),
+        Mistake(
+            lambda matrix, rank: cut(matrix, rank) - cut(matrix, rank - 1),
+            "this is a single column times row. Keep all of the first `rank`, and add them up.",
+        ),
+    ),
+)
+
+EXERCISES = (WITH_LORA, CUT, PRIOR_LOSS, MERGE)
 
 OLD_WORDS = Quiz(
     name="11.old_words",
