@@ -529,7 +529,8 @@ def test_a_run_is_seen_as_it_happens_and_can_be_stopped(page):
     fill(page, prompt=FOX, steps="900")
     page.locator("#draw-prompt").press("Enter")
     label = page.locator(".draw-where")
-    expect(label).to_have_text(re.compile("step [3-9] of 900"))
+    # A busy machine takes seconds for the first steps, and many may pass between two looks at the page.
+    expect(label).to_have_text(re.compile(r"step ([3-9]|[1-8]\d) of 900"), timeout=30_000)
     assert 0 < page.locator(".draw-go progress").evaluate("bar => bar.value") < 0.1
     page.get_by_role("button", name="Stop").press("Enter")
     message(page, "Stopped.")
