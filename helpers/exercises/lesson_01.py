@@ -87,14 +87,6 @@ JUMP = Exercise(
 )
 
 
-def _before(kept: Tensor) -> Tensor:
-    return torch.cat([torch.ones(1), kept[:-1]])
-
-
-def _betas(alpha_bar: Tensor) -> Tensor:
-    return 1 - alpha_bar / _before(alpha_bar)
-
-
 FEWER_STEPS = Exercise(
     name="01.fewer_steps",
     solution=fewer_steps,
@@ -107,16 +99,16 @@ FEWER_STEPS = Exercise(
     ),
     mistakes=(
         Mistake(
-            lambda a, n: _betas(a)[n - 1 :: n],
+            lambda a, n: fewer_steps(a, 1)[n - 1 :: n],
             "these are the betas that the kept timesteps had before. Each step must now destroy as much as all those "
             "that are left out with it.",
         ),
         Mistake(
-            lambda a, n: _betas(a).reshape(-1, n).sum(dim=1),
+            lambda a, n: fewer_steps(a, 1).reshape(-1, n).sum(dim=1),
             "betas do not add up. What single steps leave, 1 - beta, is multiplied.",
         ),
         Mistake(
-            lambda a, n: _betas(a[::n]),
+            lambda a, n: fewer_steps(a[::n], 1),
             "this keeps the first timestep, 0, and leaves out the last.",
         ),
         Mistake(
@@ -128,7 +120,7 @@ FEWER_STEPS = Exercise(
             "one is missing: the first step has a beta too, and before it alpha_bar is 1.",
         ),
         Mistake(
-            lambda a, n: a[n - 1 :: n] / _before(a[n - 1 :: n]),
+            lambda a, n: 1 - fewer_steps(a, n),
             "these are the shares that are left, 1 - beta. Asked for is beta.",
         ),
     ),
