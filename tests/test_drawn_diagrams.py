@@ -19,7 +19,7 @@ from helpers.loading import load_pipeline
 from helpers.model_folder import POCKET, ROOT
 from helpers.schedules import alpha_bar, betas
 from tests.pipelines import sd15
-from tools.diagrams import guidance, kit, one_step, self_attention, unet
+from tools.diagrams import guidance, kit, one_step, self_attention, unet, why_average
 from tools.diagrams.__main__ import NAMES
 
 FILES = sorted(kit.FOLDER.glob("*.svg"))
@@ -242,6 +242,18 @@ def test_one_step_has_the_shares_of_the_schedule():
     assert (
         len(bar) == 5 and sum(bar[:2]) == pytest.approx(1, abs=0.0011) and sum(bar[2:]) == pytest.approx(1, abs=0.0016)
     )
+
+
+def test_likelihoods_are_those_of_bayes_rule():
+    """Two truths and one number: the shares are the normal densities, one over their sum."""
+    truths, x_t, a = torch.tensor([[1.0], [-2.0]]), torch.tensor([[0.3]]), 0.25
+    densities = torch.distributions.Normal(a**0.5 * truths[:, 0], (1 - a) ** 0.5).log_prob(x_t[0]).exp()
+    torch.testing.assert_close(why_average.weights(x_t, truths, a), densities / densities.sum())
+
+
+def test_the_mean_is_a_blur_early_and_one_scene_late():
+    shares = [int(text[:-1]) for text in texts("why_average") if re.fullmatch(r"\d+%", text)]
+    assert sorted(shares)[0] < 20 and sorted(shares)[-1] == 100
 
 
 def test_self_attention_has_the_shares_of_the_layer():
