@@ -239,7 +239,7 @@ MORE_STEPS = Quiz(
 
 OTHER_WAY = Quiz(
     name="08.other_way",
-    question="In the middle row (up 1, down 2) smaller steps take away only a part of the error. Where is the rest from?",
+    question="In the middle row (up 1, down 2) smaller steps remove only a part of the error. Where is the rest from?",
     options=(
         Option(
             "From steps that are still too large: with ever more of them it vanishes as well",
