@@ -193,36 +193,6 @@ def test_inpainting_takes_another_number_of_steps(lesson, pipe, picture, mask):
     assert_close(lesson["inpaint"](x0, torch.ones_like(x0[:, :1]), PROMPT, eps, steps=8), plain, **CLOSE)
 
 
-def test_steps_taken_thrice_keep_what_is_kept_and_use_fresh_noise(lesson, pipe, picture, mask):
-    x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
-    again = lesson["inpaint_again"]
-    result = again(x0, mask, PROMPT, eps, 4, 3, seeded(0))
-    assert torch.equal(result * (1 - mask), x0 * (1 - mask))
-    assert torch.equal(result, again(x0, mask, PROMPT, eps, 4, 3, seeded(0)))
-    assert ((result - again(x0, mask, PROMPT, eps, 4, 3, seeded(1))) * mask).abs().mean() > 0.01
-    once = again(x0, mask, PROMPT, eps, 4, 1, seeded(0))
-    assert_close(once, lesson["inpaint"](x0, mask, PROMPT, eps, steps=4), **CLOSE)
-
-
-def test_thrice_with_a_third_of_the_steps_asks_the_network_as_often(lesson, pipe, picture, mask, monkeypatch):
-    calls = []
-    monkeypatch.setitem(lesson, "guided", lambda x, t, words, s: calls.append(t) or x)
-    x0, eps = encode(pipe, picture), lesson["normal"](1, 1)
-    lesson["inpaint"](x0, mask, PROMPT, eps, steps=12)
-    once = len(calls)
-    lesson["inpaint_again"](x0, mask, PROMPT, eps, 4, 3, seeded(0))
-    assert len(calls) == 2 * once
-
-
-def test_back_up_from_a_lower_timestep_is_the_noise_of_the_higher(lesson):
-    """On a clean latent, noise to t' and then from t' to t leaves as much of it, and as much noise, as noise to t."""
-    for t, t_prev in ((951, 901), (51, 1)):
-        share = ALPHA_BAR[t] / ALPHA_BAR[t_prev]
-        kept, noise = (share * ALPHA_BAR[t_prev]).sqrt(), (share * (1 - ALPHA_BAR[t_prev]) + 1 - share).sqrt()
-        assert_close(kept, ALPHA_BAR[t].sqrt())
-        assert_close(noise, (1 - ALPHA_BAR[t]).sqrt())
-
-
 # Inversion
 
 

@@ -219,15 +219,15 @@ STILL_KEPT = Exercise(
 
 MORE_STEPS = Quiz(
     name="08.more_steps",
-    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 60 steps change?",
+    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 40 steps change?",
     options=(
         Option(
-            "More of the scribble is lost: the U-Net now draws over it 30 times instead of 10",
+            "More of the scribble is lost: the U-Net now draws over it 20 times instead of 10",
             "With the same prompt and guidance the noise at the start decides. More steps cut the same way down finer.",
         ),
         Option(
             "Little: the loop starts at nearly the same t, and the steps are smaller",
-            "At t = 465 instead of 451. To lose more of the scribble, raise the strength.",
+            "At t = 476 instead of 451. To lose more of the scribble, raise the strength.",
             right=True,
         ),
         Option(
@@ -239,7 +239,7 @@ MORE_STEPS = Quiz(
 
 OTHER_WAY = Quiz(
     name="08.other_way",
-    question="In the middle row (up 1, down 2) more steps bring the cat hardly nearer. Where is the error from?",
+    question="In the middle row (up 1, down 2) smaller steps remove only a part of the error. Where is the rest from?",
     options=(
         Option(
             "From steps that are still too large: with ever more of them it vanishes as well",
