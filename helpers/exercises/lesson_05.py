@@ -83,7 +83,7 @@ WHO_KNOWS = Quiz(
         ),
         Option(
             "Any from `blue` on, the padding too",
-            "These have read both colours and `left`. What they keep is another question: of colour 1, little.",
+            "These have read both colours and `left`. What they keep of it is another question.",
             right=True,
         ),
         Option(
