@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
-from helpers import judge, plots, scenes
+from helpers import plots, scenes
 from helpers.checksums import verify_checksums
 from helpers.exercises.lesson_11 import cut, merge, prior_loss, with_lora
 from helpers.model_folder import POCKET
@@ -133,46 +133,17 @@ def test_the_picture_at_the_top_is_cut_from_one_that_the_lesson_draws():
         assert np.array_equal(np.asarray(part), np.asarray(top.convert("RGB"))), again
 
 
-# --- the judge
+# --- the prompts
 
 
-def test_the_judge_tells_flamingos_from_other_things(lesson):
-    real = lesson["real_pictures"]
-    lesson["centres"] = judge.features(real(WORD, 0, 4)).unflatten(0, (len(STYLES), -1)).mean(dim=1)
-    lesson["reach"] = lesson["distance"](judge.features(real(WORD, 1, 6)), lesson["centres"]).max()
-    takers = [(word, style) for word in WORDS for style in STYLES if scenes.takes_colours(word, style)]
-    pink = [scenes.Scene((scenes.Thing(word, "pink"),), ground="white", style=style) for word, style in takers]
-    lesson["rivals"] = judge.features([draw(scene) for scene in pink])
-    lesson["rival_words"] = np.array([word for word, _ in takers])
-    for name in ("fox", "pizza", "bird", "key", WORD):
-        found = lesson["is_flamingo"](real(name, 99, 2)).tolist()
-        assert found.count(name == WORD) >= 7
-    # Tilted, mirrored and of another size: the distance alone passes some of them.
-    rng = np.random.default_rng(3)
-    varied = [draw(vary(scene, rng)) for scene in pink]
-    near, passing = lesson["near_and_passing"](varied)
-    assert near.sum() > 10
-    assert passing.sum() <= 3
-    # Its own word among the rivals stops a pink thing easily. Without it more pass, and none that is not near.
-    still_near, without = lesson["near_and_passing"](varied, lesson["rival_words"])
-    assert np.array_equal(still_near, near)
-    assert (passing <= without).all() and (without <= near).all()
-    assert without.sum() > passing.sum()
-    clean = [draw(scene) for scene in pink]
-    assert not lesson["near_and_passing"](clean)[1].any()  # each is its own rival
-
-
-def test_the_report_counts_what_was_seen_and_what_was_kept_out(lesson, capsys):
-    # 12 pictures in the order of `ask`: a ground that was taught and two kept out, each in four styles.
-    hits = [True, True, False, True, True, False, False, True, True, False, True, False]
-    lesson["is_flamingo"] = np.array
-    lesson["report"]("LoRA", 2048, hits, "8.0")
-    assert capsys.readouterr().out.split() == ["LoRA", "2,048", "2", "3", "2", "8.0"]
-    prompts = lesson["ask"](WORD)
-    assert len(prompts) == len(hits)
-    assert prompts[0] == "a flamingo on a white background, flat style"
-    assert prompts[-1] == "a flamingo at night, twemoji style"
-    assert lesson["ask"](TOKEN, ["pink"])[1] == "a <flamingo> on a pink background, glossy style"
+def test_the_three_prompts_are_of_what_is_taught_and_of_what_is_kept_out(lesson):
+    lesson |= constants(LESSON, "SHOWN", "KEPT_STYLE", "KEPT_GROUNDS")
+    assert lesson["ask"](WORD) == [
+        "a flamingo on a white background, glossy style",
+        "a flamingo on a green background, noto style",
+        "a flamingo on a white background, twemoji style",
+    ]
+    assert lesson["ask"](TOKEN)[0] == "a <flamingo> on a white background, glossy style"
 
 
 # --- loss, batches and loop
@@ -209,9 +180,10 @@ def test_training_lowers_the_loss_moves_only_the_adapters_and_repeats(lesson):
         weights = [w for w in unet.parameters() if w.requires_grad]
         assert {id(w) for w in weights} == {id(w) for lora in loras.values() for w in (lora.a, lora.b)}
         loss = lambda step: lesson["errors"](unet, *question).mean()  # noqa: B023, E731
+        before = loss(0).item()
         seen = lesson["train"](weights, 1e-2, 6, loss, lambda: loss(0).item())  # noqa: B023
-        assert list(seen) == [0, 3, 6]
-        assert seen[6] < seen[0]
+        assert list(seen) == [3, 6]
+        assert seen[6] < before
         ends.append([w.detach().clone() for w in weights])
         for name, lora in loras.items():
             assert torch.equal(lora.layer.weight, frozen[f"{name}.weight"])

@@ -281,7 +281,7 @@ OLD_WORDS = Quiz(
         ),
         Option(
             "None",
-            "Every number that those prompts use is what it was, to the last bit. The check below draws two of them.",
+            "Every number that those prompts use is what it was, to the last bit. The check below draws a chick.",
             right=True,
         ),
     ),
