@@ -149,7 +149,7 @@ CUT_WIRE = Quiz(
         Option(
             "The connection carries nothing that matters for the task",
             "The error shows what the network needs, not what the connection carries. Nor does one timestep speak for "
-            "all: Pocket's words cost a far larger multiple of the error at t = 900 than at t = 100.",
+            "all: in the figure of errors, see how the cost of losing the words depends on t.",
         ),
         Option(
             "The network, as it is, does well without what the connection carries",
