@@ -294,8 +294,8 @@ FAR_AWAY = Quiz(
         ),
         Option(
             "That it does not copy as a rule, and no more: a blur is far from everything too.",
-            "Distance measures flaws and news together. Only what is *nearer* than fresh pictures is suspicious. Of "
-            "single copies among many pictures a mean says nothing.",
+            "Distance measures flaws and news together. Only what is nearer than fresh pictures is suspicious. Of "
+            "single copies among many pictures their average distance says nothing.",
             right=True,
         ),
         Option(
