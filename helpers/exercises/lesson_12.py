@@ -1,4 +1,4 @@
-"""The exercises of lesson 12: for each broken pipeline what is wrong, two parts mended, and the first difference.
+"""The exercises of lesson 12: for each broken pipeline what is wrong, a part mended, and the first difference.
 
 A diagnosis is a member of `patients.Cause` and not a text, so that a misspelt one is an error of its own and no verdict
 has to name the right one.
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from helpers.exercises import Exercise, Mistake, patients
+from helpers.exercises import Exercise, Mistake
 from helpers.exercises.patients import PATIENTS, Cause
 
 # --- diagnoses
@@ -66,46 +66,6 @@ DIAGNOSES = tuple(_diagnosis(number) for number in range(1, len(PATIENTS)))
 
 def _latents(seed: int = 0) -> Tensor:
     return torch.randn((1, 4, 3, 3), generator=torch.Generator().manual_seed(seed))
-
-
-# --- what the answer means
-
-
-def _answers() -> list[tuple[Tensor, Tensor, float, str]]:
-    return [(_latents(1), _latents(2), a, kind) for kind in ("epsilon", "v_prediction") for a in (0.9, 0.1)]
-
-
-AS_NOISE = Exercise(
-    name="12.as_noise",
-    solution=patients.as_noise,
-    cases=_answers,
-    mistakes=(
-        Mistake(
-            lambda answer, x, a, kind: patients.as_noise(answer, x, a, "v_prediction"),
-            "right for a network that answers with v. With `epsilon` the answer is the noise already.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer,
-            "right for `epsilon`. With `v_prediction` the noise has to be solved for.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * x - math.sqrt(1 - a) * answer,
-            "for v this is the clean latent x0. The noise is the other combination.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(1 - a) * answer + math.sqrt(a) * x,
-            "the two roots have changed places.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else math.sqrt(a) * answer - math.sqrt(1 - a) * x,
-            "a sign is wrong: put v and x_t into your formula, and x0 has to cancel.",
-        ),
-        Mistake(
-            lambda answer, x, a, kind: answer if kind == "epsilon" else a * answer + (1 - a) * x,
-            "a is alpha_bar; the formula has the roots of it and of 1 - a.",
-        ),
-    ),
-)
 
 
 # --- float16
@@ -270,7 +230,6 @@ FIRST_DIVERGENCE = Exercise(
 
 EXERCISES = (
     *DIAGNOSES,
-    AS_NOISE,
     DECODE,
     FIRST_DIVERGENCE,
 )
