@@ -114,7 +114,7 @@ def test_until_an_answer_is_right_the_course_goes_on_with_its_own():
 
 
 def test_the_given_timesteps_are_the_librarys(lesson, pipe):
-    for steps in (20, 30, 7):
+    for steps in (20, 15, 7):
         scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
         scheduler.set_timesteps(steps)
         assert lesson["timesteps"](steps) == scheduler.timesteps.tolist()
@@ -194,7 +194,7 @@ def test_each_suspect_has_one_wrong_part_and_the_usual_inputs_find_two(lesson, p
         assert found == {1: "ddim_loop", 2: None, 3: "text_vectors", 4: None, 5: None}
         # And under "Which inputs it takes".
         unet, _, t, vectors, guidance = inputs["guided_noise"]
-        inputs["timesteps"] = (30,)
+        inputs["timesteps"] = (15,)
         inputs["start_noise"] = ([3, 8], given["shape"])
         several = sound.start_noise([3, 8], given["shape"]).to(given["noise"])
         inputs["guided_noise"] = (unet, several, t, vectors, guidance)
@@ -316,11 +316,10 @@ def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidan
 
 def test_the_two_lists_of_timesteps_under_the_suspects_are_theirs(lesson):
     suspect = make_suspect(lesson["part"], 2)
-    assert suspect.timesteps(30)[:2] == [967, 934]
-    assert lesson["part"].timesteps(30)[:2] == [958, 925]
+    assert suspect.timesteps(15)[:2] == [934, 867]
+    assert lesson["part"].timesteps(15)[:2] == [925, 859]
     # As the second hint says.
-    for steps, alike in {20: True, 30: False, 3: True, 9: True, 27: True, 37: True}.items():
-        assert (suspect.timesteps(steps) == lesson["part"].timesteps(steps)) is alike
+    assert suspect.timesteps(20) == lesson["part"].timesteps(20)
 
 
 @pytest.mark.parametrize("number", [0, 6])
