@@ -275,24 +275,24 @@ def test_the_way_up_asks_where_each_step_leads_and_keeps_all_it_reaches():
 
 
 @pytest.fixture
-def repaint(lesson):
+def with_strengths(lesson):
     """The loop below the exercise, with the solution in it."""
-    return lesson["repaint"]
+    return lesson["with_strengths"]
 
 
-def test_one_strength_in_all_places_is_sdedit(lesson, repaint, picture):
+def test_one_strength_in_all_places_is_sdedit(lesson, with_strengths, picture):
     lesson["kept_after"] = still_kept
     x0, eps = encode(lesson["pipe"], picture), lesson["normal"](1, 0)
     for strength in (0.0, 0.4, 0.8):
         everywhere = torch.full_like(x0[:, :1], strength)
-        assert_close(repaint(x0, everywhere, PROMPT, eps), lesson["sdedit"](x0, PROMPT, strength, eps), **CLOSE)
+        assert_close(with_strengths(x0, everywhere, PROMPT, eps), lesson["sdedit"](x0, PROMPT, strength, eps), **CLOSE)
 
 
-def test_strengths_0_and_1_are_inpainting(lesson, repaint, picture, mask):
+def test_strengths_0_and_1_are_inpainting(lesson, with_strengths, picture, mask):
     lesson["kept_after"] = still_kept
     x0, eps = encode(lesson["pipe"], picture), lesson["normal"](1, 1)
     # At strength 1 SDEdit keeps a trace of the picture in its start; this loop starts from noise, as inpainting does.
-    assert_close(repaint(x0, mask, PROMPT, eps), lesson["inpaint"](x0, mask, PROMPT, eps), **CLOSE)
+    assert_close(with_strengths(x0, mask, PROMPT, eps), lesson["inpaint"](x0, mask, PROMPT, eps), **CLOSE)
 
 
 def test_the_mask_out_of_two_prompts_is_where_they_differ():

@@ -189,7 +189,7 @@ STILL_KEPT = Exercise(
     solution=still_kept,
     cases=_strengths,
     hints=(
-        "A place of strength s takes its last int(steps * s) steps as they are. How many steps come before them?",
+        "A place of strength r takes its last int(steps * r) steps as they are. How many steps come before them?",
         "After each of those earlier steps it is put back, the last of them included. Steps count from 0.",
         "For tensors, .int() cuts off what stands behind the point, and .float() turns a comparison into 0 and 1.",
     ),
@@ -219,11 +219,11 @@ STILL_KEPT = Exercise(
 
 MORE_STEPS = Quiz(
     name="08.more_steps",
-    question="At strength 0.5 and 20 steps the result is still too much like the scribble. What do 40 steps change?",
+    question="Say that at strength 0.5 and 20 steps the result is too much like the scribble. What do 40 steps change?",
     options=(
         Option(
             "More of the scribble is lost: the U-Net now draws over it 20 times instead of 10",
-            "With the same prompt and guidance the noise at the start decides. More steps cut the same way down finer.",
+            "What decides is how much noise there is at the start, which hardly changes. The steps only get smaller.",
         ),
         Option(
             "Little: the loop starts at nearly the same t, and the steps are smaller",
@@ -239,11 +239,11 @@ MORE_STEPS = Quiz(
 
 OTHER_WAY = Quiz(
     name="08.other_way",
-    question="In the middle row (up 1, down 2) smaller steps remove only a part of the error. Where is the rest from?",
+    question="In the middle row (up 1, down 2) most of the error is still there at 40 steps. Where is it from?",
     options=(
         Option(
             "From steps that are still too large: with ever more of them it vanishes as well",
-            "Smaller steps mend one fault, that `eps` is asked for before the latents are there. Another one stays.",
+            "Then it would shrink as in the other rows, where 40 steps leave less than half of the error at 5 steps.",
         ),
         Option(
             "From the way down, which follows another predicted noise than the way up did",
