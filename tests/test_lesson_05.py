@@ -203,6 +203,7 @@ BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]
         ("beside", ("fox", "car"), ("blue", "red"), "snow", ["thing 1", "thing 2", "ground"]),
         ("beside", ("cat", "car"), ("blue", "red"), "white", ["thing 2"]),
         ("one", ("fox",), ("blue",), "white", ["thing 1"]),
+        ("beside", ("car", "car"), ("red", "blue"), "white", ["thing 2", "thing 2 in colour 2", "thing 2 twice"]),
         ("", (), (), "", []),
     ],
 )
