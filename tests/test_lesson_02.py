@@ -71,13 +71,23 @@ def test_the_perfect_network_follows_from_the_slope_of_the_density():
         squares = (x_t - a**0.5 * truths).flatten(1).square().sum(dim=1)
         (slope,) = torch.autograd.grad((counts.log() - squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
         x_t = x_t.detach()
-        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5)
+        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5, rtol=1e-4, atol=1e-5)
 
 
 def test_a_picture_that_stands_twice_is_two_pictures():
     truths, x_t, counts = normal(3, 4, 3, 3), normal(1, 4, 3, 3, seed=1), torch.tensor([1.0, 2.0, 1.0])
     twice = truths[[0, 1, 1, 2]]
     assert_close(perfect(x_t, truths, counts, 0.3), perfect(x_t, twice, torch.ones(4), 0.3))
+
+
+def test_the_perfect_network_is_as_sure_in_half_precision():
+    truths, counts = normal(4, 4, 64, 64).half(), torch.ones(4).half()
+    truths[1] = truths[0]
+    truths[1, 0, 0, 0] += 2  # two that differ in one number
+    x_t = add_noise(truths[:1].float(), normal(1, 4, 64, 64, seed=1), 300, ALPHA_BAR).half()
+    a = float(ALPHA_BAR[300])
+    exact = perfect(x_t.float(), truths.float(), counts.float(), a)
+    assert_close(perfect(x_t, truths, counts, a).float(), exact, rtol=0, atol=0.05)
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
 
 
 def _squares(x: Tensor) -> Tensor:
-    return x.flatten(1).square().sum(dim=1)
+    return x.float().flatten(1).square().sum(dim=1)  # in half precision a sum this large is rounded to 8 or 16
 
 
 def _sum(truths: Tensor, weights: Tensor) -> Tensor:
