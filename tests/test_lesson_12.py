@@ -181,6 +181,12 @@ def test_two_steps_for_one_run_out_half_way(ill):
     assert len(ill(Cause.STEPPED_TWICE).record) == STEPS // 2
 
 
+@pytest.mark.parametrize("cause", [Cause.START_NOT_SCALED, Cause.INPUT_NOT_SCALED, Cause.STEPPED_TWICE])
+def test_with_the_other_sampler_these_mistakes_do_nothing(lesson, right, cause):
+    parts = patient_of(cause).parts()
+    assert_close(lesson["draw"](parts, True).x, right[True].x, rtol=0, atol=1e-6)
+
+
 def test_equal_draws_add_up(pipe):
     """With a network that is right about standard normal data, a right run keeps its size."""
     lesson = definitions(LESSON, pipe=pipe, PROMPT="a fox", SEED=5, STEPS=20, scale=1.0)
@@ -253,6 +259,7 @@ def test_a_run_that_is_right_up_to_the_decoding_gets_no_table(tools, right, ill,
     first, *rest = capsys.readouterr().out.splitlines()
     assert first == "x, x_in, eps and x0: 0 % apart at every step"
     assert all(text in " ".join(rest) for text in says)
+    assert re.fullmatch(r"bytes: \d+ of 255 apart in the mean \(the two right pictures: \d+\)", rest[-1])
 
 
 def test_equal_parts_run_once_and_other_parts_or_words_anew(lesson, monkeypatch):
