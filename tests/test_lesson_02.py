@@ -71,7 +71,7 @@ def test_the_perfect_network_follows_from_the_slope_of_the_density():
         squares = (x_t - a**0.5 * truths).flatten(1).square().sum(dim=1)
         (slope,) = torch.autograd.grad((counts.log() - squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
         x_t = x_t.detach()
-        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5, rtol=1e-4, atol=1e-5)
+        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5)
 
 
 def test_a_picture_that_stands_twice_is_two_pictures():

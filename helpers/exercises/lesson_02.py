@@ -45,7 +45,8 @@ def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
 
 
 def _squares(x: Tensor) -> Tensor:
-    return x.float().flatten(1).square().sum(dim=1)  # in half precision a sum this large is rounded to 8 or 16
+    at_least_single = torch.promote_types(x.dtype, torch.float32)  # half precision rounds a sum this large to 8 or 16
+    return x.to(at_least_single).flatten(1).square().sum(dim=1)
 
 
 def _sum(truths: Tensor, weights: Tensor) -> Tensor:
