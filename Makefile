@@ -34,6 +34,9 @@ NBVAL := --nbval --nbval-sanitize-with tests/nbval_sanitize.cfg $(NBVAL_FLAGS)
 
 # A second lock on a model's own code, which `helpers` sets too late where a lesson imports diffusers first.
 export DIFFUSERS_DISABLE_REMOTE_CODE := 1
+# Some containers forbid Python to keep what it compiled. Every kernel and every test would then compile torch and its company
+# again: importing diffusers took 20 seconds each time instead of 8.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help lab playground site student onnxruntime dev test test-all nightly ranges test-gpu nvidia actionlint bench notebooks stamp format pins pins-lowest
 .DEFAULT_GOAL := help

@@ -143,14 +143,20 @@ class Notebook:
         """address: as `jupyter_lab` gives it. kernel: whether one is started, as JupyterLab itself always does."""
         self.page = page
         path = re.search(r"/tree/([^?]*)", address)
-        page.goto(address if kernel else address.replace(path[0], ""))
+        if kernel or not page.evaluate("!!window.jupyterapp"):  # without a kernel one JupyterLab may open many
+            page.goto(address if kernel else address.replace(path[0], ""))
         page.wait_for_function("window.jupyterapp?.started", timeout=START_SECONDS * 1000)
         page.evaluate("jupyterapp.started")
         if not kernel:
             preference = {"shouldStart": False, "canStart": False, "autoStartDefault": False}
             options = {"path": path[1], "factory": "Notebook", "kernelPreference": preference}
             page.evaluate("options => { jupyterapp.commands.execute('docmanager:open', options); }", options)
-        page.wait_for_function("jupyterapp.shell.currentWidget?.context?.isReady", timeout=START_SECONDS * 1000)
+        page.wait_for_function(
+            "path => { const context = jupyterapp.shell.currentWidget?.context; "
+            "return context?.isReady && context.path === path; }",
+            arg=path[1],
+            timeout=START_SECONDS * 1000,
+        )
         if kernel:
             page.evaluate("jupyterapp.shell.currentWidget.context.sessionContext.ready")
             self.idle()

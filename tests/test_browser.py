@@ -1,7 +1,8 @@
 """The lessons and the playground in a real JupyterLab and a real browser, used as a learner uses them.
 
 Every lesson is opened as it is committed, and not run: how it looks, and where its links go. Those in STEPPED, which
-between them have every kind of viewer, are run with Shift+Enter and used; the others are so by `make nightly`.
+between them have every kind of viewer, are run with Shift+Enter as far as their viewers and exercises need, and used;
+the others are run whole by `make nightly`, and all of them, outside of a browser, by nbval.
 Skipped, by name, where there is neither a Chromium nor a Chrome. BROWSER_SHOTS names a folder to keep the screenshots
 in; without it they go to pytest's own temporary one.
 """
@@ -103,14 +104,22 @@ def new_page(chromium):
     assert not elsewhere, f"asked for addresses that are not on this machine: {elsewhere[:5]}"
 
 
+@pytest.fixture(scope="module")
+def page_for_unrun(new_page):
+    """One JupyterLab for all lessons that are only looked at: to load it takes as long as to draw a lesson."""
+    page = new_page()
+    yield page
+    page.close()
+
+
 @pytest.fixture(scope="module", params=LESSONS)
-def unrun(request, lab, new_page):
+def unrun(request, lab, page_for_unrun):
     """A lesson as it is committed, opened and not run."""
-    notebook = Notebook(new_page(), lab(f"committed/{request.param}"))
+    notebook = Notebook(page_for_unrun, lab(f"committed/{request.param}"), kernel=False)
     notebook.name = request.param
     notebook.draw()
     yield notebook
-    notebook.close()
+    page_for_unrun.evaluate("jupyterapp.shell.currentWidget.close()")
 
 
 @pytest.fixture(
@@ -118,20 +127,33 @@ def unrun(request, lab, new_page):
     params=[pytest.param(name, marks=() if name in STEPPED else pytest.mark.nightly) for name in LESSONS],
 )
 def lesson(request, lab, new_page):
-    """A lesson that was stepped through with Shift+Enter from its first cell: the first lesson and those of the nightly
-    run to the end, the others to the last cell that shows a viewer, since nbval runs what comes after.
+    """A lesson that was stepped through with Shift+Enter: those of the nightly run from the first cell to the last, the
+    others through the cells that show a viewer or check an exercise, and those that these cannot do without.
     """
     notebook = Notebook(new_page(), lab(f"notebooks/{request.param}"))
-    notebook.name, notebook.ran = request.param, len(notebook.cells)
-    if request.param in STEPPED[1:]:
-        notebook.ran = 1 + max(
-            i for i, cell in enumerate(notebook.cells) if is_code(cell) and VIEWER.search(source(cell))
-        )
-    notebook.select(0)
-    for _ in range(notebook.ran):
+    notebook.name = request.param
+    steps = used(notebook.cells) if request.param in STEPPED else list(range(len(notebook.cells)))
+    for index in steps:
+        notebook.select(index)
         notebook.step()
+    cells = notebook.cells
+    notebook.ran = [cells[index] for index in steps]
     yield notebook
     notebook.close()
+
+
+def used(cells):
+    """The code cells that a reader of a lesson uses, its viewers and its exercises, after those that they need."""
+    places, before = prerequisites(cells)
+    found = {place for place in places if VIEWER.search(source(cells[place])) or CHECK.search(source(cells[place]))}
+    return sorted(found.union(*(before[place] for place in found)))
+
+
+def prerequisites(cells):
+    """The places of the code cells, and for each of them those of the earlier ones that it cannot do without."""
+    places = [index for index, cell in enumerate(cells) if is_code(cell)]
+    before = needed([source(cells[place]) for place in places])
+    return places, {place: {places[i] for i in earlier} for place, earlier in zip(places, before, strict=True)}
 
 
 @pytest.fixture
@@ -360,10 +382,9 @@ def test_a_lesson_is_readable_in_the_dark_and_in_a_narrow_window(unrun, shots):
 # --- lessons that are run
 
 
-def test_a_lesson_runs_cell_by_cell_from_its_first(lesson):
-    ran = lesson.cells[: lesson.ran]
-    assert troubles(ran) == []
-    assert counts(ran) == list(range(1, sum(map(is_code, ran)) + 1))
+def test_a_lesson_runs_cell_by_cell(lesson):
+    assert troubles(lesson.ran) == []
+    assert counts(lesson.ran) == list(range(1, sum(map(is_code, lesson.ran)) + 1))
 
 
 def has_viewer(lesson):
@@ -550,7 +571,7 @@ def test_every_viewer_of_a_lesson_is_alive(lesson, capsys):
 
 def test_a_viewer_that_training_renews_shows_its_end(lesson):
     """Of the lessons that train; the others have none."""
-    for cell in lesson.cells[: lesson.ran]:
+    for cell in lesson.ran:
         if is_code(cell) and "display(view)" in source(cell):
             line, picture, *_ = cell["outputs"]
             done, steps = re.match(r"step (\d+) of (\d+)", text_of(line)).groups()
@@ -603,8 +624,7 @@ def test_an_exercise_gives_a_hint_and_then_passes(lesson):
 def restartable(cells):
     """The code cells of a section, and those that it cannot do without: of the sections that take more than a first
     cell or two, the one that takes the fewest."""
-    places = [index for index, cell in enumerate(cells) if is_code(cell)]
-    before = dict(zip(places, needed([source(cells[index]) for index in places]), strict=True))
+    _, before = prerequisites(cells)
     sections, current = [], []
     for index, cell in enumerate(cells):
         if is_code(cell):
@@ -612,7 +632,7 @@ def restartable(cells):
         elif re.search(r"^## ", source(cell), re.MULTILINE):
             sections.append(current)
             current = []
-    choices = [(sorted({places[i] for index in one for i in before[index]} - set(one)), one) for one in sections if one]
+    choices = [(sorted(set().union(*(before[index] for index in one)) - set(one)), one) for one in sections if one]
     return min((choice for choice in choices if len(choice[0]) > 2), key=lambda choice: len(choice[0]))
 
 
