@@ -20,6 +20,7 @@ SOLUTION = re.compile(
 )
 # Constants of lessons that train and draw for minutes, for runs that look at something else than what was learned.
 HURRY = {
+    "00_first_picture": {"n": 2},
     "10_train_from_scratch": {"PLACINGS": 4, "STEPS": 5, "SHORT": 3, "CALLS": 2},
     "11_fine_tuning": {"STEPS": 4, "DRAWING": 2, "MOMENTS": 2},
     "12_break_it": {"STEPS": 8},
@@ -94,7 +95,7 @@ def constants(path: Path, *names: str, **given: Any) -> dict[str, Any]:
 
 
 def hurried(path: Path, folder: Path) -> Path:
-    """A copy of a notebook in `folder`, whose constants in `HURRY` are set anew at the end of the cell that sets them.
+    """A copy of a notebook in `folder`, whose constants in `HURRY` are set anew right behind the line that sets them.
 
     Raises ValueError if no cell sets one of them.
     """
@@ -103,17 +104,22 @@ def hurried(path: Path, folder: Path) -> Path:
     if constants:
         notebook = nbformat.read(copy, as_version=4)
         for name, value in constants.items():
-            cell = next((cell for cell in notebook.cells if cell.cell_type == "code" and name in assigned(cell)), None)
+            cell, line = _where_set(notebook, name) or (None, 0)
             if cell is None:
                 raise ValueError(f"No cell of {path.name} sets {name}")
-            cell.source += f"\n{name} = {value}"
+            lines = cell.source.splitlines()
+            cell.source = "\n".join([*lines[:line], f"{name} = {value}", *lines[line:]])
         nbformat.write(notebook, copy)
     return copy
 
 
-def assigned(cell: nbformat.NotebookNode) -> set[str]:
-    """The names that a cell assigns to outside of functions."""
-    return set().union(*(targets(node) for node in ast.parse(cell.source).body if isinstance(node, ast.Assign)))
+def _where_set(notebook: nbformat.NotebookNode, name: str) -> tuple[nbformat.NotebookNode, int] | None:
+    """The first cell that assigns to a name outside of functions, and the last line of that statement."""
+    for cell in notebook.cells:
+        for node in ast.parse(plain(cell.source)).body if cell.cell_type == "code" else ():
+            if isinstance(node, ast.Assign) and name in targets(node):
+                return cell, node.end_lineno
+    return None
 
 
 def targets(node: ast.Assign) -> set[str]:
