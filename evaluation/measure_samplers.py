@@ -41,6 +41,7 @@ FILE = "samplers.csv"
 COLUMNS = (
     "sampler",
     "steps",
+    "guidance",  # 1 is none; 0 where nothing is drawn by a sampler
     "calls",  # of the U-Net: Heun and PNDM make more of them than steps
     "pictures",
     "words",  # how many pictures show the right things in the right places
@@ -78,17 +79,19 @@ class SamplersConfig:
     # Not Euler and Euler a, which draw the same pictures as DDIM and DDPM.
     samplers: tuple[str, ...] = tuple(name for name in SAMPLERS if not name.startswith("Euler"))
     guidance: float = 4.0  # 1 is none
+    unguided: tuple[tuple[str, int], ...] = (("DDIM", 4), ("DPM++ 2M", 4))  # drawn without guidance, too: a control
     seed: int = 2_000_000  # far from the seeds of training and of the evaluation
     reference: int = 2000  # real pictures to compare with
     groups: int = 10  # of pictures, left out in turn to find the error of the distance
 
 
-def plan(config: SamplersConfig) -> list[tuple[str, int]]:
-    """All rows to measure, as (sampler, steps); those without a sampler first, with 0 steps."""
-    rows = [(name, 0) for name in REAL]
+def plan(config: SamplersConfig) -> list[tuple[str, int, float]]:
+    """All rows to measure, as (sampler, steps, guidance); those without a sampler first; last the control."""
+    rows = [(name, 0, 0.0) for name in REAL]
     for name in config.samplers:
-        rows += [(name, steps) for steps in (config.heun_steps if name == "Heun" else config.steps)]
-    return rows
+        rows += [(name, steps, config.guidance) for steps in (config.heun_steps if name == "Heun" else config.steps)]
+    control = [(name, steps, 1.0) for name, steps in config.unguided]
+    return rows + [row for row in control if row not in rows]
 
 
 def build_sampler(name: str, pipe: StableDiffusionPipeline) -> SchedulerMixin:
@@ -118,13 +121,14 @@ def setup_key(folder: Path, config: SamplersConfig) -> str:
     """Twelve digits that change with any weight of the model or the judge, and with any setting."""
     weights = sorted(path for place in (folder, JUDGE) for path in place.rglob("*.safetensors"))
     parts = [sha256(path) for path in weights]
-    # How many steps and samplers there are does not change the row of one of them.
-    settings = {key: value for key, value in asdict(config).items() if key not in ("steps", "heun_steps", "samplers")}
+    # How many rows there are does not change one of them.
+    rows = ("steps", "heun_steps", "samplers", "unguided")
+    settings = {key: value for key, value in asdict(config).items() if key not in rows}
     return hashlib.sha256("\n".join([*parts, json.dumps(settings)]).encode()).hexdigest()[:12]
 
 
 def draw_row(
-    pipe: StableDiffusionPipeline, name: str, steps: int, config: SamplersConfig, batch_size: int
+    pipe: StableDiffusionPipeline, name: str, steps: int, guidance: float, config: SamplersConfig, batch_size: int
 ) -> tuple[list[Image.Image], int, float]:
     """The pictures of one row, the U-Net's calls for each of them, and the seconds that each took, decoding included.
 
@@ -137,7 +141,7 @@ def draw_row(
             pipe,
             captions[start : start + batch_size],
             steps=steps,
-            guidance=config.guidance,
+            guidance=guidance,
             seed=config.seed + start,
             sampler=sampler,
         )
@@ -150,6 +154,7 @@ def measure_row(
     pipe: StableDiffusionPipeline,
     name: str,
     steps: int,
+    guidance: float,
     config: SamplersConfig,
     reference: Tensor,
     batch_size: int,
@@ -162,13 +167,14 @@ def measure_row(
         if name == "rebuilt":  # the best that any sampler could do with this VAE
             pictures = decode(pipe, encode(pipe, pictures))
     else:
-        pictures, calls, seconds = draw_row(pipe, name, steps, config, batch_size)
+        pictures, calls, seconds = draw_row(pipe, name, steps, guidance, config, batch_size)
         threads = f", {torch.get_num_threads()} threads" if pipe.device.type == "cpu" else ""
         device = f"{pipe.device.type}{threads}"
     told, found = verdicts(read(pictures), scenes), features(pictures)
     return {
         "sampler": name,
         "steps": steps,
+        "guidance": guidance,
         "calls": calls,
         "pictures": len(pictures),
         **{name: sum(told[name]) for name in ("words", "style", "ground")},
@@ -186,6 +192,11 @@ def read_rows(file: Path) -> list[dict]:
         return []
     with open(file, encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
+
+
+def key_of(row: dict) -> tuple[str, int, float]:
+    """What the plan calls a row of a file."""
+    return row["sampler"], int(row["steps"]), float(row["guidance"])
 
 
 def write_rows(file: Path, rows: Sequence[dict]) -> None:
@@ -207,16 +218,15 @@ def measure(
     folder: of the model, whose weights are part of the setup. Rows of another setup are dropped from the file.
     """
     setup = setup_key(folder, config)
-    there = {(row["sampler"], int(row["steps"])): row for row in read_rows(file) if row["setup"] == setup}
+    there = {key_of(row): row for row in read_rows(file) if row["setup"] == setup}
     missing = [key for key in plan(config) if key not in there]
     if missing:
         real = [draw(scene) for scene in measured_scenes(config, start=1_000_000, count=config.reference)]
         reference = torch.cat([features(real[i : i + 100]) for i in range(0, len(real), 100)])
         # What the first call of a network costs beyond the others is no sampler's fault.
         decode(pipe, run(pipe, "a fox", steps=2, sampler=build_sampler("DDIM", pipe)).latents)
-        for name, steps in tqdm(missing, mininterval=5):
-            row = measure_row(pipe, name, steps, config, reference, batch_size)
-            there[name, steps] = row | {"setup": setup}
+        for key in tqdm(missing, mininterval=5):
+            there[key] = measure_row(pipe, *key, config, reference, batch_size) | {"setup": setup}
             write_rows(file, [there[key] for key in plan(config) if key in there])
     return [there[key] for key in plan(config)]
 
@@ -226,7 +236,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=POCKET, help="folder of the pipeline; the file goes there too")
     parser.add_argument("--rows", type=Path, default=RUNS, help="where each row goes as soon as it is measured")
     parser.add_argument("--batch-size", type=int, default=25, help="pictures drawn at once")
-    add_flags(parser, SamplersConfig(), without=("samplers", "steps", "heun_steps"))
+    add_flags(parser, SamplersConfig(), without=("samplers", "steps", "heun_steps", "unguided"))
     args = parser.parse_args(arguments)
     config = filled(SamplersConfig(), vars(args))
     pipe = load_pipeline(str(args.model))

@@ -21,6 +21,7 @@ from evaluation.measure_samplers import (
     SamplersConfig,
     build_sampler,
     jackknife_error,
+    key_of,
     measure,
     measured_scenes,
     plan,
@@ -39,7 +40,14 @@ from tests.pipelines.tiny import tiny_pipeline
 LESSON = NOTEBOOKS / "09_samplers.ipynb"
 SHAPE = (2, 4, 4, 4)
 FEW = SamplersConfig(
-    pictures=4, steps=(1, 2), heun_steps=(2,), samplers=("DDIM", "Heun"), guidance=4.0, reference=20, groups=2
+    pictures=4,
+    steps=(1, 2),
+    heun_steps=(2,),
+    samplers=("DDIM", "Heun"),
+    unguided=(("DDIM", 2),),
+    guidance=4.0,
+    reference=20,
+    groups=2,
 )
 
 
@@ -63,7 +71,7 @@ def lesson(pipe):
     toy = {"centres": torch.tensor([-1.0, 1.0]).double(), "weights": torch.tensor([0.4, 0.6]).double()}
     made = {"words": words, "empty": empty, "table": table, "size": pipe.unet.config.sample_size, "scale": 4.0}
     with torch.no_grad():
-        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS", "MEMORY"), **made, **toy)
+        return definitions(LESSON, pipe=pipe, **constants(LESSON, "SAMPLERS", "MEMORY", "FIRST"), **made, **toy)
 
 
 # --- by hand equals the library
@@ -194,14 +202,10 @@ def test_a_step_on_a_straight_path_has_no_error_and_on_a_bent_one_what_the_bend_
     assert errors == pytest.approx([float(aside.norm() / straight[-1].norm())] * 2, rel=1e-4)
 
 
-@pytest.mark.parametrize("fit", [False, True])
 @pytest.mark.parametrize("earlier", [0, 1, 2, 3])
-def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, earlier, fit):
-    """A slope that depends on sigma alone; the first steps, which remember less, are left out.
-
-    Fixed weights need even steps; fitted ones do not.
-    """
-    levels = np.geomspace(4, 1, 7).tolist() if fit else np.linspace(4, 1, 7).tolist()
+def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, earlier):
+    """A slope that depends on sigma alone, and even steps; the first ones, which remember less, are left out."""
+    levels = np.linspace(4, 1, 7).tolist()
 
     def whole(sigma):
         return torch.tensor([sigma ** (earlier + 1) / (earlier + 1)], dtype=torch.float64)
@@ -210,22 +214,36 @@ def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, ear
         return torch.tensor([sigma**earlier], dtype=torch.float64)
 
     def end(sigmas):
-        return lesson["remember"](jump, whole(sigmas[0]), sigmas, earlier, fit)
+        return lesson["remember"](jump, whole(sigmas[0]), sigmas, earlier)
 
     # What one more step adds to a run that is long enough to have filled its memory.
     added = end(levels) - end(levels[:-1])
     assert_close(added, whole(levels[-1]) - whole(levels[-2]), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("levels", "fit"), [((3.0, 2.0, 1.0), False), ((3.0, 2.0, 1.0), True), ((6.0, 2.0, 1.0), True)]
-)
-def test_one_earlier_slope_is_the_exercise(lesson, levels, fit):
-    x = normal(1, *SHAPE[1:])
+def test_one_earlier_slope_is_the_exercise_where_the_steps_are_equal(lesson):
+    x, levels = normal(1, *SHAPE[1:]), (3.0, 2.0, 1.0)
     first = torch.sin(x) / levels[0]
     after = x + (levels[1] - levels[0]) * first
     expected = two_step(after, torch.sin(after) / levels[1], first, *levels)
-    assert_close(lesson["remember"](lambda x, sigma: torch.sin(x) / sigma, x, levels, 1, fit), expected)
+    assert_close(lesson["remember"](lambda x, sigma: torch.sin(x) / sigma, x, levels, 1), expected)
+
+
+def test_euler_aims_at_its_estimates_and_dpm_solver_beyond_them(lesson):
+    x, levels = normal(*SHAPE), [8.0, 4.0, 2.0, 0.0]
+
+    def slope(x, sigma):
+        return torch.sin(x) / (1 + sigma)
+
+    path = lesson["euler"](slope, x, levels)
+    estimates = [one - sigma * slope(one, sigma) for one, sigma in zip(path, levels[:-1], strict=False)]
+    for aim, estimate in zip(lesson["aims"](path, levels), estimates, strict=True):
+        assert_close(aim, estimate, rtol=1e-4, atol=1e-4)
+    path = lesson["dpm_solver"](slope, x, levels)
+    before, now, last = (one - sigma * slope(one, sigma) for one, sigma in zip(path, levels[:-1], strict=False))
+    expected = [before, now + (now - before) / 2, last]  # the steps to 4 and to 2 are equal in log sigma
+    for aim, target in zip(lesson["aims"](path, levels), expected, strict=True):
+        assert_close(aim, target, rtol=1e-4, atol=1e-4)
 
 
 # --- the statistics
@@ -273,11 +291,24 @@ def test_the_scenes_of_the_script_are_single_things_and_pairs_in_turn():
     assert measured_scenes(SamplersConfig(), start=4, count=2) == scenes[4:]
 
 
-def test_the_scenes_that_the_lesson_draws_again_are_the_measured_ones(lesson):
-    first = constants(LESSON, "FIRST")["FIRST"]
-    assert first == SamplersConfig().seed
-    scenes = [lesson["random_scene"](np.random.default_rng((first, i)), things=1 + i % 2) for i in range(6)]
-    assert scenes == measured_scenes(SamplersConfig(), count=6)
+def test_the_scenes_of_the_lesson_are_the_measured_ones(lesson, pipe):
+    config = SamplersConfig()
+    assert lesson["FIRST"] == config.seed
+    captions, noise = lesson["measured_scenes"](range(6))
+    assert captions == [scene.caption() for scene in measured_scenes(config, count=6)]
+    with torch.no_grad():
+        drawn = run(pipe, captions[2], steps=1, seed=config.seed + 2, sampler=lesson["sampler"]("DDIM"))
+    assert_close(noise[2:3], drawn.steps[0].latents)  # from which picture 2 is drawn
+
+
+@torch.no_grad()
+def test_each_scene_is_asked_with_its_own_words(lesson, pipe):
+    two = pipe.encode_prompt(["a cat", "a dog"], pipe.device, 1, do_classifier_free_guidance=False)[0]
+    x = lesson["normal"](2, seed=1)
+    for s in (1, 4.0):
+        both = lesson["predict"](x, 500, s, two)
+        alone = torch.cat([lesson["predict"](x[i : i + 1], 500, s, two[i : i + 1]) for i in (0, 1)])
+        assert_close(both, alone, rtol=1e-4, atol=1e-5)
 
 
 # --- measuring
@@ -293,17 +324,18 @@ def pocket():
 def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_path, monkeypatch):
     file = tmp_path / "runs" / "samplers.csv"
     rows = measure(pocket, POCKET, FEW, file, batch_size=2)
-    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(FEW)
+    assert [key_of(row) for row in rows] == plan(FEW)
     written = read_rows(file)
     assert [tuple(row) for row in written] == [COLUMNS] * len(plan(FEW))
-    calls = {(row["sampler"], row["steps"]): row["calls"] for row in written}
-    assert calls == {
-        ("real", "0"): "0",
-        ("rebuilt", "0"): "0",
-        ("DDIM", "1"): "1",
-        ("DDIM", "2"): "2",
-        ("Heun", "2"): "3",
+    assert {key_of(row): row["calls"] for row in written} == {
+        ("real", 0, 0): "0",
+        ("rebuilt", 0, 0): "0",
+        ("DDIM", 1, 4): "1",
+        ("DDIM", 2, 4): "2",
+        ("Heun", 2, 4): "3",
+        ("DDIM", 2, 1): "2",
     }
+    assert written[3]["frechet"] != written[5]["frechet"]  # other pictures without guidance
     for row in written:
         assert len(row["right"]) == int(row["pictures"]) == FEW.pictures
         assert row["right"].count("1") == int(row["words"])
@@ -319,7 +351,7 @@ def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_pat
 
     monkeypatch.setattr(measure_samplers, "measure_row", counted)
     other = {**written[2], "setup": "another"}
-    write_rows(file, [*written[:2], other, written[4]])
+    write_rows(file, [*written[:2], other, *written[4:]])
     again = measure(pocket, POCKET, FEW, file)  # in one batch instead of two
     assert drawn == [("DDIM", 1), ("DDIM", 2)]  # the row of another setup counts as missing
     assert [row["right"] for row in again] == [row["right"] for row in rows]
@@ -328,7 +360,7 @@ def test_a_measurement_is_whole_and_goes_on_where_it_was_stopped(pocket, tmp_pat
 
 def test_a_row_draws_what_the_pipeline_draws(pocket):
     """With the pipeline's own loop: the same scenes, noise and sampler give the same pictures."""
-    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW, 2)
+    pictures, calls, seconds = measure_samplers.draw_row(pocket, "DPM++ 2M", 2, FEW.guidance, FEW, 2)
     assert (len(pictures), calls) == (FEW.pictures, 2)
     assert seconds > 0
     own, pocket.scheduler = pocket.scheduler, build_sampler("DPM++ 2M", pocket)
@@ -353,7 +385,7 @@ def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
     key = setup_key(tmp_path, FEW)
     assert len(key) == 12
     assert setup_key(tmp_path, FEW) == key
-    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",)})
+    more_rows = SamplersConfig(**{**vars(FEW), "steps": (1, 2, 3), "samplers": ("DDIM",), "unguided": ()})
     assert setup_key(tmp_path, more_rows) == key
     assert setup_key(tmp_path, SamplersConfig(**{**vars(FEW), "guidance": 5.0})) != key
     weights.write_bytes(b"two")
@@ -363,7 +395,7 @@ def test_the_setup_knows_the_model_and_what_is_asked_of_it(tmp_path):
 def test_the_file_that_is_shipped_is_whole_and_of_the_model_that_is_shipped():
     rows = read_rows(POCKET / measure_samplers.FILE)
     config = SamplersConfig(pictures=int(rows[0]["pictures"]))
-    assert [(row["sampler"], int(row["steps"])) for row in rows] == plan(config)
+    assert [key_of(row) for row in rows] == plan(config)
     assert {row["setup"] for row in rows} == {setup_key(POCKET, config)}
     assert config.pictures >= 50
     with open(POCKET / measure_samplers.FILE, encoding="utf-8", newline="") as lines:
