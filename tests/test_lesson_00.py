@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from helpers import scenes
-from helpers.exercises.lesson_00 import latents_shown
+from helpers.exercises.lesson_00 import ahead, latents_shown
 from helpers.grammar import unknown_words
 from helpers.judge import read
 from helpers.latents import decode
@@ -67,6 +67,18 @@ def test_the_pictures_above_the_lesson_are_those_of_its_prompts_and_seeds():
         left = PADDING + i * (SIDE + GAP)
         tile = shown[PADDING : PADDING + SIDE, left : left + SIDE]
         assert np.abs(tile - np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), float)).mean() < 4
+
+
+@pytest.mark.slow
+def test_the_first_estimate_is_far_ahead_of_the_latent_and_the_last_is_not():
+    pipe = load_pipeline("pocket", device="cpu")
+    off = definitions(LESSON, np=np)["off"]
+    mushroom = constants(LESSON, "mushroom")["mushroom"]
+    for text, seed in ((PROMPT, 7), (PROMPT, 8), (mushroom, 7), ("a ghost at night, flat style", 0), ("a rocket", 0)):
+        result = run(pipe, text, steps=20, guidance=4.0, seed=seed)
+        frames = decode(pipe, torch.cat([*(step.latents for step in result.steps), result.latents]))
+        lead = ahead(*off(frames, decode(pipe, torch.cat([step.x0 for step in result.steps]))))
+        assert lead[0] > 5 and lead[-1] == 0, (text, seed, lead)
 
 
 @pytest.fixture(scope="module")

@@ -207,7 +207,8 @@ SAME_NOISE = Quiz(
         ),
         Option(
             "All of the picture but the thing that the word names",
-            "Much of it may look alike, as in the columns above, but every pixel is computed anew and may change.",
+            "Some of it may look alike, such as a planet's corner above, but every pixel is computed anew and may "
+            "change.",
         ),
     ),
 )
