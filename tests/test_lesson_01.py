@@ -20,7 +20,13 @@ ALPHA_BAR = schedules.alpha_bar(schedules.betas())
 def lesson():
     x0 = torch.rand((1, 3, 32, 32), generator=torch.Generator().manual_seed(5)) * 2 - 1
     colours = {"INK": [1, 2, 3], "CARD": [4, 5, 6], "GREY": [7, 8, 9]}
-    space = {"alpha_bar": ALPHA_BAR, "x0": x0, **{name: torch.tensor(colour) for name, colour in colours.items()}}
+    space = {
+        "alpha_bar": ALPHA_BAR,
+        "x0": x0,
+        "VALUE": 0.8,
+        "SEEN": 0.3,
+        **{name: torch.tensor(colour) for name, colour in colours.items()},
+    }
     return definitions(LESSON, **space)
 
 
@@ -48,7 +54,6 @@ def test_a_blur_keeps_a_plain_picture_and_the_mean_and_averages_noise_as_a_gauss
     blurred = lesson["blurred"]
     plain = torch.full((1, 3, 40, 40), 1.7)  # beyond white: nothing is cut off
     assert_close(blurred(plain, 3), plain)
-    assert torch.equal(blurred(plain, 0), plain)
     noise = lesson["normal"](1, 1, torch.empty(1, 3, 400, 400))
     expected = 1 / (2 * math.sqrt(math.pi) * 2)  # of a Gaussian of radius 2 in two dimensions
     assert blurred(noise, 2).std().item() == pytest.approx(expected, rel=0.02)
@@ -92,6 +97,15 @@ def test_the_mean_before_a_step_follows_from_the_mean_noise(lesson):
         bar = torch.tensor(before * (1 - beta), dtype=torch.float64)
         mean = lesson["mean_before"](torch.tensor(seen, dtype=torch.float64), beta, bar)
         assert mean.item() == pytest.approx(((likely * grid).sum() / likely.sum()).item(), abs=1e-6)
+
+
+def test_the_heaps_before_a_step_have_the_mean_that_follows_from_the_mean_noise(lesson):
+    grid = torch.linspace(-6, 6, 24_001)
+    for before, beta in ((0.9, 0.01), (0.9, 0.9), (0.05, 0.9)):
+        shares = lesson["before_step"](grid, before, beta)
+        assert shares.sum().item() == pytest.approx(1, abs=1e-4)
+        mean = lesson["mean_before"](torch.tensor(0.3), beta, torch.tensor(before * (1 - beta)))
+        assert (shares * grid).sum().item() == pytest.approx(mean.item(), abs=1e-3)
 
 
 def test_small_bells_find_black_and_white_and_one_big_bell_draws_noise(lesson):
