@@ -182,8 +182,8 @@ CLOCK = Quiz(
         ),
         Option(
             "Only if all its latents are equally noisy",
-            "Then there would be nothing to tell. But a latent also shows how noisy it is, so a network can learn to "
-            "judge that for itself.",
+            "Then it need not know the time. But even with latents of every kind, each shows how noisy it is, and a "
+            "network can learn to judge that.",
         ),
     ),
 )

@@ -138,7 +138,7 @@ def draw_pocket() -> Drawing:
     drawing = Drawing(
         "unet",
         632,
-        "The fox shows in nearly every box of the U-Net; in its last one and in the answer there is noise",
+        "The fox shows on the way down to 8 × 8 and in the last box but one; in the last one there is noise",
         f"A latent of the run ({example.SAID}) at t = {step.t} enters at the left. {_way(blocks)} Each box shows the "
         "first principal component of its numbers: the fox is plain in the last box but one, and grain in the last.",
     )
