@@ -185,11 +185,11 @@ def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
     pieces = ["start", *tokenizer.tokenize(sentence), "end"]
 
     def taken(kind):
-        return [pieces[place].removesuffix("</w>") for place in lesson["places_of"](kind, sentence, wish)]
+        return [pieces[place].removesuffix("</w>") for place in lesson["positions_of"](kind, sentence, wish)]
 
     assert taken("own words") == ["fox", "car", "red", "blue"]
     assert taken("words") == sentence.split()
-    assert lesson["places_of"]("padding", sentence, wish) == list(range(len(pieces), length))
+    assert lesson["positions_of"]("padding", sentence, wish) == list(range(len(pieces), length))
 
 
 BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]

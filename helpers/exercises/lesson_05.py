@@ -7,7 +7,7 @@ from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, gone: list[int]) -> Tensor:
-    """One head's attention (Vaswani et al., 2017, equation 1) to all tokens but those at the places `gone`.
+    """One head's attention (Vaswani et al., 2017, equation 1) to all tokens but those at the positions `gone`.
 
     q: (B, N, d), k and v: (B, T, d). Returns (B, N, d).
     """
@@ -65,7 +65,7 @@ ATTEND = Exercise(
         ),
         Mistake(
             lambda q, k, v, gone: _scores(q, k).softmax(dim=-1) @ v,
-            "this reads all tokens: those at the places `gone` must get no share.",
+            "this reads all tokens: those at the positions `gone` must get no share.",
         ),
     ),
 )
