@@ -1,4 +1,4 @@
-"""The exercises of lesson 11: a layer with a LoRA, a matrix cut to a rank, two losses in one, several LoRAs in one."""
+"""The exercises of lesson 11: a layer with a LoRA, two losses in one, a matrix cut to a rank, several LoRAs in one."""
 
 from collections.abc import Callable
 
@@ -264,7 +264,7 @@ CUT = Exercise(
     ),
 )
 
-EXERCISES = (WITH_LORA, CUT, PRIOR_LOSS, MERGE)
+EXERCISES = (WITH_LORA, PRIOR_LOSS, CUT, MERGE)
 
 OLD_WORDS = Quiz(
     name="11.old_words",

@@ -210,7 +210,7 @@ def _squares(drawing: Drawing, numbers: Numbers) -> None:
         drawing.text(x + 20, LEGEND, word, size=kit.SMALL)
         x += 20 + kit.text_width(word, kit.SMALL) + 24
     drawing.add("circle", cx=x + 8, cy=LEGEND - 5, r=8, fill="none", stroke=NEW, stroke_width=1.5)
-    drawing.text(x + 24, LEGEND, "trained, too few to see; areas to scale within each model", size=kit.SMALL)
+    drawing.text(x + 24, LEGEND, "trained, hard to see; areas to scale within each model", size=kit.SMALL)
 
 
 def _percent(share: float) -> str:
