@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler
 from torch.testing import assert_close
 
 from helpers import sampling
-from helpers.exercises.lesson_02 import dice_at, perfect, two_bells
+from helpers.exercises.lesson_02 import dice_at, loop, perfect, two_bells
 from helpers.schedules import add_noise, alpha_bar, betas
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import tiny_pipeline
@@ -32,7 +32,7 @@ def pipe():
 @pytest.fixture
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    return definitions(LESSON, pipe=pipe, alpha_bar=pipe.scheduler.alphas_cumprod)
+    return definitions(LESSON, pipe=pipe, alpha_bar=pipe.scheduler.alphas_cumprod, own_loop=loop)
 
 
 # The exercises
@@ -43,6 +43,19 @@ def pairs_of_timesteps(steps=25):
     times = [1 + 1000 // steps * i for i in reversed(range(steps))]
     for t, t_next in itertools.pairwise(times):
         yield t, t_next, float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
+
+
+def test_the_loop_is_the_librarys():
+    """With a network that is a formula, so that nothing but the loop is compared."""
+    x = normal(*SHAPE)
+    for steps in (1, 4, 25):
+        ddim = DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)
+        ddim.set_timesteps(steps)
+        theirs = x
+        for t in ddim.timesteps:
+            theirs = ddim.step(theirs.tanh() + t / 1000, t, theirs).prev_sample
+        ours = loop(x, ddim.timesteps.tolist(), lambda x, t: x.tanh() + t / 1000, ALPHA_BAR)
+        assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_two_bells_give_equation_11_and_the_variance_of_equation_7():

@@ -1,4 +1,4 @@
-"""The exercises of lesson 02: DDPM's step from two bells, dice for a part of the picture, and the perfect network."""
+"""The exercises of lesson 02: the loop, DDPM's step from two bells, dice for a part, and the perfect network."""
 
 import math
 from collections.abc import Callable
@@ -7,11 +7,34 @@ import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
+from helpers.schedules import alpha_bar as alpha_bar_of
+from helpers.schedules import betas
+
+Network = Callable[[Tensor, int], Tensor]
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(2)
     return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def loop(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+    """DDIM from noise x to a clean latent, with network(x, t) for the predicted noise: Song et al. (2020), eq. 12."""
+    for t, t_next in _pairs(timesteps):
+        x = _step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
+    return x
+
+
+def _pairs(timesteps: list[int]) -> list[tuple[int, int]]:
+    return list(zip(timesteps, [*timesteps[1:], 0], strict=True))
+
+
+def _step(x: Tensor, eps: Tensor, a: float, a_next: float) -> Tensor:
+    return math.sqrt(a_next) * _estimate(x, eps, a) + math.sqrt(1 - a_next) * eps
+
+
+def _estimate(x: Tensor, eps: Tensor, a: float) -> Tensor:
+    return (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
 
 
 def two_bells(x_t: Tensor, x0: Tensor, a: float, a_next: float) -> tuple[Tensor, float]:
@@ -55,6 +78,94 @@ def _sum(truths: Tensor, weights: Tensor) -> Tensor:
 
 def _mean(truths: Tensor, scores: Tensor) -> Tensor:
     return _sum(truths, scores.softmax(dim=0))
+
+
+def _toy(x: Tensor, t: int) -> Tensor:
+    """A network for the check: its answer depends on the place and on t."""
+    return torch.tanh(x) + t / 1000
+
+
+def _loop_cases() -> list[tuple[Tensor, list[int], Network, Tensor]]:
+    (x,) = _tensors(2, 4, 3, 3, count=1)
+    return [(x, timesteps, _toy, alpha_bar_of(betas())) for timesteps in ([700, 300, 20], [961, 501], [400])]
+
+
+def _looped(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """`loop` with another step: from x, what the network says of it, and alpha_bar now and next."""
+
+    def wrong(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+        for t, t_next in _pairs(timesteps):
+            x = step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
+        return x
+
+    return wrong
+
+
+def _without_the_last(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+    for t, t_next in _pairs(timesteps)[:-1]:
+        x = _step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
+    return x
+
+
+def _ends_with_a_look(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+    x = _without_the_last(x, timesteps, network, alpha_bar)
+    return _estimate(x, network(x, timesteps[-1]), float(alpha_bar[timesteps[-1]]))
+
+
+def _asks_once(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+    eps = network(x, timesteps[0])
+    for t, t_next in _pairs(timesteps):
+        x = _step(x, eps, float(alpha_bar[t]), float(alpha_bar[t_next]))
+    return x
+
+
+def _tells_the_next(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+    for t, t_next in _pairs(timesteps):
+        x = _step(x, network(x, t_next), float(alpha_bar[t]), float(alpha_bar[t_next]))
+    return x
+
+
+LOOP = Exercise(
+    name="02.loop",
+    solution=loop,
+    cases=_loop_cases,
+    hints=(
+        "Each round needs a timestep and the one after it: pair `timesteps` with the list that begins one later and "
+        "ends with 0.",
+        "Three lines in each round: eps from `network(x, t)`; the x0 estimate from x, eps and t; and the new x.",
+        "The new x is a noised picture at the next timestep: `schedules.add_noise`, with the estimate as the picture "
+        "and eps as the noise.",
+    ),
+    mistakes=(
+        Mistake(
+            _without_the_last,
+            "the last step is missing: from the last of the timesteps one more goes to t = 0.",
+        ),
+        Mistake(
+            _ends_with_a_look,
+            "this ends with the last x0 estimate. The last step is a step like the others, to t = 0, where a little "
+            "noise is left.",
+        ),
+        Mistake(_asks_once, "here the network is asked once. Ask it again in each round, about the new x."),
+        Mistake(_tells_the_next, "the network has to be told the timestep that x is at, not the next one."),
+        Mistake(
+            _looped(lambda x, eps, a, a_next: _step(x, eps, a, a)),
+            "x stays where it was: picture and noise are mixed for the same timestep again. Mix them for the next one.",
+        ),
+        Mistake(
+            _looped(lambda x, eps, a, a_next: math.sqrt(a) * _estimate(x, eps, a_next) + math.sqrt(1 - a) * eps),
+            "the two timesteps are exchanged: the estimate belongs to the one that x is at, the mix to the next one.",
+        ),
+        Mistake(
+            _looped(lambda x, eps, a, a_next: _estimate(x, eps, a)),
+            "here each round ends at the x0 estimate. Put noise on it again, as much as belongs to the next timestep.",
+        ),
+        Mistake(
+            _looped(lambda x, eps, a, a_next: math.sqrt(a_next) * _estimate(x, eps, a)),
+            "the noise is missing in the mix: the next x is the estimate with the predicted noise on it.",
+        ),
+    ),
+)
 
 
 def _two_bells_cases() -> list[tuple[Tensor, Tensor, float, float]]:
@@ -266,7 +377,7 @@ PERFECT = Exercise(
     ),
 )
 
-EXERCISES = (TWO_BELLS, DICE_AT, PERFECT)
+EXERCISES = (LOOP, TWO_BELLS, DICE_AT, PERFECT)
 
 ONE_LOOK = Quiz(
     name="02.one_look",
@@ -310,7 +421,7 @@ COPIES = Quiz(
         Option(
             "In more than one of 200, but in fewer than a third",
             "Among 199 different scenes some fit the noise by chance; a hundred copies fit or miss together. So the "
-            "copies get less weight than their share. The next cell counts.",
+            "copies get less weight than their share. The table below counts.",
             right=True,
         ),
     ),
