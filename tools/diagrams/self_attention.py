@@ -144,6 +144,7 @@ def _table(drawing: Drawing, q: Tensor, k: Tensor, v: Tensor, mine: Tensor, inde
     y = ROW + len(others) * PITCH - 4
     rest = 1 - float(mine[[index[name] for name in others]].sum())
     drawing.text(crop_x, y + 6, f"all other {len(mine) - len(others)} places", size=kit.SMALL, colour=kit.SECOND)
+    drawing.text(crop_x, y + 23, "(itself too)", size=kit.SMALL, colour=kit.SECOND)
     drawing.rect(SHARE + 4, y - 7, 130 * rest, 16, fill=kit.LINE, radius=2)
     drawing.text(SHARE + 10 + 130 * rest, y + 6, f"{rest:.0%}", colour=kit.SECOND, bold=True)
     side = VALUES + STRIP + 12  # a bracket over all values
