@@ -104,9 +104,10 @@ def hurried(path: Path, folder: Path) -> Path:
     if constants:
         notebook = nbformat.read(copy, as_version=4)
         for name, value in constants.items():
-            cell, line = _where_set(notebook, name) or (None, 0)
-            if cell is None:
+            found = _where_set(notebook, name)
+            if found is None:
                 raise ValueError(f"No cell of {path.name} sets {name}")
+            cell, line = found
             lines = cell.source.splitlines()
             cell.source = "\n".join([*lines[:line], f"{name} = {value}", *lines[line:]])
         nbformat.write(notebook, copy)

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
+from helpers.sampling import ddim_step, predict_x0
 from helpers.schedules import alpha_bar as alpha_bar_of
 from helpers.schedules import betas
 
@@ -18,23 +20,17 @@ def _tensors(*shape: int, count: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def loop(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+def loop(
+    x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Callable[..., Tensor] = ddim_step
+) -> Tensor:
     """DDIM from noise x to a clean latent, with network(x, t) for the predicted noise: Song et al. (2020), eq. 12."""
     for t, t_next in _pairs(timesteps):
-        x = _step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
+        x = step(x, network(x, t), t, t_next, alpha_bar)
     return x
 
 
 def _pairs(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(timesteps, [*timesteps[1:], 0], strict=True))
-
-
-def _step(x: Tensor, eps: Tensor, a: float, a_next: float) -> Tensor:
-    return math.sqrt(a_next) * _estimate(x, eps, a) + math.sqrt(1 - a_next) * eps
-
-
-def _estimate(x: Tensor, eps: Tensor, a: float) -> Tensor:
-    return (x - math.sqrt(1 - a) * eps) / math.sqrt(a)
 
 
 def two_bells(x_t: Tensor, x0: Tensor, a: float, a_next: float) -> tuple[Tensor, float]:
@@ -90,38 +86,27 @@ def _loop_cases() -> list[tuple[Tensor, list[int], Network, Tensor]]:
     return [(x, timesteps, _toy, alpha_bar_of(betas())) for timesteps in ([700, 300, 20], [961, 501], [400])]
 
 
-def _looped(step: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """`loop` with another step: from x, what the network says of it, and alpha_bar now and next."""
-
-    def wrong(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
-        for t, t_next in _pairs(timesteps):
-            x = step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
-        return x
-
-    return wrong
-
-
 def _without_the_last(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
     for t, t_next in _pairs(timesteps)[:-1]:
-        x = _step(x, network(x, t), float(alpha_bar[t]), float(alpha_bar[t_next]))
+        x = ddim_step(x, network(x, t), t, t_next, alpha_bar)
     return x
 
 
 def _ends_with_a_look(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
     x = _without_the_last(x, timesteps, network, alpha_bar)
-    return _estimate(x, network(x, timesteps[-1]), float(alpha_bar[timesteps[-1]]))
+    return predict_x0(x, network(x, timesteps[-1]), timesteps[-1], alpha_bar)
 
 
 def _asks_once(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
     eps = network(x, timesteps[0])
     for t, t_next in _pairs(timesteps):
-        x = _step(x, eps, float(alpha_bar[t]), float(alpha_bar[t_next]))
+        x = ddim_step(x, eps, t, t_next, alpha_bar)
     return x
 
 
 def _tells_the_next(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
     for t, t_next in _pairs(timesteps):
-        x = _step(x, network(x, t_next), float(alpha_bar[t]), float(alpha_bar[t_next]))
+        x = ddim_step(x, network(x, t_next), t, t_next, alpha_bar)
     return x
 
 
@@ -149,19 +134,19 @@ LOOP = Exercise(
         Mistake(_asks_once, "here the network is asked once. Ask it again in each round, about the new x."),
         Mistake(_tells_the_next, "the network has to be told the timestep that x is at, not the next one."),
         Mistake(
-            _looped(lambda x, eps, a, a_next: _step(x, eps, a, a)),
+            partial(loop, step=lambda x, eps, t, t_next, bar: ddim_step(x, eps, t, t, bar)),
             "x stays where it was: picture and noise are mixed for the same timestep again. Mix them for the next one.",
         ),
         Mistake(
-            _looped(lambda x, eps, a, a_next: math.sqrt(a) * _estimate(x, eps, a_next) + math.sqrt(1 - a) * eps),
+            partial(loop, step=lambda x, eps, t, t_next, bar: ddim_step(x, eps, t_next, t, bar)),
             "the two timesteps are exchanged: the estimate belongs to the one that x is at, the mix to the next one.",
         ),
         Mistake(
-            _looped(lambda x, eps, a, a_next: _estimate(x, eps, a)),
+            partial(loop, step=lambda x, eps, t, t_next, bar: predict_x0(x, eps, t, bar)),
             "here each round ends at the x0 estimate. Put noise on it again, as much as belongs to the next timestep.",
         ),
         Mistake(
-            _looped(lambda x, eps, a, a_next: math.sqrt(a_next) * _estimate(x, eps, a)),
+            partial(loop, step=lambda x, eps, t, t_next, bar: bar[t_next].sqrt() * predict_x0(x, eps, t, bar)),
             "the noise is missing in the mix: the next x is the estimate with the predicted noise on it.",
         ),
     ),
