@@ -5,9 +5,9 @@
  * @param {Record<string, string>} files names by what they are
  * @param {Record<string, number>} sizes of each name, in bytes as they travel
  * @param {(done: number, total: number) => void} progress called with bytes
- * @returns {Promise<Record<string, Uint8Array>>} by what they are; what is called `.gzip`, unpacked
+ * @returns {Record<string, Promise<Uint8Array>>} by what they are; what is called `.gzip`, unpacked
  */
-export async function fetchAll(files, sizes, progress) {
+export function fetchEach(files, sizes, progress) {
     const total = Object.values(files).reduce((sum, name) => sum + sizes[name], 0);
     let done = 0;
 
@@ -24,6 +24,5 @@ export async function fetchAll(files, sizes, progress) {
         return new Uint8Array(await new Response(stream).arrayBuffer());
     }
 
-    const pairs = Object.entries(files).map(async ([what, name]) => [what, await fetched(name)]);
-    return Object.fromEntries(await Promise.all(pairs));
+    return Object.fromEntries(Object.entries(files).map(([what, name]) => [what, fetched(name)]));
 }

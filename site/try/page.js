@@ -251,6 +251,7 @@ async function isLoadedAgain() {
 
 async function start() {
     if (await isLoadedAgain()) return;
+    worker = new Worker(new URL('worker.js', import.meta.url), {type: 'module'});
     let file;
     [settings, file] = await Promise.all([json('model.json'), json('tokenizer.json')]);
     tokenizer = new Tokenizer(file);
@@ -263,7 +264,6 @@ async function start() {
     fields.seed.value = 0;
     for (const name of Object.keys(SAMPLERS)) element(fields.sampler, 'option', {textContent: name});
 
-    worker = new Worker(new URL('worker.js', import.meta.url), {type: 'module'});
     worker.onmessage = ({data}) => {
         if (data.run === undefined || data.run === run.number) answers[data.kind](data);
     };

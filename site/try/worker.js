@@ -15,12 +15,12 @@
 // Whatever goes wrong: {kind: 'failed', message}.
 
 import * as ort from './onnxruntime.js';
-import {fetchAll} from './files.js';
+import {fetchEach} from './files.js';
 import {randn} from './noise.js';
 import {SAMPLERS, cleanEstimate, guide} from './samplers.js';
 import {toPixels} from './pictures.js';
 
-const DECODING = 1 / 4;  // time spent on pictures on the way, at most, as a share of that spent on the steps
+const DECODING = 1 / 6;  // time spent on pictures on the way, at most, as a share of that spent on the steps
 
 let settings, networks, ready;
 let wanted = null;  // the run that goes on
@@ -40,13 +40,14 @@ self.onmessage = ({data}) => {
 async function open({settings: given, threads}) {
     const start = performance.now();
     settings = given;
-    const files = await fetchAll(settings.files, settings.sizes,
+    const files = fetchEach(settings.files, settings.sizes,
         (done, total) => postMessage({kind: 'loading', done, total}));
     ort.env.wasm.numThreads = threads;
-    ort.env.wasm.wasmBinary = files.engine.buffer;
-    const started = async part => ort.InferenceSession.create(files[part], {executionProviders: ['wasm']});
+    ort.env.wasm.wasmBinary = (await files.engine).buffer;
+    // The small networks are started while the large one still travels.
+    const started = async part => ort.InferenceSession.create(await files[part], {executionProviders: ['wasm']});
     networks = {
-        encoder: await started('text-encoder'), unet: await started('unet'), decoder: await started('decoder'),
+        encoder: await started('text-encoder'), decoder: await started('decoder'), unet: await started('unet'),
     };
     postMessage({kind: 'ready', seconds: (performance.now() - start) / 1000});
 }
