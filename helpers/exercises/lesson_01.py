@@ -93,7 +93,7 @@ FEWER_STEPS = Exercise(
     cases=lambda: [(torch.tensor([0.9, 0.72, 0.36, 0.18]), 2), *((a, n) for a in _schedules() for n in (50, 8))],
     rtol=1e-3,
     hints=(
-        "Which timesteps are kept, and how much of the variance is left at each? No step may change that.",
+        "Which timesteps are kept, and how much of the variance is left at each? Your betas must leave just that.",
         "A step from s to t leaves the share alpha_bar[t] / alpha_bar[s], as in exercise 1. Beta is what is missing.",
         "Nothing is lost before the first step, so what stands before the first kept alpha_bar is 1.",
     ),
@@ -216,7 +216,7 @@ TWO_NOISES = Quiz(
             "Variances add: 0.09 + 0.16 = 0.25, whose root is 0.5, as in a right triangle with the sides 3, 4 and 5.",
             right=True,
         ),
-        Option("0.35", "Noise is not averaged by adding more of it. What you add can only make it stronger."),
+        Option("0.35", "Noise is not averaged by adding more of it. Independent noise always adds to the variance."),
         Option("0.25", "This is the variance. The standard deviation is its root."),
     ),
 )
@@ -253,13 +253,13 @@ GREY_END = Quiz(
     "t = 999, can its mean tell it from an even grey?",
     options=(
         Option(
-            "Yes, because 7 % of its strength is left",
+            "Yes, because 7% of its strength is left",
             "That much is left of every pixel, but white and black cancel out in the mean: it is 0, like grey's.",
         ),
         Option(
             "No, but the means of its halves can",
-            "Over the whole picture white and black cancel out to 0, which is grey. Over one half they do not, and a "
-            "network can look at any part.",
+            "Over the whole picture white and black cancel out to 0, which is grey. Over one half they do not: its "
+            "mean is 0.07 or −0.07, and the noise of a mean over 128 × 64 pixels of 3 colours is 0.006.",
             right=True,
         ),
         Option(
