@@ -177,8 +177,8 @@ CLOCK = Quiz(
         Option(
             "Yes: how strong the noise is can mostly be seen in the latent",
             "Sun et al. (2025, arXiv:2502.13129) trained several kinds of denoising models without it. Most got "
-            "somewhat worse without breaking down, and some even did better. Deterministic DDIM, lesson 02's step, was "
-            "the one that broke down.",
+            "somewhat worse without breaking down, and some even did better. Deterministic DDIM, lesson 02's step, "
+            "broke down.",
             right=True,
         ),
         Option(
