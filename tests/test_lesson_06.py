@@ -94,6 +94,16 @@ def test_composing_one_prompt_is_guidance_and_two_can_be_a_negative_prompt():
     )
 
 
+@torch.no_grad()
+def test_the_push_off_a_ground_is_a_second_prompt_below_zero(pipe, lesson, fox, monkeypatch):
+    x, against = noise(1, 4, 8, 8), pipe.encode_prompt("on a purple background", "cpu", 1, False)[0]
+    monkeypatch.setitem(lesson, "fox", fox)
+    monkeypatch.setitem(lesson, "against", against)
+    no_words, *answers = (predict(pipe, x, 500, words) for words in (lesson["empty"], fox, against))
+    expected = compose(no_words, answers, [4.0, -0.25])
+    torch.testing.assert_close(lesson["off_ground"](0.25)(x, 500), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_angle_of_two_answers(lesson):
     one = torch.tensor([1.0, 0.0])
     assert lesson["angle"](one, torch.tensor([1.0, 1.0])) == pytest.approx(45, abs=1e-3)

@@ -376,8 +376,8 @@ ONE_LOOK = Quiz(
         ),
         Option(
             "Grey, every time",
-            "Grey is never true and never far off. Its squared error is half of what a gamble on white or black "
-            "would cost.",
+            "Grey is never right, but never as far off as the wrong guess. Its squared error is half of what a gamble "
+            "on white or black costs on average.",
             right=True,
         ),
         Option(

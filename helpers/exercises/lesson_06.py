@@ -153,7 +153,7 @@ COMPOSE = Exercise(
 SCALE = Quiz(
     name="06.scale",
     question="Some papers write guidance as ε_words + w (ε_words − ε_empty). "
-    "They recommend w\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2. Which s is that?",
+    "Which s is w\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2?",
     options=(
         Option(
             "s = 1: both formulas start at one of the two answers",
