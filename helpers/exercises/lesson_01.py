@@ -250,7 +250,7 @@ SAME_T = Quiz(
 GREY_END = Quiz(
     name="01.grey_end",
     question="Now pixels, not latents. The left half of a picture of 128 × 128 is white, the right half black. At "
-    "t = 999, can its mean tell it from an even grey?",
+    "t = 999, can its mean tell it from an even middle grey?",
     options=(
         Option(
             "Yes, because 7% of its strength is left",
