@@ -157,7 +157,7 @@ EXERCISES = (LATENT_SHAPE, AHEAD, LATENTS_SHOWN)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
-    question="You draw one picture in 20 steps. Which of these three networks works again at every step?",
+    question="You draw one picture in 20 steps. Which of the networks works again at every step?",
     options=(
         Option(
             "The text encoder",
