@@ -154,12 +154,12 @@ EXERCISES = (BEST_SIGMA, SEEMS_LIKE, DOWNHILL)
 
 BLUR = Quiz(
     name="04.blur",
-    question="Now the bicycle stands in the middle place six times of ten, and the other four times in one of the six "
-    "places beside it. What is then the best guess for L1?",
+    question="Now the bicycle stands in the middle place six times out of ten, and the other four times in one of the "
+    "six places beside it. What is then the best guess for L1?",
     options=(
         Option(
             "A bicycle smeared over all seven places, but less than before.",
-            "That is the mean, the best guess for squared error. Four cases of ten do move a mean.",
+            "That is the mean, the best guess for squared error. Four cases out of ten do move a mean.",
         ),
         Option(
             "The bicycle in the middle place, sharp.",
