@@ -109,10 +109,8 @@ def nearest(pictures: Tensor, training: Iterable[Tensor]) -> tuple[Tensor, Tenso
     return distances / pictures.shape[1] ** 0.5, numbers
 
 
-def trained_scenes(model: Path, first: int | None = None) -> list[Scene]:
-    """The scenes of this world that the U-Net of a model was trained on, each once, as its `training.json` tells.
-
-    All of them, or the `first` of each run, which is quicker.
+def trained_scenes(model: Path) -> list[Scene]:
+    """All scenes of this world that the U-Net of a model was trained on, each once, as its `training.json` tells.
 
     The first weights were those of Pocket Diffusion 2, whose scenes no program draws any more: see `of_this_world`.
     Raises FileNotFoundError if no run is of this world.
@@ -121,8 +119,6 @@ def trained_scenes(model: Path, first: int | None = None) -> list[Scene]:
     if not runs:
         raise FileNotFoundError(f"{model / HISTORY} tells of no training of a U-Net: nobody knows what it was shown")
     configs = [filled(UNetConfig(), run["settings"]) for run in runs]
-    if first is not None:
-        configs = [replace(config, scenes=min(first, config.scenes)) for config in configs]
     return list(dict.fromkeys(scene for config in configs for scene in training_scenes(config)))
 
 
