@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from transformers import CLIPTokenizer
 
 from helpers.attention import heads_by
-from helpers.exercises.lesson_05 import attend
+from helpers.exercises.lesson_05 import attend, shrink
 from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
 from helpers.plots import faults
@@ -170,6 +170,13 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
 # Measuring
 
 
+@pytest.mark.parametrize("needed", [set(), {3}, {1, 4}, {0, 1, 2, 3, 4}])
+def test_what_is_left_of_the_positions_is_what_is_needed(needed):
+    positions = [4, 2, 0, 1, 3]
+    assert set(shrink(positions, lambda chosen: needed <= set(chosen))) == needed
+    assert positions == [4, 2, 0, 1, 3]
+
+
 def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
     told = lesson["tell"]("orange", "owl", "blue", "rocket", "white")
     assert told == "an orange owl left of a blue rocket on a white background"
@@ -190,6 +197,8 @@ def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
     assert taken("own words") == ["fox", "car", "red", "blue"]
     assert taken("words") == sentence.split()
     assert lesson["positions_of"]("padding", sentence, wish) == list(range(len(pieces), length))
+    kept = [*lesson["positions_of"]("own words", sentence, wish), 0, len(pieces) - 1]
+    assert sorted(kept + lesson["positions_of"]("rest", sentence, wish)) == list(range(length))
 
 
 BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]
@@ -200,10 +209,16 @@ BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]
     [
         ("beside", ("fox", "car"), ("red", "blue"), "snow", [*BOTH, "ground"]),
         ("above", ("car", "fox"), ("blue", "red"), "white", BOTH),  # wherever they stand
-        ("beside", ("fox", "car"), ("blue", "red"), "snow", ["thing 1", "thing 2", "ground"]),
-        ("beside", ("cat", "car"), ("blue", "red"), "white", ["thing 2"]),
-        ("one", ("fox",), ("blue",), "white", ["thing 1"]),
-        ("beside", ("car", "car"), ("red", "blue"), "white", ["thing 2", "thing 2 in colour 2", "thing 2 twice"]),
+        ("beside", ("fox", "car"), ("blue", "red"), "snow", ["thing 1", "thing 2", "a colour leaks", "ground"]),
+        ("beside", ("cat", "car"), ("blue", "red"), "white", ["thing 2", "a colour leaks"]),
+        ("one", ("fox",), ("blue",), "white", ["thing 1", "a colour leaks"]),
+        (
+            "beside",
+            ("car", "car"),
+            ("red", "blue"),
+            "white",
+            ["thing 2", "thing 2 in colour 2", "thing 2 twice", "a colour leaks"],
+        ),
         ("", (), (), "", []),
     ],
 )

@@ -1,4 +1,6 @@
-"""The exercise of lesson 05: attention with tokens taken out of the softmax. And its quiz."""
+"""The exercises of lesson 05: attention without some tokens, and how few positions suffice. And its quiz."""
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -71,6 +73,62 @@ ATTEND = Exercise(
 )
 
 
+Brings = Callable[[list[int]], bool]
+
+
+def shrink(positions: list[int], brings: Brings) -> list[int]:
+    """What is left of `positions`, when each is left out in turn and comes back if the others do not bring it."""
+    kept = list(positions)
+    for one in positions:
+        rest = [position for position in kept if position != one]
+        if brings(rest):
+            kept = rest
+    return kept
+
+
+def _without(positions: list[int], one: int) -> list[int]:
+    return [position for position in positions if position != one]
+
+
+def _left_out(positions: list[int], brings: Brings) -> list[int]:
+    kept = shrink(positions, brings)
+    return [one for one in positions if one not in kept]
+
+
+def _upside_down(positions: list[int], brings: Brings) -> list[int]:
+    return shrink(positions, lambda rest: not brings(rest))
+
+
+SHRINK = Exercise(
+    name="05.shrink",
+    solution=shrink,
+    cases=(
+        ([14, 15, 16, 17], lambda positions: 16 in positions),
+        ([14, 15, 16, 17, 18], lambda positions: 15 in positions and 18 in positions),
+        ([19, 20, 21], lambda positions: 19 in positions or 21 in positions),
+        ([14, 15, 16, 17], lambda positions: len(positions) >= 2),
+    ),
+    hints=(
+        "Begin with a copy of all positions, and let it get smaller.",
+        "For each position: what is the rest without it, and does that rest bring it?",
+        "If the rest brings it, the rest is the list to go on with. Always ask about what is left now, not about all.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda positions, brings: [one for one in positions if brings([one])],
+            "these bring it alone. Two that do it only together are missed: leave out, and see what still brings it.",
+        ),
+        Mistake(
+            lambda positions, brings: [one for one in positions if not brings(_without(positions, one))],
+            "each was left out of all positions. Where either of two is enough, both go: what is out must stay out.",
+        ),
+        Mistake(_left_out, "these are the positions left out: give those that are left."),
+        Mistake(_upside_down, "a position stays out if the others *do* bring it."),
+        Mistake(lambda positions, brings: list(positions), "nothing was left out yet."),
+    ),
+)
+
+
 WHO_KNOWS = Quiz(
     name="05.who_knows",
     question="`a red fox left of a blue car`: which single vector has read all it takes to tell that the left thing is "
@@ -93,5 +151,5 @@ WHO_KNOWS = Quiz(
     ),
 )
 
-EXERCISES = (ATTEND,)
+EXERCISES = (ATTEND, SHRINK)
 QUIZZES = (WHO_KNOWS,)
