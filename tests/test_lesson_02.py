@@ -174,27 +174,28 @@ def test_the_three_steps_are_the_librarys(lesson):
             assert_close(without, sampling.ddim_step(x, eps, t, t_next, ALPHA_BAR))
 
 
-@pytest.mark.parametrize("world", ["normal_numbers", "one_picture"])
+@pytest.mark.parametrize(("world", "pictures"), [("normal_numbers", 1.0), ("one_picture", 0.0)])
 @pytest.mark.parametrize("name", ["ddim", "ddpm", "ddpm_wide"])
-def test_the_spread_of_what_is_drawn_is_that_of_numbers_that_are_drawn(lesson, name, world):
+def test_the_spread_of_what_is_drawn_is_that_of_numbers_that_are_drawn(lesson, name, world, pictures):
     lesson["alpha_bar"] = ALPHA_BAR
     step, best = lesson[name], lesson[world]
-    spread, of_start = lesson["spread"](10, step, best)
-    start = x = normal(200_000)
+    spread, of_start = lesson["spread"](10, step, best, pictures)
     times = lesson["evenly"](10)
+    first, right = (math.sqrt(float(ALPHA_BAR[t]) * pictures + 1 - float(ALPHA_BAR[t])) for t in (times[0], 0))
+    start = x = first * normal(200_000)
     for seed, (t, t_next) in enumerate(zip(times, [*times[1:], 0], strict=True), start=1):
         a, a_next = float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
         x = step(*best(x, a), a, a_next, normal(200_000, seed=seed))
-    assert float(x.std()) == pytest.approx(spread, rel=0.02)
+    assert float(x.std()) / right == pytest.approx(spread, rel=0.02)
     assert float((x * start).mean() / start.square().mean()) == pytest.approx(of_start, abs=0.01)
 
 
 def test_each_sigma_is_exact_in_its_own_world(lesson):
     lesson["alpha_bar"] = ALPHA_BAR
-    left_over = math.sqrt(1 - float(ALPHA_BAR[0]))
     for steps in (5, 25, 500):
-        assert lesson["spread"](steps, lesson["ddpm_wide"], lesson["normal_numbers"])[0] == pytest.approx(1)
-        assert lesson["spread"](steps, lesson["ddpm"], lesson["one_picture"])[0] == pytest.approx(left_over)
+        assert lesson["spread"](steps, lesson["ddpm_wide"], lesson["normal_numbers"], 1.0)[0] == pytest.approx(1)
+        for name in ("ddim", "ddpm"):
+            assert lesson["spread"](steps, lesson[name], lesson["one_picture"], 0.0)[0] == pytest.approx(1)
 
 
 @torch.no_grad()
