@@ -150,7 +150,7 @@ def test_the_distance_to_real_is_that_to_the_nearest_and_no_picture_is_its_own_n
 @pytest.mark.nightly
 @torch.no_grad()
 def test_a_gentle_negative_prompt_and_a_rising_scale_keep_more_grounds():
-    """As the folds of exercises 2 and 3 say."""
+    """As exercises 2 and 3 say."""
     pocket = load_pipeline("pocket", device="cpu")
     alpha_bar, times = pocket.scheduler.alphas_cumprod, [1 + 111 * i for i in reversed(range(9))]
     empty, fox = pocket.encode_prompt(["", "a fox"], "cpu", 1, False)[0].split(1)
