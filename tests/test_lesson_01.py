@@ -95,7 +95,7 @@ def test_the_mean_before_a_step_follows_from_the_mean_noise(lesson):
         often = sum(bell_at(grid, sign * math.sqrt(before), 1 - before) for sign in (-1, 1))
         likely = often * bell_at(seen, math.sqrt(1 - beta) * grid, beta)
         bar = torch.tensor(before * (1 - beta), dtype=torch.float64)
-        mean = lesson["mean_before"](torch.tensor(seen, dtype=torch.float64), beta, bar)
+        mean = lesson["mean_before"](torch.tensor(seen, dtype=torch.float64), bar, beta)
         assert mean.item() == pytest.approx(((likely * grid).sum() / likely.sum()).item(), abs=1e-6)
 
 
@@ -104,7 +104,7 @@ def test_the_heaps_before_a_step_have_the_mean_that_follows_from_the_mean_noise(
     for before, beta in ((0.9, 0.01), (0.9, 0.9), (0.05, 0.9)):
         shares = lesson["before_step"](grid, before, beta)
         assert shares.sum().item() == pytest.approx(1, abs=1e-4)
-        mean = lesson["mean_before"](torch.tensor(0.3), beta, torch.tensor(before * (1 - beta)))
+        mean = lesson["mean_before"](torch.tensor(0.3), torch.tensor(before * (1 - beta)), beta)
         assert (shares * grid).sum().item() == pytest.approx(mean.item(), abs=1e-3)
 
 
