@@ -32,7 +32,7 @@ def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
     alpha_bar = pipe.scheduler.alphas_cumprod
     names = {"pipe": pipe, "vae": pipe.vae, "side": SIDE, "f": pipe.vae_scale_factor, "alpha_bar": alpha_bar}
-    names = definitions(LESSON, **names) | {"levels": torch.linspace(-1, 1, 256)}
+    names = definitions(LESSON, **names) | {"candidates": torch.linspace(-1, 1, 256)}
     names["redraw"].__globals__.update(names, empty=names["vectors"]([""]))
     return names["redraw"].__globals__
 
