@@ -25,8 +25,8 @@ def merge(parts: list[Adapter]) -> tuple[Tensor, Tensor]:
 
 def cut(matrix: Tensor, rank: int) -> Tensor:
     """The matrix of at most that rank with the least squared distance to a matrix (out, in), by Eckart and Young."""
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, :rank] * s[:rank] @ v[:rank]
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ vh[:rank]
 
 
 def with_lora(layer: Callable[[Tensor], Tensor], a: Tensor, b: Tensor, scale: float, x: Tensor) -> Tensor:
@@ -223,23 +223,23 @@ def _matrices() -> list[tuple]:
 
 
 def _last(matrix: Tensor, rank: int) -> Tensor:
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, -rank:] * s[-rank:] @ v[-rank:]
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, -rank:] * s[-rank:] @ vh[-rank:]
 
 
 def _unweighted(matrix: Tensor, rank: int) -> Tensor:
-    u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, :rank] @ v[:rank]
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] @ vh[:rank]
 
 
 def _columns_of_v(matrix: Tensor, rank: int) -> Tensor:
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, :rank] * s[:rank] @ v[:, :rank].T
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank] @ vh[:, :rank].T
 
 
 def _squared(matrix: Tensor, rank: int) -> Tensor:
-    u, s, v = torch.linalg.svd(matrix, full_matrices=False)
-    return u[:, :rank] * s[:rank].square() @ v[:rank]
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    return u[:, :rank] * s[:rank].square() @ vh[:rank]
 
 
 CUT = Exercise(
@@ -248,7 +248,7 @@ CUT = Exercise(
     cases=_matrices,
     hints=(
         "`torch.linalg.svd(matrix, full_matrices=False)` gives three: columns, their strengths, rows.",
-        "The strongest come first. Keep the first `rank` columns of u, numbers of s and rows of v.",
+        "The strongest come first. Keep the first `rank` columns of u, numbers of s and rows of vh.",
         "`u * s` multiplies each column of u by its strength. A matrix product then sums the columns times rows.",
     ),
     mistakes=(
