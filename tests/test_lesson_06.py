@@ -11,7 +11,7 @@ from helpers.exercises.lesson_06 import at_once, compose
 from helpers.judge import read
 from helpers.latents import decode
 from helpers.loading import load_pipeline
-from helpers.sampling import guide, normal, predict
+from helpers.sampling import guide, normal, predict, predict_x0
 from helpers.scenes import GROUNDS
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import tiny_pipeline
@@ -124,6 +124,19 @@ def test_where_the_scale_is_one_the_network_is_asked_once(pipe, lesson, fox, mon
     assert len(asked) == 1
     lesson["guided"](fox, 4)(x, 500)
     assert len(asked) == 3
+
+
+@torch.no_grad()
+def test_a_held_spread_scales_the_x0_estimate_only_where_it_is_wider(pipe, lesson, fox, monkeypatch):
+    monkeypatch.setitem(lesson, "fox", fox)
+    x, alpha_bar = noise(2, 4, 8, 8), lesson["alpha_bar"]
+    plain = lesson["guided"](fox, 10)(x, 500)
+    wide = lesson["spread"](predict_x0(x, plain, 500, alpha_bar))
+    monkeypatch.setitem(lesson, "real_spread", 2 * float(wide.max()))
+    torch.testing.assert_close(lesson["held"](x, 500), plain, rtol=1e-4, atol=1e-4)
+    monkeypatch.setitem(lesson, "real_spread", float(wide.min()) / 2)
+    found = lesson["spread"](predict_x0(x, lesson["held"](x, 500), 500, alpha_bar))
+    torch.testing.assert_close(found, torch.full_like(wide, float(wide.min()) / 2), rtol=1e-3, atol=1e-3)
 
 
 def test_variety_is_the_mean_distance_to_the_others(lesson):
