@@ -406,7 +406,7 @@ COPIES = Quiz(
         Option(
             "In more than one of 200, but in fewer than a third",
             "Among 199 different scenes some fit the noise by chance; a hundred copies fit or miss together. So the "
-            "copies get less weight than their share. The table below counts.",
+            "copies here get less weight than their share. The table below counts.",
             right=True,
         ),
     ),
