@@ -232,7 +232,7 @@ SAME_T = Quiz(
         Option(
             "The same photograph, shrunk to 16 × 16 pixels before the noise came",
             "Each of its pixels got a noise of its own, where the large one has 32 × 32 noises to average: 1,024 times "
-            "less signal-to-noise.",
+            "less signal-to-noise than the large one, averaged.",
             right=True,
         ),
         Option(
