@@ -7,7 +7,7 @@ WORKERS ?= 2
 LESSON_SECONDS ?= 900
 TORCH ?= torch==2.13.0
 NOTEBOOKS ?= $(wildcard notebooks/*.ipynb)
-LESSONS := $(wildcard notebooks/[0-9][0-9]_*.ipynb)
+LESSONS := $(wildcard notebooks/[0-9][0-9]*_*.ipynb)
 
 BIN := .venv/bin
 # Four stamps, by what is installed: what the lessons need, the playground's page too, or the site, or everything.

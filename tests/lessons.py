@@ -11,7 +11,7 @@ from typing import Any
 import nbformat
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))  # all notebooks but the playground
+LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))  # all notebooks but the playground
 # An exercise's check in a code cell, and its solution in a text cell.
 CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
 SOLUTION = re.compile(

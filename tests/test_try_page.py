@@ -640,6 +640,7 @@ def test_print_seconds(chromium, server, threads, capsys):
         message(page, "Drawn in")
         opened.append(time.perf_counter() - start)
         loaded.append(float(page.evaluate("document.documentElement.dataset.loaded")))
+        steps = page.locator("#draw-steps").input_value()
         for seed in range(2):
             fill(page, seed=str(seed))
             press_draw(page)
@@ -652,5 +653,6 @@ def test_print_seconds(chromium, server, threads, capsys):
     with capsys.disabled():
         print(
             f"\n{threads} thread(s), median and range of five first visits: {said(loaded)} to load and start the "
-            f"model, {said(opened)} from opening to the first picture, then {said(drawn)} a picture (10 steps, guided)"
+            f"model, {said(opened)} from opening to the first picture, then {said(drawn)} a picture "
+            f"({steps} steps, guided)"
         )

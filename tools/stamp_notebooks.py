@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ADDRESS = PROJECT["urls"]["Repository"]
 REF = f"v{PROJECT['version']}"
-LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))  # the playground is not meant for Colab
+LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]*_*.ipynb"))  # the playground is not meant for Colab
 
 BADGE = "open-in-colab.png"
 BADGE_LINE = re.compile(r"\n\n\[!\[Open in Colab\]\(.*\)\]\(.*\)")
