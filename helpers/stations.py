@@ -209,19 +209,19 @@ def _chips(figure: Figure, y: float, text: Sequence[tuple[str, int]]) -> None:
 
 
 def _ruler(figure: Figure, timesteps: Sequence[int]) -> None:
-    """All timesteps of a run as points on a line from 1000 to 0."""
+    """All timesteps of a run as points on a line from 999 to 0."""
     axis = _place(figure, 484, 340, CONTENT - 492, NOISE)
     axis.set_facecolor("none")
     for spine in axis.spines.values():
         spine.set_visible(False)
-    axis.set(xlim=(1000, -12), ylim=(-1, 1))
-    axis.plot([1000, 0], [0, 0], color=LINE, linewidth=0.9)
+    axis.set(xlim=(999, -12), ylim=(-1, 1))
+    axis.plot([999, 0], [0, 0], color=LINE, linewidth=0.9)
     axis.plot(timesteps, [0] * len(timesteps), "o", color=ROLES["x_t"].ink, markersize=5)
     for t in (timesteps[0], timesteps[-1]):
         axis.annotate(
             str(t), (t, 0), (0, 12), textcoords="offset points", ha="center", color=ROLES["x_t"].ink, size=SMALL
         )
-    for t, side in ((1000, "left"), (0, "right")):
+    for t, side in ((999, "left"), (0, "right")):
         axis.annotate(str(t), (t, 0), (0, -20), textcoords="offset points", ha=side, color=SECOND, size=SMALL)
 
 

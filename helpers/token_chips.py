@@ -1,4 +1,4 @@
-"""How a tokenizer cuts words: its merges one by one, and pieces of text as chips in rows, with their ids beneath."""
+"""How a tokenizer cuts words: its merges one by one, and pieces of text as chips in rows."""
 
 import json
 from collections.abc import Sequence
@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from helpers.palette import HAIRLINE, PANEL, ROLES, SECOND
-from helpers.picture_grids import LABEL, NAMES, NUMBER, PADDING, PER_INCH, SMALL, STYLE, WIDEST, _name_row, hairline
+from helpers.palette import ROLES
+from helpers.picture_grids import LABEL, NAMES, PADDING, PER_INCH, STYLE, WIDEST, _name_row, hairline
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,63 +42,49 @@ def merging(tokenizer: "PreTrainedTokenizerBase", word: str) -> list[list[str]]:
     return rows
 
 
-def chips(
-    rows: Sequence[Sequence[str]],
-    *,
-    names: Sequence[str] = (),
-    numbers: Sequence[Sequence[str]] = (),
-    plain: Sequence[str] = (),
-) -> Figure:
+def chips(rows: Sequence[Sequence[str]], *, names: Sequence[str] = ()) -> Figure:
     """Rows of chips in the green of words.
 
-    rows: the texts of each row's chips. names: one for each row, at the left. numbers: for each row a text beneath each
-    chip, such as its id. plain: texts whose chips are grey, such as those of start and end.
+    rows: the texts of each row's chips. names: one for each row, at the left.
 
-    A row that is wider than a page goes on in the next line. Raises ValueError for no chips, and for names or numbers
-    that do not match them.
+    A row that is wider than a page goes on in the next line. Raises ValueError for no chips, and for names that do not
+    match the rows.
     """
     if not rows or not all(rows):
         raise ValueError("There are no chips to draw: give at least one in each row")
     if names and len(names) != len(rows):
         raise ValueError(f"There are {len(names)} names for {len(rows)} rows")
-    if numbers and [len(row) for row in numbers] != [len(row) for row in rows]:
-        raise ValueError("Give one number for each chip")
-    left, step = PADDING + NAMES * bool(names), HIGH + BETWEEN + NUMBER * bool(numbers)
-    lines: list[tuple[str, list[tuple[str, str, float]]]] = []  # each with its name, its chips with number and width
+    left, step = PADDING + NAMES * bool(names), HIGH + BETWEEN
+    lines: list[tuple[str, list[tuple[str, float]]]] = []  # each with its name, its chips with their width
     for r, row in enumerate(rows):
         lines.append((names[r] if names else "", []))
-        for c, text in enumerate(row):
-            number = numbers[r][c] if numbers else ""
-            size = max(len(text), len(number)) * LETTER + 2 * SIDES
+        for text in row:
+            size = len(text) * LETTER + 2 * SIDES
             if left + _length(lines[-1][1]) + size > WIDEST - PADDING:
                 lines.append(("", []))
-            lines[-1][1].append((text, number, size))
+            lines[-1][1].append((text, size))
 
     width = left + max(_length(line) for _, line in lines) - APART + PADDING
     height = 2 * PADDING + len(lines) * step - BETWEEN
+    ink, tint = ROLES["words"].ink, ROLES["words"].tint
     with plt.style.context(STYLE):
         figure = plt.figure(figsize=(width / PER_INCH, height / PER_INCH))
         axis = figure.add_axes((0, 0, 1, 1), xlim=(0, width), ylim=(height, 0))
         axis.set_axis_off()
-        for number_of_line, (name, line) in enumerate(lines):
-            x, top = left, PADDING + number_of_line * step
+        for number, (name, line) in enumerate(lines):
+            x, top = left, PADDING + number * step
             if name:
                 _name_row(figure, name, left, top + HIGH / 2)
-            for text, number, size in line:
-                grey = text in plain
-                ink, tint = (SECOND, PANEL) if grey else (ROLES["words"].ink, ROLES["words"].tint)
+            for text, size in line:
                 box = FancyBboxPatch((x, top), size, HIGH, boxstyle="round,pad=0,rounding_size=4", facecolor=tint)
-                box.set(edgecolor=HAIRLINE if grey else ink, linewidth=0.9)
+                box.set(edgecolor=ink, linewidth=0.9)
                 axis.add_patch(box)
-                middle = x + size / 2
-                axis.text(middle, top + HIGH / 2, text, ha="center", va="center_baseline", color=ink, size=LABEL)
-                if number:
-                    axis.text(middle, top + HIGH + 3, number, ha="center", va="top", color=SECOND, size=SMALL)
+                axis.text(x + size / 2, top + HIGH / 2, text, ha="center", va="center_baseline", color=ink, size=LABEL)
                 x += size + APART
         hairline(figure)
     return figure
 
 
-def _length(line: Sequence[tuple[str, str, float]]) -> float:
+def _length(line: Sequence[tuple[str, float]]) -> float:
     """Pixels that a line of chips takes, with the room after each."""
-    return sum(size + APART for _, _, size in line)
+    return sum(size + APART for _, size in line)

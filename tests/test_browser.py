@@ -683,7 +683,7 @@ def colour_notebook():
             "    view.renew(f'step {i} of 3', plt.figure(figsize=(2, 1), dpi=80), frames[:i])"
         ),
         new_code_cell("exercises.quiz('02.one_look')"),
-        new_code_cell("exercises.hint('02.two_bells')"),
+        new_code_cell("exercises.hint('02.loop')"),
         new_markdown_cell("<details>\n<summary>What do you expect?</summary>\n\nThe answer to it.\n\n</details>"),
     ]
     return new_notebook(cells=cells, metadata=KERNEL)

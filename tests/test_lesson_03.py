@@ -1,15 +1,15 @@
-"""What lesson 03 computes by hand is what diffusers computes: the solutions of its exercises, and its own functions."""
+"""The functions of lesson 03 and its exercise: its hook is the helper's, and what it counts and draws is right."""
 
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.testing import assert_close
 
 from helpers import surgery
-from helpers.exercises.lesson_03 import head, swap
+from helpers.exercises.lesson_03 import amounts
 from tests.lessons import NOTEBOOKS, definitions
 from tests.pipelines.tiny import WIDTH, tiny_pipeline
 
@@ -28,7 +28,7 @@ def pipe():
 @pytest.fixture
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    return definitions(LESSON, pipe=pipe, unet=pipe.unet, width=pipe.unet.config.block_out_channels[0], one_head=head)
+    return definitions(LESSON, pipe=pipe, unet=pipe.unet, measure=amounts)
 
 
 @pytest.mark.parametrize("layers", [["conv"] * 3, ["conv", "halve", "conv"], ["halve", "conv", "halve", "conv"]])
@@ -42,29 +42,42 @@ def test_the_receptive_field_is_where_the_gradient_is(lesson, layers):
     assert int((x.grad[0, 0].sum(dim=0) > 0).sum()) == lesson["sees"](layers)
 
 
-def test_the_lessons_time_code_is_the_unets(lesson, pipe):
-    t = torch.arange(1000)
-    assert_close(lesson["waves"](t), pipe.unet.time_proj(t), rtol=0, atol=1e-3)
+def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
+    one, two, rest = normal(4, 4, 16, 16), normal(1, 4, 16, 16, seed=1), normal(4, 4, 16, 16, seed=2)
+    first, second = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
+    assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02
+
+
+def test_what_the_amounts_leave_has_nothing_of_any_part():
+    parts = [normal(2, 4, 8, 8, seed=seed) + normal(1, 4, 8, 8, seed=9) for seed in (1, 2, 3)]
+    x = normal(2, 4, 8, 8)
+    left = x - sum(amount * part for amount, part in zip(amounts(x, parts), parts, strict=True))
+    assert_close(torch.stack([(left * part).mean() for part in parts]), torch.zeros(3), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_resnet_by_hand_is_the_librarys_with_its_clock(lesson, pipe):
-    code = lesson["waves"](torch.tensor([0, 400, 999]))
-    clock = pipe.unet.time_embedding.linear_2(F.silu(pipe.unet.time_embedding.linear_1(code)))
-    for block in (*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks):
-        for resnet in block.resnets:
-            x = normal(3, resnet.in_channels, 4, 4)
-            assert_close(lesson["resnet_by_hand"](resnet, x, clock), resnet(x, clock), rtol=0, atol=1e-5)
+def test_a_run_that_gets_all_three_wires_of_another_answers_as_the_other(lesson, pipe):
+    side = pipe.unet.config.sample_size
+    x, words = normal(2, 4, side, side), normal(1, 5, WIDTH, seed=1).expand(2, -1, -1)
+    as_they_are = pipe.unet(x, 100, words).sample
+    with lesson["all_three"]():
+        exchanged = pipe.unet(x, 100, words).sample
+    assert_close(exchanged, as_they_are.flip(0))
 
 
-def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
-    one, two, rest = normal(4, 4, 16, 16), normal(1, 4, 16, 16, seed=1), normal(4, 4, 16, 16, seed=2)
-    first, second, left = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
-    assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02 and abs(left - 0.09) < 0.01
+def test_two_runs_exchange_what_belongs_to_them(lesson):
+    assert lesson["exchange"](torch.arange(4.0).reshape(4, 1, 1, 1)).flatten().tolist() == [2, 3, 0, 1]
 
 
-def test_a_latent_gets_what_belongs_to_the_one_before(lesson):
-    assert lesson["from_before"](torch.arange(4.0).reshape(4, 1, 1, 1)).flatten().tolist() == [3, 0, 1, 2]
+def test_a_sketch_marks_one_part_in_red_and_the_others_not(lesson):
+    def reds(name):
+        return (np.asarray(lesson["sketch"](name)) == (166, 27, 27)).all(axis=2)
+
+    parts = [f"skip {number}" for number in range(6)]
+    parts += ["from level 1", "from level 2", "level 2 blind", *(f"words at level {level}" for level in range(3))]
+    assert not reds("").any()
+    assert all(reds(part).any() for part in parts)
+    assert len({reds(part).tobytes() for part in parts}) == len(parts)
 
 
 @torch.no_grad()
@@ -87,49 +100,40 @@ def test_the_judges_readings_are_counted_where_they_agree(lesson):
     assert lesson["agreeing"](readings, "colours", ["red", "red"]) == 1
 
 
-def test_neighbours_change_places_in_both_halves_of_a_guided_batch():
+def test_neighbours_change_places_in_both_halves_of_a_guided_batch(lesson):
     guided = torch.arange(8.0).reshape(8, 1, 1, 1)
-    assert swap(guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
+    assert lesson["partners"](guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
     assert guided.flatten().tolist() == list(range(8))
+
+
+def test_layouts_and_things_are_counted_beside_the_partners(lesson, capsys):
+    one, both, twice = (
+        SimpleNamespace(layout="one", words=("fox",)),
+        SimpleNamespace(layout="above", words=("owl", "fox")),
+        SimpleNamespace(layout="above", words=("fox", "fox")),
+    )
+    lesson |= {"things": ["fox", "owl"], "layouts": ["one", "above"]}
+    lesson["arranged"]({"as asked": [one, both], "swapped": [twice, one]})
+    counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert counts == [["1", "0", "1"], ["1", "0", "1"], ["0", "1", "1"], ["0", "1", "0"]]
 
 
 def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(lesson, capsys):
     fox, owl = (SimpleNamespace(words=(word,), colours=("red",)) for word in ("fox", "owl"))
     shown = []
     lesson |= {
-        "pictures": {"nothing swapped": "whole"},
         "things": ["fox", "owl"],
-        "partners": swap,
         "drawn_asked": lambda changed: changed,
-        "read": lambda sets: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, fox]},
-        "pairs_shown": lambda sets, found, caption: shown.append(sets),
+        "read": lambda sets: {"cut": [fox, fox], "swapped": [owl, fox]},
+        "pairs_shown": lambda sets, found, caption, wire: shown.append((wire, sets)),
     }
     experiment = lesson["experiment"]
-    puts = []
-    experiment(lambda put: puts.append(put) or len(puts), {"cut": 2, "swapped": 0})
-    assert swap in puts and torch.zeros_like in puts and list(shown[0]) == ["whole", "cut", "swapped"]
+    puts, swap = [], lesson["partners"]
+    experiment("skip 1", lambda put: puts.append(put) or len(puts), {"cut": 2, "swapped": 0})
+    assert swap in puts and torch.zeros_like in puts
+    assert shown[0][0] == "skip 1" and list(shown[0][1]) == ["cut", "swapped"]
     told = capsys.readouterr().out
     assert "cut: 2 of 2 expected, 1 read" in told and "swapped: 0 of 2 expected, 0 read" in told
     for part, expected in [(lambda put: None, {"cut": 1, "swapped": 1}), (lambda put: 1, {"cut": ..., "swapped": 1})]:
-        experiment(part, expected)
+        experiment("skip 1", part, expected)
         assert "not answered yet" in capsys.readouterr().out and len(shown) == 1
-
-
-@torch.no_grad()
-def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
-    layer = list(surgery.self_attention(pipe.unet).values())[-1]
-    side = pipe.unet.config.sample_size
-    inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
-    ((goes_in, comes_out),) = surgery.passing(pipe.unet, [layer], *inputs)
-    by_hand, shares = lesson["attend"](layer, goes_in)
-    assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
-    assert_close(shares.sum(dim=-1), torch.ones_like(shares[..., 0]))
-
-
-def test_a_head_that_is_sure_copies_one_value_and_one_that_is_not_takes_the_mean():
-    eye, v = torch.eye(4), normal(4, 3)
-    answer, shares = head(100 * eye, eye, v)
-    assert_close(answer, v)
-    assert_close(shares, eye)
-    answer, shares = head(0 * eye, eye, v)
-    assert_close(answer, v.mean(dim=0).expand(4, 3))

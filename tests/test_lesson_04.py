@@ -1,16 +1,17 @@
-"""Lesson 04 by hand, held to the library, the training and the shipped model."""
+"""Lesson 04 by hand, held to the training and the shipped model."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from PIL import Image
 
-from helpers import schedules
-from helpers.exercises.lesson_04 import best_sigma, downhill, seems_like
+from helpers.exercises.lesson_04 import best_sigma, downhill
+from helpers.measures import psnr
 from helpers.model_folder import POCKET
-from tests.lessons import NOTEBOOKS, definitions
+from helpers.plots import as_picture
+from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 from training.train_vae import VaeConfig, VaeLoss
 
@@ -30,18 +31,14 @@ def pixels():
 @pytest.fixture(scope="module")
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    alpha_bar = pipe.scheduler.alphas_cumprod
-    names = {"pipe": pipe, "vae": pipe.vae, "side": SIDE, "f": pipe.vae_scale_factor, "alpha_bar": alpha_bar}
-    names = definitions(LESSON, **names) | {"candidates": torch.linspace(-1, 1, 256)}
-    names["redraw"].__globals__.update(names, empty=names["vectors"]([""]))
-    return names["redraw"].__globals__
+    return definitions(LESSON, pipe=pipe, vae=pipe.vae, side=SIDE, f=pipe.vae_scale_factor)
 
 
 @torch.no_grad()
 def test_the_lesson_s_terms_add_up_to_the_loss_of_the_training(pipe, pixels, lesson):
     noise = torch.zeros((2, 4, SIDE // 2, SIDE // 2))  # the mean is decoded
     posterior = pipe.vae.encode(pixels).latent_dist
-    terms = lesson["pixel_terms"](pixels, pipe.vae.decode(posterior.mean).sample)
+    terms = lesson["pixel_terms"](pixels, pipe.vae.decode(posterior.mean).sample).sum()
     theirs = VaeLoss(pipe.vae, VaeConfig(mse_weight=8.0))(pixels, noise)
     ours = terms + 1e-6 * lesson["kl"](posterior.mean, posterior.std)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
@@ -53,33 +50,15 @@ def test_the_lesson_s_weights_are_those_of_the_shipped_vae():
     assert (settings["mse_weight"], settings["edge_weight"], settings["kl_weight"]) == (8.0, 1.0, 1e-6)
 
 
-@torch.no_grad()
-def test_redrawing_by_hand_is_diffusers_ddim(pipe, lesson):
-    x0 = torch.randn((1, 4, SIDE // 2, SIDE // 2), generator=torch.Generator().manual_seed(0))
-    words, alpha_bar = lesson["vectors"](["a fox"]), pipe.scheduler.alphas_cumprod
-    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
-    redrawn = lesson["redraw"](x0, 101, words, eps, guidance=3.0)
-    scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True, clip_sample=False)
-    scheduler.set_timesteps(20)
-    x = schedules.add_noise(x0, eps, 101, alpha_bar)
-    for t in (101, 51, 1):  # as many steps as the lesson takes
-        without, told = (pipe.unet(x, t, text).sample for text in (lesson["empty"], words))
-        x = scheduler.step(without + 3.0 * (told - without), t, x).prev_sample
-    torch.testing.assert_close(redrawn, x, rtol=1e-3, atol=1e-3)
+def test_the_median_keeps_a_line_of_four_and_loses_a_line_of_three_and_lines_every_seven(lesson):
+    stripes, middle = lesson["stripes"], slice(SIDE // 2 - 2, SIDE // 2 + 2)
+    four, three, many = (drawn.median(dim=0).values for drawn in (stripes(4), stripes(3), stripes(3, every=7)))
+    assert [int(found.sum()) for found in (four, three, many)] == [4, 0, 0]
+    assert bool(four[middle].all())
 
 
-def test_halves_are_joined_left_beside_right(lesson):
-    joined = lesson["join"](torch.zeros(2, 4, 3, 6), torch.ones(2, 4, 3, 6))
-    assert joined.sum(dim=(0, 1, 2)).tolist() == [0, 0, 0, 24, 24, 24]
-
-
-def test_the_best_guess_is_the_mean_for_squares_and_the_median_for_l1(lesson):
-    pictures = torch.rand((7, 3, 4, 4), generator=torch.Generator().manual_seed(0)) * 2 - 1
-    squared = lesson["best_guess"](pictures, lambda error: error**2)
-    absolute = lesson["best_guess"](pictures, lambda error: error.abs())
-    step = 2 / 255
-    torch.testing.assert_close(squared, pictures.mean(dim=0), rtol=0, atol=step)
-    torch.testing.assert_close(absolute, pictures.median(dim=0).values, rtol=0, atol=step)
+def test_lines_every_seven_leave_no_place_in_the_mean_of_seven(lesson):
+    torch.testing.assert_close(lesson["stripes"](3, every=7).mean(dim=0), torch.full((SIDE,), 3 / 7))
 
 
 @pytest.mark.parametrize(("c", "w"), [(1e-3, 1e-6), (0.3, 0.7)])
@@ -121,15 +100,48 @@ def test_downhill_finds_a_latent_that_there_is_while_gradients_are_off(linear):
     torch.testing.assert_close(linear(z), wanted, rtol=0, atol=1e-2)
 
 
-def test_forgetting_the_factor_shifts_the_signal_to_noise_ratio():
-    alpha_bar = schedules.alpha_bar(schedules.betas())
-    generator = torch.Generator().manual_seed(0)
-    x0, eps = torch.randn((2, 200_000), generator=generator)
-    s, t = 0.5, 500
-    unscaled = x0 / s
-    x_t = schedules.add_noise(unscaled[None], eps[None], t, alpha_bar)[0]
-    noise = (1 - alpha_bar[t]).sqrt() * eps
-    measured = float((x_t - noise).var() / noise.var())
-    there = seems_like(t, alpha_bar, s)
-    assert measured == pytest.approx(float(schedules.snr(alpha_bar)[there]), rel=0.02)
-    assert there < t and seems_like(t, alpha_bar, 1.0) == t
+@pytest.fixture(scope="module")
+def lesson_in_pocket():
+    """What the lesson's exercises need of it, in Pocket Diffusion."""
+    gradients = torch.is_grad_enabled()
+    space = {}
+    for part in ("pipe = load_pipeline", "def to_tensor", "def pixel_terms"):
+        exec(cell_with(LESSON, part).replace('load_pipeline("auto")', 'load_pipeline("pocket", device="cpu")'), space)
+    torch.set_grad_enabled(gradients)
+    return space
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_the_formula_puts_the_encoder_s_sigmas_in_order_each_about_a_tenth_too_low(lesson_in_pocket, capsys):
+    cell = cell_with(LESSON, '"04.best_sigma", best_sigma').split("\n", 1)[1]
+    exec(cell, lesson_in_pocket | {"best_sigma": best_sigma, "count": 4})
+    pairs = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("channel")]
+    formula, encoder = np.array([[float(pair[3].strip(",")), float(pair[5])] for pair in pairs]).T
+    assert len(formula) == 4
+    assert np.array_equal(formula.argsort(), encoder.argsort())
+    assert np.all(abs(formula / encoder - 0.9) < 0.05)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_latent_found_downhill_has_a_bluish_grey_saddle_and_gains_more_than_1_db(lesson_in_pocket):
+    two, vae, to_tensor = (lesson_in_pocket[name] for name in ("two", "vae", "to_tensor"))
+
+    def painted(latent):
+        return vae.decode(latent).sample
+
+    def picture(latent):
+        return Image.fromarray(as_picture(painted(latent)[0]))
+
+    wanted = to_tensor(two)
+    start = better = vae.encode(wanted).latent_dist.mean
+    for _ in range(40):
+        better = downhill(painted, wanted, better, 1000.0)
+    assert psnr(two, picture(better)) - psnr(two, picture(start)) > 1
+    before, after = (
+        picture(latent).resize((1, 1), Image.Resampling.BOX, (38, 50, 46, 52)) for latent in (start, better)
+    )
+    red, green, blue = after.getpixel((0, 0))
+    assert red < blue < red + 25
+    assert green - red < (before.getpixel((0, 0))[1] - before.getpixel((0, 0))[0]) / 2

@@ -1,4 +1,4 @@
-"""Lesson 07: its parts draw what the pipeline draws, its suspects are wrong, its article cells choose rightly.
+"""Lesson 07: its parts draw what the pipeline draws, and its article cells choose rightly.
 
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
@@ -14,7 +14,6 @@ from PIL import Image
 
 from helpers import exercises, plots, stations
 from helpers.exercises import EXERCISES
-from helpers.exercises.lesson_07 import make_suspect
 from helpers.inputs import prompt_notes
 from helpers.judge import NOTHING, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
@@ -24,7 +23,6 @@ from tests.pipelines.tiny import SIDE, tiny_pipeline
 LESSON = NOTEBOOKS / "07_stable_diffusion_pipeline.ipynb"
 GIVEN = ("token_ids", "text_vectors", "timesteps")
 WRITTEN = ("start_noise", "guided_noise", "ddim_loop", "to_pixels")  # by the learner
-NUMBERS = ("token_ids", "text_vectors", "start_noise", "timesteps", "guided_noise", "ddim_loop", "to_pixels")
 STEPS = 4
 PROMPT = "a mushroom on grass"
 
@@ -43,7 +41,7 @@ def lesson(pipe) -> dict:
     """The imports and functions of the lesson, with the course's own parts and a small model."""
     space = definitions(LESSON, pipe=pipe, seed=0)
     given = {name: space[name] for name in GIVEN}
-    space["part"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
+    space["parts"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
     return space
 
 
@@ -61,7 +59,7 @@ def apart(a, b) -> int:
 def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
     seeds = [3, 1]
     with torch.no_grad():
-        pictures = lesson["draw"](pipe, lesson["part"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+        pictures = lesson["draw"](pipe, lesson["parts"], PROMPT, seeds, steps=STEPS, guidance=4.0)
     generators = [seeded(seed) for seed in seeds]
     theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
     assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
@@ -69,33 +67,40 @@ def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
     assert apart(*pictures) > 1
 
 
-def test_no_wrong_part_raises_and_each_is_noticed(lesson, pipe):
-    faults = constants(LESSON, "faults", **lesson)["faults"]
-    wrong_parts = {name: parts for name, (_, parts) in faults.items()}
-    wrong_parts["padding cut"] = lesson["cut"](PROMPT)
+def test_in_a_batch_and_alone_a_seed_gives_the_same_picture_but_for_rounding(lesson, pipe):
     with torch.no_grad():
-        right = lesson["draw"](pipe, lesson["part"], PROMPT, steps=STEPS)
-        wrong = {name: lesson["draw"](pipe, parts, PROMPT, steps=STEPS) for name, parts in wrong_parts.items()}
-    assert len(wrong) == 5  # as the lesson's summary counts
-    assert {name for name, pictures in wrong.items() if np.array_equal(pictures, right)} == set()
+        batch = lesson["draw"](pipe, lesson["parts"], PROMPT, [7, 3, 11, 0], steps=STEPS)
+        alone = lesson["draw"](pipe, lesson["parts"], PROMPT, [3], steps=STEPS)
+    assert [apart(one, alone[0]) <= 1 for one in batch] == [False, True, False, False]
 
 
-def test_each_fault_is_in_the_part_whose_number_it_bears(lesson):
-    numbers = {f"part {number}": name for number, name in enumerate(NUMBERS, start=1)}
-    for label, (where, parts) in constants(LESSON, "faults", **lesson)["faults"].items():
-        own = vars(lesson["part"])
-        assert [name for name in own if getattr(parts, name) is not own[name]] == [numbers[where]], label
+def test_with_short_padding_nothing_raises_and_the_picture_is_another(lesson, pipe):
+    short = lesson["padded_short"](PROMPT)
+    rows = [short.token_ids(pipe.tokenizer, text)[0].tolist() for text in ("", PROMPT)]
+    assert rows[1] == pipe.tokenizer(PROMPT).input_ids
+    assert len(rows[0]) == len(rows[1]) < pipe.tokenizer.model_max_length
+    with torch.no_grad():
+        right, bare = (lesson["draw"](pipe, one, PROMPT, [0], steps=STEPS) for one in (lesson["parts"], short))
+    assert apart(bare, right) > 1
 
 
-def test_without_the_offset_the_last_answer_changes_nothing(lesson):
+def test_unrounded_and_then_rounded_a_picture_is_that_of_part_7(lesson, pipe):
+    latents = torch.randn((2, 4, SIDE // 8, SIDE // 8), generator=seeded(0))
+    with torch.no_grad():
+        plain = lesson["unrounded"](pipe.vae, latents)
+        assert np.array_equal(plain.round().astype(np.uint8), lesson["parts"].to_pixels(pipe.vae, latents))
+    assert (plain != plain.round()).any()
+
+
+def test_from_the_last_timestep_0_the_answer_would_change_nothing(lesson):
     x, alpha_bar = torch.randn((1, 4, 4, 4), generator=seeded(0)), torch.linspace(0.999, 0.005, 1000)
-    loop = lesson["part"].ddim_loop
+    loop = lesson["parts"].ddim_loop
 
     def ends(times, last):
         """The last latents, where the network answers `last` when it is asked for the last time."""
         return loop(lambda x, t: last if t == times[-1] else 0.5 * x, x, times, alpha_bar)
 
-    for times, same in ((lesson["no_offset"](20), True), (lesson["timesteps"](20), False)):
+    for times, same in (([t - 1 for t in lesson["timesteps"](20)], True), (lesson["timesteps"](20), False)):
         apart = (ends(times, torch.zeros_like(x)) - ends(times, torch.ones_like(x))).abs().max()
         assert (float(apart) < 1e-5) is same
 
@@ -165,167 +170,6 @@ def test_two_pictures_stand_beside_the_count_of_what_differs():
 def test_folded_numbers_are_printed_where_nothing_can_be_folded(capsys):
     stations.folded("The numbers", ["a 1", "b 2"])
     assert capsys.readouterr().out == "The numbers\na 1\nb 2\n"
-
-
-# --- the search for a wrong part
-
-
-def test_each_suspect_has_one_wrong_part_and_the_usual_inputs_find_two(lesson, pipe):
-    sound, search = lesson["part"], lesson["wrong_part"]
-    suspects = {number: make_suspect(sound, number) for number in range(1, 6)}
-    for one in suspects.values():
-        assert sum(getattr(one, name) is not function for name, function in vars(sound).items()) == 1
-    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
-    with torch.no_grad():
-        given = {
-            **lesson,
-            "prompt": PROMPT,
-            "ids": ids,
-            "vectors": sound.text_vectors(pipe.text_encoder, *ids),
-            "shape": (4, SIDE // 2, SIDE // 2),
-            "noise": sound.start_noise([0], (4, SIDE // 2, SIDE // 2)),
-            "times": sound.timesteps(20),
-            "alpha_bar": pipe.scheduler.alphas_cumprod,
-            "latent": sound.start_noise([1], (4, SIDE // 2, SIDE // 2)),
-        }
-        inputs = constants(LESSON, "inputs", **given)["inputs"]
-        # With the inputs that anybody would try, as the lesson prints.
-        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
-        assert found == {1: "ddim_loop", 2: None, 3: "text_vectors", 4: None, 5: None}
-        # And under "Which inputs it takes".
-        unet, _, t, vectors, guidance = inputs["guided_noise"]
-        inputs["timesteps"] = (15,)
-        inputs["start_noise"] = ([3, 8], given["shape"])
-        several = sound.start_noise([3, 8], given["shape"]).to(given["noise"])
-        inputs["guided_noise"] = (unet, several, t, vectors, guidance)
-        found = {number: search(sound, one, inputs) for number, one in suspects.items()}
-    assert found == {1: "ddim_loop", 2: "timesteps", 3: "text_vectors", 4: "guided_noise", 5: "start_noise"}
-
-
-def test_the_search_prints_what_it_found_and_how_many_got_away(lesson, pipe, capsys):
-    sound = lesson["part"]
-    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
-    noise = sound.start_noise([0], (4, SIDE // 2, SIDE // 2))
-    space = {**lesson, "prompt": PROMPT, "ids": ids, "noise": noise, "latent": noise, "shape": noise.shape[1:]}
-    space |= {"vectors": sound.text_vectors(pipe.text_encoder, *ids), "times": sound.timesteps(20)}
-    space |= {"alpha_bar": pipe.scheduler.alphas_cumprod}
-    space["suspects"] = {number: make_suspect(sound, number) for number in range(1, 6)}
-    with torch.no_grad():
-        exec(cell_with(LESSON, "got away"), space)
-    said = capsys.readouterr().out.splitlines()
-    assert said[-6:] == [
-        "suspect 1: ddim_loop",
-        "suspect 2: None",
-        "suspect 3: text_vectors",
-        "suspect 4: None",
-        "suspect 5: None",
-        "3 got away",
-    ]
-
-
-@pytest.mark.parametrize(
-    ("other", "name"),
-    [
-        ({}, None),
-        ({"token_ids": lambda tokenizer, text: [1, 2]}, "token_ids"),  # of another shape
-        ({"timesteps": lambda steps: [t - 1 for t in range(1, steps + 1)]}, "timesteps"),
-        ({"start_noise": lambda: torch.full((4,), torch.nan)}, "start_noise"),
-    ],
-)
-def test_the_search_names_a_part_that_answers_otherwise_and_forgives_another_order_of_a_sum(lesson, other, name):
-    sound = SimpleNamespace(
-        token_ids=lambda tokenizer, text: [1, 2, 3],
-        start_noise=lambda: torch.full((4,), 0.1) * 3,
-        timesteps=lambda steps: list(range(1, steps + 1)),
-    )
-    summed = {"start_noise": lambda: torch.full((4,), 0.1) + torch.full((4,), 0.1) + torch.full((4,), 0.1)}
-    suspect = SimpleNamespace(**{**vars(sound), **summed, **other})
-    inputs = {"token_ids": (None, ""), "start_noise": (), "timesteps": (3,)}
-    assert lesson["wrong_part"](sound, suspect, inputs) == name
-
-
-def test_the_stand_in_tells_of_a_wrong_timestep(lesson, pipe):
-    sound, alpha_bar = lesson["part"], pipe.scheduler.alphas_cumprod
-
-    def told_the_next(predict, x, times, alpha_bar):
-        after = dict(zip(times, [*times[1:], 0], strict=True))
-        return sound.ddim_loop(lambda x, t: predict(x, after[t]), x, times, alpha_bar)
-
-    x = sound.start_noise([0], (4, 4, 4))
-    given = {"prompt": PROMPT, "ids": [], "vectors": None, "shape": None, "latent": None}
-    given |= {"noise": x, "times": sound.timesteps(20), "alpha_bar": alpha_bar}
-    inputs = constants(LESSON, "inputs", **{**lesson, **given})["inputs"]
-    inputs = {"ddim_loop": inputs["ddim_loop"]}
-    assert lesson["wrong_part"](sound, lesson["changed"](ddim_loop=told_the_next), inputs) == "ddim_loop"
-
-
-def test_what_is_known_accuses_each_suspect_of_its_fault_and_no_right_part(lesson, capsys):
-    pocket = load_pipeline("pocket", device="cpu")
-    size = pocket.unet.config.sample_size
-    given = {**lesson, "pipe": pocket, "prompt": PROMPT, "shape": (4, size, size)}
-    given |= {"noise": lesson["part"].start_noise([0], given["shape"]), "alpha_bar": pocket.scheduler.alphas_cumprod}
-    given["suspects"] = {number: make_suspect(lesson["part"], number) for number in range(1, 6)}
-    # The tests that the lesson begins with accuse one of them.
-    exec(cell_with(LESSON, "def complaints"), given)
-    said = [line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()]
-    assert said == ["no complaint"] * 2 + ["timesteps: unequal distances"] + ["no complaint"] * 3
-    # And under "One solution".
-    more = constants(LESSON, "five", **given, faults=constants(LESSON, "faults", **given)["faults"])["five"]
-    texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
-    (text,) = [text for text in texts if "<summary>One solution</summary>" in text]
-    exec(text.split("```python\n")[1].split("\n```")[0], given)
-    with torch.no_grad():
-        said = {number: given["complaints"](parts) for number, parts in given["suspects"].items()}
-        assert given["complaints"](lesson["part"]) == []
-        said_of_more = {label: given["complaints"](parts) for label, parts in more.items()}
-    assert {number: [words.split(":")[0] for words in found] for number, found in said.items()} == {
-        1: ["ddim_loop"],
-        2: ["timesteps"],
-        3: ["text_vectors or guided_noise"],
-        4: ["guided_noise"],
-        5: ["start_noise"],
-    }
-    for number, found in said.items():
-        assert f"\nsuspect {number}: {'; '.join(found)}\n" in text, "the lesson prints something else below"
-    for label, found in said_of_more.items():
-        assert f"\n{label}: {'; '.join(found) or 'no complaint'}\n" in text, "the lesson prints something else below"
-    # And the count below them, with the lesson's first tests and with those of the solution.
-    given["faults"] = constants(LESSON, "faults", **given)["faults"]
-    first = lesson["complaints"]
-    counts = []
-    for tests in (first, given["complaints"]):
-        capsys.readouterr()
-        with torch.no_grad():
-            exec(cell_with(LESSON, "caught ="), given | {"complaints": tests, "part": lesson["part"]})
-        counts.append(capsys.readouterr().out.splitlines()[-1])
-    assert counts[0].startswith("2 of 10 ") and counts[0].endswith(" 0")
-    assert f"\n{counts[1]}\n" in text and counts[1].startswith("10 of 10 ")
-
-
-def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidance(lesson, pipe):
-    sound, suspect = lesson["part"], make_suspect(lesson["part"], 4)
-    ids = [sound.token_ids(pipe.tokenizer, text) for text in ("", PROMPT)]
-    x = sound.start_noise([3, 8], (4, SIDE // 2, SIDE // 2))
-    with torch.no_grad():
-        vectors = sound.text_vectors(pipe.text_encoder, *ids)
-        said = suspect.guided_noise(pipe.unet, x, 501, vectors, 4.0)
-        for number, guidance in ((0, 0.0), (1, 1.0)):  # without words; with them, without guidance
-            own = sound.guided_noise(pipe.unet, x[number : number + 1], 501, vectors, guidance)
-            assert torch.allclose(said[number : number + 1], own, atol=1e-5)
-
-
-def test_the_two_lists_of_timesteps_under_the_suspects_are_theirs(lesson):
-    suspect = make_suspect(lesson["part"], 2)
-    assert suspect.timesteps(15)[:2] == [934, 867]
-    assert lesson["part"].timesteps(15)[:2] == [925, 859]
-    # As the second hint says.
-    assert suspect.timesteps(20) == lesson["part"].timesteps(20)
-
-
-@pytest.mark.parametrize("number", [0, 6])
-def test_there_is_no_other_suspect(lesson, number):
-    with pytest.raises(ValueError, match="choose a number from 1 to 5"):
-        make_suspect(lesson["part"], number)
 
 
 # --- the article's pictures

@@ -17,8 +17,8 @@ from playwright.sync_api import expect, sync_playwright
 from helpers.exercises import QUIZZES
 from tests import browser
 from tests.lessons import LESSONS
-from tools.build_site import PICTURES, PLAYER, build, outputs, relinked
-from tools.stamp_notebooks import ADDRESS, REF, ROOT, colab_address
+from tools.build_site import ATTACHED, PICTURES, PLAYER, build, outputs, relinked
+from tools.stamp_notebooks import ADDRESS, BADGE, REF, ROOT, colab_address
 
 FIRST_PAGE_BYTES = 300_000  # without pictures
 NARROW, WIDE = {"width": 400, "height": 800}, {"width": 1400, "height": 900}
@@ -30,6 +30,7 @@ PAGES = [
     *(f"notebooks/{name}.html" for name in [*(p.stem for p in LESSONS), MADE]),
 ]
 FIRST = LESSONS[0].stem  # has exercises with folded solutions
+DOT = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGPgjn8MAAHGAU41o2seAAAAAElFTkSuQmCC"
 TWO_STREAMS = [new_output("stream", text="\x1b[31mred\x1b[0m"), new_output("stream", text="two")]
 
 pytestmark = [
@@ -57,6 +58,7 @@ def made_notebook() -> nbformat.NotebookNode:
         cells=[
             new_markdown_cell("# 99 · Made"),
             new_markdown_cell("![The pipeline, seven stations](../images/diagrams/pipeline.svg)"),
+            new_markdown_cell("![One blue dot](attachment:dot.png)", attachments={"dot.png": {"image/png": DOT}}),
             new_code_cell("quiz()", outputs=[new_output("display_data", {"text/html": quiz.card()})]),
             code,
             viewer,
@@ -105,10 +107,17 @@ def test_a_lesson_is_there_whole(site, lesson):
     said = re.sub(r"\s+", "", page.text)
     shown = [output for cell in cells if cell.cell_type == "code" for output in cell.outputs]
 
-    drawn = [(output, kind) for output in shown for kind in PICTURES if kind in output.get("data", {})]
+    drawn = []  # alternative text and, of an output, width
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            drawn += [(alt, None) for alt, name in ATTACHED.findall(cell.source) if name != BADGE]
+        for output in cell.get("outputs", []):
+            kinds = [output.metadata[kind] for kind in PICTURES if kind in output.get("data", {})]
+            drawn += [(kind["alt"], str(kind["width"])) for kind in kinds]
     on_page = [img for img in page.all("img") if img["src"].startswith("pictures/")]
-    assert [img["alt"] for img in on_page] == [output.metadata[kind]["alt"] for output, kind in drawn]
-    assert [img["width"] for img in on_page] == [str(output.metadata[kind]["width"]) for output, kind in drawn]
+    assert [img["alt"] for img in on_page] == [alt for alt, _ in drawn]
+    assert all(width in (None, img["width"]) for img, (_, width) in zip(on_page, drawn, strict=True))
+    assert len({img["src"] for img in on_page}) == len(on_page)  # a file for each
     for output in shown:
         data = output.get("data", {})
         if "text/html" in data:

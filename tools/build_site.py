@@ -29,6 +29,7 @@ from tools.stamp_notebooks import ADDRESS, BADGE_LINE, CELL, LESSONS, README_BAD
 
 SITE = ROOT / "site"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")  # to a file
+ATTACHED = re.compile(r"!\[([^\]]*)\]\(attachment:([^)]*)\)")
 TERMINAL_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 PICTURES = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 PLAYER = "step-viewer"  # the class of helpers/player.html
@@ -71,6 +72,16 @@ def picture(data: str, metadata: dict, path: Path) -> str:
     return f'<div class="picture"><img src="pictures/{path.name}" alt="{alt}" {size} loading="lazy"></div>'
 
 
+def with_attachments(cell: nbformat.NotebookNode, folder: Path, name: str) -> str:
+    """A Markdown cell's text, with the pictures that it brings in files that begin with `name`."""
+
+    def shown(image: re.Match) -> str:
+        ((kind, data),) = cell.attachments[image[2]].items()
+        return picture(data, {"alt": image[1]}, folder / f"{name}-{Path(image[2]).stem}.{PICTURES[kind]}")
+
+    return ATTACHED.sub(shown, BADGE_LINE.sub("", cell.source))
+
+
 def outputs(cell: nbformat.NotebookNode, folder: Path, name: str) -> Iterator[str]:
     """The outputs of a code cell, in Markdown. Their pictures go into `folder`, in files that begin with `name`.
 
@@ -103,17 +114,18 @@ def page(lesson: Path, pictures: Path) -> str:
         f'<p class="doors"><a href="{colab_address(lesson.name)}">Open in Colab</a> '
         f'<a href="{lesson.name}" download>Download the notebook</a></p>'
     )
+    label = lesson.stem.partition("_")[0]  # 01, or 01b
     parts = []
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            text = relinked(BADGE_LINE.sub("", cell.source), lesson.parent)
+            text = relinked(with_attachments(cell, pictures, f"{label}-{number}"), lesson.parent)
             heading, _, rest = text.partition("\n")
             parts += [heading, raw(doors), rest] if number == 0 else [text]
         elif cell.cell_type == "code" and CELL not in cell.metadata.get("tags", []):
             code = block("python", cell.source)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):
                 code = raw("<details><summary>Code</summary>") + "\n" + code + "\n" + raw("</details>")
-            parts += [code, *outputs(cell, pictures, f"{lesson.stem[:2]}-{number}")]
+            parts += [code, *outputs(cell, pictures, f"{label}-{number}")]
     return "\n\n".join(parts)
 
 

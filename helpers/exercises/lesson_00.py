@@ -1,4 +1,4 @@
-"""The exercises of lesson 00: a shape, how far ahead a guess is, a rule to be found by counting."""
+"""The exercises of lesson 00: a shape, and a rule to be found by counting."""
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
@@ -9,16 +9,6 @@ FACTOR, COLOURS, CHANNELS = 8, 3, 4
 def latent_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int, int]:
     """The shape of the latents for `batch` pictures of `height` x `width` pixels."""
     return (batch, CHANNELS, height // FACTOR, width // FACTOR)
-
-
-def ahead(off_latent: list[float], off_estimate: list[float]) -> list[int]:
-    """For each step, how many steps later the latent is as near to the picture as the estimate is now."""
-    return [_reached(off_latent, value, i) - i for i, value in enumerate(off_estimate)]
-
-
-def _reached(errors: list[float], value: float, start: int) -> int:
-    """The first place from `start` on whose error is at most `value`."""
-    return next(j for j in range(start, len(errors)) if errors[j] <= value)
 
 
 def latents_shown(steps: int, pictures: int, guidance: float) -> int:
@@ -70,50 +60,6 @@ LATENT_SHAPE = Exercise(
 )
 
 
-# Errors as of a run: the latent's fall to 0 at its end, the estimate's are lower from the start.
-_RUN = ([75.0, 64.0, 55.0, 39.0, 28.0, 14.0, 0.0], [36.0, 21.0, 17.0, 10.0, 4.0, 1.0])
-# The estimate is behind at its last step; and the latent is once exactly as near as the estimate before.
-_BEHIND = ([60.0, 40.0, 20.0, 0.0], [40.0, 41.0, 22.0])
-# The latent's error rises once: it has to be looked for from the estimate's own step on.
-_BUMP = ([30.0, 50.0, 45.0, 10.0, 0.0], [31.0, 30.0, 9.0, 12.0])
-
-AHEAD = Exercise(
-    name="00.ahead",
-    solution=ahead,
-    cases=(_RUN, _BEHIND, _BUMP),
-    hints=(
-        "Start with one step, 4: go through off_latent from place 4 on, until a number is at most off_estimate[4].",
-        "The place where you stop, minus 4, is by how many steps the estimate was ahead. It is 0 if you stop at once.",
-        "next(j for j in range(i, len(off_latent)) if ...) finds the first such place. Do it for every i, in a list.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda latent, estimate: [_reached(latent, value, i) for i, value in enumerate(estimate)],
-            "these are the steps at which the latent is as near. By how many steps is each later than the estimate's "
-            "own?",
-        ),
-        Mistake(
-            lambda latent, estimate: [_reached(latent, value, 0) - i for i, value in enumerate(estimate)],
-            "you look from the first step on. Look from the estimate's own step on: ahead of it lies what comes later.",
-        ),
-        Mistake(
-            lambda latent, estimate: [
-                next(j for j in range(i, len(latent)) if latent[j] < value or j == len(latent) - 1) - i
-                for i, value in enumerate(estimate)
-            ],
-            "as near is near enough: stop where the latent's error is at most the estimate's, with <=.",
-        ),
-        Mistake(
-            lambda latent, estimate: [before - now for before, now in zip(latent, estimate, strict=False)],
-            "this is how much nearer the estimate is. Asked for is how many steps later the latent comes as near.",
-        ),
-        Mistake(
-            lambda latent, estimate: max(ahead(latent, estimate)),
-            "this is one number, the largest. Give a list, with one number for each step.",
-        ),
-    ),
-)
-
 LATENTS_SHOWN = Exercise(
     name="00.latents_shown",
     solution=latents_shown,
@@ -153,7 +99,7 @@ LATENTS_SHOWN = Exercise(
     ),
 )
 
-EXERCISES = (LATENT_SHAPE, AHEAD, LATENTS_SHOWN)
+EXERCISES = (LATENT_SHAPE, LATENTS_SHOWN)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
@@ -179,8 +125,7 @@ EVERY_STEP = Quiz(
         Option(
             "All of them, one after the other",
             "Only what changes from step to step has to be computed again. The sentence does not change, and the "
-            "picture is "
-            "not needed before the end.",
+            "picture is not needed before the end.",
         ),
     ),
 )
@@ -213,27 +158,4 @@ SAME_NOISE = Quiz(
     ),
 )
 
-UNKNOWN_WORD = Quiz(
-    name="00.unknown_word",
-    question="Pocket was never trained on the word `dragon`. What happens to it inside the pipeline?",
-    options=(
-        Option(
-            "It is left out, as if you had not written it",
-            "This tokenizer leaves no word out, unless the prompt is too long. `a dragon` and `a` have different "
-            "tokens, and so different vectors.",
-        ),
-        Option(
-            "The nearest word that it knows takes its place",
-            "Nothing in the pipeline looks for near words. The printed line compares letters, and it is there for you "
-            "only.",
-        ),
-        Option(
-            "It is cut into pieces, and the U-Net is steered by their vectors",
-            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but no "
-            "sentence of the training said what a dragon is.",
-            right=True,
-        ),
-    ),
-)
-
-QUIZZES = (EVERY_STEP, SAME_NOISE, UNKNOWN_WORD)
+QUIZZES = (EVERY_STEP, SAME_NOISE)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 01: jumps between two levels of noise, schedules of fewer steps, and an end that is noise."""
+"""The exercises of lesson 01: jumps between two levels of noise, and an end that is noise."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-KINDS = {"scaled_linear": {}, "linear": {"start": 1e-4, "end": 0.02}, "cosine": {}}
+ALPHA_BAR = schedules.alpha_bar(schedules.betas())
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
@@ -14,31 +14,10 @@ def _tensors(*shape: int, count: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def _schedules() -> list[Tensor]:
-    return [schedules.alpha_bar(schedules.betas(kind, **options)) for kind, options in KINDS.items()]
-
-
 def jump(x_s: Tensor, eps: Tensor, s: int, t: int, alpha_bar: Tensor) -> Tensor:
     """x_t from x_s, s < t: the same closed form, for what is left of the variance between s and t."""
     share = alpha_bar[t] / alpha_bar[s]
     return share.sqrt() * x_s + (1 - share).sqrt() * eps
-
-
-def fewer_steps(alpha_bar: Tensor, every: int) -> Tensor:
-    """The betas of the steps that visit every `every`-th timestep up to the last, and leave there what was left."""
-    kept = alpha_bar[every - 1 :: every]
-    before = torch.cat([torch.ones(1), kept[:-1]])
-    return 1 - kept / before
-
-
-def same_noise(t: int, alpha_bar: Tensor, other: Tensor, size: int) -> int:
-    """The timestep of `other` at which means of size × size pixels have the SNR nearest to that of `alpha_bar` at t.
-
-    The clean means are the clean pixels of the smaller picture: Hoogeboom et al. (2023), arXiv:2301.11093.
-    """
-    yours = alpha_bar[t] / (1 - alpha_bar[t])
-    of_means = size**2 * other / (1 - other)
-    return int((of_means - yours).abs().argmin())
 
 
 def ends_in_noise(alpha_bar: Tensor) -> Tensor:
@@ -49,8 +28,7 @@ def ends_in_noise(alpha_bar: Tensor) -> Tensor:
 
 def _jump_cases() -> list[tuple[Tensor, Tensor, int, int, Tensor]]:
     x, eps = _tensors(1, 3, 4, 4, count=2)
-    a = _schedules()[0]
-    return [(x, eps, 100, 500, a), (x, eps, 0, 999, a)]
+    return [(x, eps, 100, 500, ALPHA_BAR), (x, eps, 0, 999, ALPHA_BAR)]
 
 
 JUMP = Exercise(
@@ -87,97 +65,10 @@ JUMP = Exercise(
 )
 
 
-FEWER_STEPS = Exercise(
-    name="01.fewer_steps",
-    solution=fewer_steps,
-    cases=lambda: [(torch.tensor([0.9, 0.72, 0.36, 0.18]), 2), *((a, n) for a in _schedules() for n in (50, 8))],
-    rtol=1e-3,
-    hints=(
-        "Which timesteps are kept, and how much of the variance is left at each? Your betas must leave just that.",
-        "A step from s to t leaves the share alpha_bar[t] / alpha_bar[s], as in exercise 1. Beta is what is missing.",
-        "Nothing is lost before the first step, so what stands before the first kept alpha_bar is 1.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda a, n: fewer_steps(a, 1)[n - 1 :: n],
-            "these are the betas that the kept timesteps had before. Each step must now destroy as much as all those "
-            "that are left out with it.",
-        ),
-        Mistake(
-            lambda a, n: fewer_steps(a, 1).reshape(-1, n).sum(dim=1),
-            "betas do not add up. What single steps leave, 1 - beta, is multiplied.",
-        ),
-        Mistake(
-            lambda a, n: fewer_steps(a[::n], 1),
-            "this keeps the first timestep, 0, and leaves out the last.",
-        ),
-        Mistake(
-            lambda a, n: 1 - a[n - 1 :: n],
-            "this is the noise of all steps up to t together. Asked for is that of each step alone.",
-        ),
-        Mistake(
-            lambda a, n: 1 - a[n - 1 :: n][1:] / a[n - 1 :: n][:-1],
-            "one is missing: the first step has a beta too, and before it alpha_bar is 1.",
-        ),
-        Mistake(
-            lambda a, n: 1 - fewer_steps(a, n),
-            "these are the shares that are left, 1 - beta. Asked for is beta.",
-        ),
-    ),
-)
-
-
-def _same_noise_cases() -> list[tuple[int, Tensor, Tensor, int]]:
-    stable, linear, cosine = _schedules()
-    return [(100, stable, cosine, 4), (354, stable, linear, 2), (400, linear, stable, 2), (700, stable, cosine, 3)]
-
-
-def _nearest(yours: Tensor, theirs: Tensor) -> int:
-    return int((theirs - yours).abs().argmin())
-
-
-def _snr(alpha_bar: Tensor) -> Tensor:
-    return alpha_bar / (1 - alpha_bar)
-
-
-SAME_NOISE = Exercise(
-    name="01.same_noise",
-    solution=same_noise,
-    cases=_same_noise_cases,
-    hints=(
-        "What does averaging size × size pixels do to the variance of the noise? And to that of the picture?",
-        "The noise of a mean has a share 1 / size² of the variance, so the SNR of `other` is multiplied by size².",
-        "Write both SNRs from alpha_bar, and look for the place where the distance between them is smallest.",
-    ),
-    mistakes=(
-        Mistake(lambda t, a, b, n: t, "the same t means another SNR in each schedule, and at each size."),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b)),
-            "this is right for single pixels. Means of size × size pixels have less noise: by how much?",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], n * _snr(b)),
-            "a square of side `size` has more than `size` pixels in it.",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b) / n**2),
-            "averaging lowers the noise, so it multiplies the SNR of the larger picture. This divides it.",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(a[t], n**2 * b),
-            "alpha_bar is the picture's share of the variance. Asked for is its ratio to the noise, to 1 - alpha_bar.",
-        ),
-        Mistake(
-            lambda t, a, b, n: int((n**2 * _snr(b) - _snr(a)[t]).argmin()),
-            "without the distance's absolute value the smallest is always the last timestep.",
-        ),
-    ),
-)
-
 ENDS_IN_NOISE = Exercise(
     name="01.ends_in_noise",
     solution=ends_in_noise,
-    cases=lambda: [(_schedules()[0],), (torch.tensor([0.81, 0.36, 0.04]),)],
+    cases=lambda: [(ALPHA_BAR,), (torch.tensor([0.81, 0.36, 0.04]),)],
     hints=(
         "Work with the factor of the picture, the root of alpha_bar. Shift it first, so that its last value is 0.",
         "The shift has moved the first value too. Stretch all of them by one factor that brings it back.",
@@ -203,7 +94,7 @@ ENDS_IN_NOISE = Exercise(
     ),
 )
 
-EXERCISES = (JUMP, FEWER_STEPS, SAME_NOISE, ENDS_IN_NOISE)
+EXERCISES = (JUMP, ENDS_IN_NOISE)
 
 TWO_NOISES = Quiz(
     name="01.two_noises",
@@ -218,32 +109,6 @@ TWO_NOISES = Quiz(
         ),
         Option("0.35", "Noise is not averaged by adding more of it. Independent noise always adds to the variance."),
         Option("0.25", "This is the variance. The standard deviation is its root."),
-    ),
-)
-
-SAME_T = Quiz(
-    name="01.same_t",
-    question="Which of these is hardest to recognise at t = 600?",
-    options=(
-        Option(
-            "A photograph of 512 × 512 pixels",
-            "It has the most pixels that say the same thing. Averaging over neighbours removes most of the noise.",
-        ),
-        Option(
-            "The same photograph, shrunk to 16 × 16 pixels before the noise came",
-            "Each of its pixels got a noise of its own, where the large one has 32 × 32 noises to average: 1,024 times "
-            "less signal-to-noise than the large one, averaged.",
-            right=True,
-        ),
-        Option(
-            "The same photograph, shrunk to 16 × 16 pixels after the noise came",
-            "Shrinking averages most of the noise away: each pixel left is the mean of 32 × 32 noises.",
-        ),
-        Option(
-            "None: the same t means the same two factors for all three",
-            "The factors are the same for each number when the noise comes. What counts is how much noise is left "
-            "once the numbers that say the same are averaged.",
-        ),
     ),
 )
 
@@ -269,4 +134,4 @@ GREY_END = Quiz(
     ),
 )
 
-QUIZZES = (TWO_NOISES, SAME_T, GREY_END)
+QUIZZES = (TWO_NOISES, GREY_END)

@@ -1,7 +1,4 @@
-"""The exercises of lesson 03: exchange what belongs to neighbours of a batch; a head of self-attention."""
-
-import math
-from typing import Any
+"""The exercise of lesson 03, how much of each part is in an answer, and its quiz: what follows from a cut."""
 
 import torch
 from torch import Tensor
@@ -9,147 +6,86 @@ from torch import Tensor
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def swap(x: Tensor) -> Tensor:
-    """x (batch, ...) in which neighbours 0 and 1, 2 and 3, ... have changed places."""
-    return x.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+def amounts(x: Tensor, parts: list[Tensor]) -> Tensor:
+    """How much of each part is in x: the multiples whose sum comes nearest to it in squared error, (len(parts),).
 
-
-def _batches() -> list[tuple[Tensor]]:
-    generator = torch.Generator().manual_seed(0)
-    shapes = ((8, 3, 4, 4), (4, 5, 6), (12, 2, 3), (2, 7))
-    return [(torch.randn(shape, generator=generator),) for shape in shapes]
-
-
-SWAP = Exercise(
-    name="03.swap",
-    solution=swap,
-    cases=_batches,
-    hints=(
-        "The batch is the first dimension. In which order do you want its parts: 1, 0, 3, and then?",
-        "A tensor takes a list of places: `x[[2, 0, 1]]` has the third part first. For a batch of any length, the list "
-        "can be computed.",
-        "Or without a list: `unflatten(0, (-1, 2))` makes pairs of the first dimension; `flip` turns a dimension "
-        "round; `flatten(0, 1)` undoes the pairs.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda x: x.roll(1, 0),
-            "each gets what belongs to the one before it, as in the section before. Here 0 and 1 give to each other, "
-            "then 2 and 3.",
-        ),
-        Mistake(
-            lambda x: x.flip(0),
-            "the whole batch is turned round, so the first gets the last, from the other half of guidance. Turn round "
-            "each pair.",
-        ),
-        Mistake(
-            lambda x: x.roll(len(x) // 2, 0),
-            "the two halves of the batch have changed places. The partner is the neighbour, in the same half.",
-        ),
-        Mistake(
-            lambda x: x.unflatten(0, (-1, 2)).flip(1),
-            "the pairs have changed places, but they still stand in a dimension of their own. Give back the shape that "
-            "came.",
-        ),
-        Mistake(
-            lambda x: x.flip(1),
-            "you turn round the second dimension, inside each picture's part. The batch is the first.",
-        ),
-        Mistake(
-            lambda x: x,
-            "nothing has moved: `flip` and `roll` give a new tensor and leave the old one as it is.",
-        ),
-    ),
-)
-
-
-def _scores(q: Tensor, k: Tensor) -> Tensor:
-    """How well each query fits each key, (..., places, places): a row for each place that asks."""
-    return q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-
-
-def head(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """One head of self-attention (Vaswani et al., 2017, equation 1): its answer and its shares.
-
-    q, k, v: (..., places, d). Returns (..., places, d) and (..., places, places).
+    All tensors have one shape.
     """
-    shares = _scores(q, k).softmax(dim=-1)
-    return shares @ v, shares
+    return _fitted(x, parts).solution.flatten()
 
 
-def _qkv() -> list[tuple[Tensor, Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(3)
-    shapes = ((1, 5, 4), (2, 3, 6, 16), (2, 4, 9, 8))
-    return [tuple(2 * torch.randn((3, *shape), generator=generator)) for shape in shapes]
+def _fitted(x: Tensor, parts: list[Tensor]) -> torch.return_types.linalg_lstsq:
+    return torch.linalg.lstsq(torch.stack([part.flatten() for part in parts], dim=1), x.flatten()[:, None])
 
 
-def _from_scores(make: Any, dim: int = -1) -> Any:
-    """A wrong answer whose scores are what `make` makes of q and k, with a softmax over dim."""
+def _mixtures() -> list[tuple[Tensor, list[Tensor]]]:
+    """Mixtures of one, two and three parts that have something in common, and a rest that none of them explains."""
+    generator = torch.Generator().manual_seed(4)
+    cases = []
+    for shape, shares in (((2, 4, 6, 6), (0.9, 0.2)), ((1, 4, 8, 8), (0.7,)), ((3, 2, 5, 5), (0.5, -0.3, 1.2))):
+        common, rest, *own = torch.randn((2 + len(shares), *shape), generator=generator)
+        parts = [common + part for part in own]
+        cases.append((sum(share * part for share, part in zip(shares, parts, strict=True)) + 0.2 * rest, parts))
+    return cases
 
-    def wrong(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        shares = make(q, k).softmax(dim=dim)
-        return shares @ v, shares
 
-    return wrong
-
-
-HEAD = Exercise(
-    name="03.head",
-    solution=head,
-    cases=_qkv,
+AMOUNTS = Exercise(
+    name="03.amounts",
+    solution=amounts,
+    cases=_mixtures,
+    rtol=1e-3,
+    atol=1e-4,
     hints=(
-        "A score is the product of a place's query with another's key, summed up over the d numbers. Which product of "
-        "two matrices gives all of them, with a row for each query?",
-        "`k.transpose(-1, -2)` turns the last two dimensions of `k` round; `q.shape[-1]` is d.",
-        "`softmax(dim=-1)` makes each row of the scores positive and its sum 1. The answer is the matrix of shares "
-        "times the values.",
+        "For a single part the best amount is the sum of the products of x and the part, divided by the sum of the "
+        "part's squares. With two parts, where would that count something twice?",
+        "Make each part a column of a matrix: flatten them, and `torch.stack(..., dim=1)`. Then the matrix times the "
+        "amounts is the sum of the parts, flattened.",
+        "`torch.linalg.lstsq(matrix, target)` does the fit. The target is a matrix, too, with a single column: "
+        "`x.flatten()[:, None]`. What it gives has a field `solution`.",
     ),
     mistakes=(
         Mistake(
-            _from_scores(lambda q, k: q @ k.transpose(-1, -2)),
-            "the scores are not divided by the root of d yet.",
+            lambda x, parts: torch.stack([(x * part).sum() / part.square().sum() for part in parts]),
+            "you fit one part at a time, so what two parts have in common counts twice. Fit them together.",
         ),
         Mistake(
-            _from_scores(lambda q, k: q @ k.transpose(-1, -2) / q.shape[-1]),
-            "the scores are divided by d; it is the root of d.",
+            lambda x, parts: torch.stack([(x * part).sum() for part in parts]),
+            "these are the products of x with each part; they grow with the part's size. The amount is what the part "
+            "is multiplied by.",
         ),
         Mistake(
-            _from_scores(_scores, dim=-2),
-            "your columns add up to 1. A row belongs to the place that asks, and its shares must add up to 1.",
+            lambda x, parts: torch.stack([torch.cosine_similarity(x.flatten(), part.flatten(), 0) for part in parts]),
+            "a cosine says how alike two directions are, not how much of one is in the other.",
         ),
         Mistake(
-            _from_scores(lambda q, k: _scores(k, q)),
-            "queries and keys have changed roles: the rows of the scores belong to the queries.",
+            lambda x, parts: amounts(x, parts) / amounts(x, parts).sum(),
+            "you made the amounts add up to 1. They need not: an answer may be fainter than its parts.",
         ),
         Mistake(
-            _from_scores(lambda q, k: q @ k),
-            "the dimensions do not fit: each query meets each key, so the keys must be turned round, places last.",
+            lambda x, parts: _fitted(x, parts).solution,
+            "the amounts are right, but they stand in a column: flatten it.",
         ),
         Mistake(
-            lambda q, k, v: (_scores(q, k) @ v, _scores(q, k)),
-            "these are the scores themselves; a softmax turns them into shares.",
+            _fitted,
+            "`lstsq` gives several things; the amounts are its field `solution`.",
         ),
         Mistake(
-            lambda q, k, v: head(q, k, v)[0],
-            "that is the answer alone. Give back both, the answer and the shares.",
-        ),
-        Mistake(
-            lambda q, k, v: head(q, k, v)[::-1],
-            "both are right, in the wrong order: first the answer, then the shares.",
+            lambda x, parts: torch.linalg.lstsq(torch.stack([part.flatten() for part in parts]), x.flatten()[:, None]),
+            "your parts are the rows of the matrix. Make them its columns: `dim=1`.",
         ),
     ),
 )
 
-EXERCISES = (SWAP, HEAD)
+EXERCISES = (AMOUNTS,)
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",
-    question="You cut a connection of another network, and its error stays as it was. What follows?",
+    question="You cut a connection of another network, and its error stays as it was at every timestep. What follows?",
     options=(
         Option(
             "The connection carries nothing that matters for the task",
-            "The error shows what the network needs, not what the connection carries. Nor does one timestep speak for "
-            "all: in the figure of errors, see how the cost of losing the words depends on t.",
+            "The error shows what the network needs, not what the connection carries. That may matter a great deal, "
+            "and reach the answer by another way as well.",
         ),
         Option(
             "The network, as it is, does well without what the connection carries",
@@ -165,28 +101,4 @@ CUT_WIRE = Quiz(
     ),
 )
 
-CLOCK = Quiz(
-    name="03.clock",
-    question="A network is trained without ever being told the time. Can it learn to remove noise?",
-    options=(
-        Option(
-            "No: under a wrong clock the estimates above got worse",
-            "That network was trained with a clock, and relies on it. What one trained without a clock would do cannot "
-            "be seen by lying to this one.",
-        ),
-        Option(
-            "Yes: how strong the noise is can mostly be seen in the latent",
-            "Sun et al. (2025, arXiv:2502.13129) trained several kinds of denoising models without it. Most got "
-            "somewhat worse without breaking down, and some even did better. Deterministic DDIM, lesson 02's step, "
-            "broke down.",
-            right=True,
-        ),
-        Option(
-            "Only if all its latents are equally noisy",
-            "Then it need not know the time. But even with latents of every kind, each shows how noisy it is, and a "
-            "network can learn to judge that.",
-        ),
-    ),
-)
-
-QUIZZES = (CUT_WIRE, CLOCK)
+QUIZZES = (CUT_WIRE,)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 04: the best sigma, a timestep that lies, and a latent found by going downhill."""
+"""The exercises of lesson 04: the best sigma, and a latent found by going downhill."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from helpers import schedules
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 Paint = Callable[[Tensor], Tensor]  # latents: pictures
@@ -18,15 +17,6 @@ def best_sigma(c: float, w: float) -> float:
     c: by how much noise of variance 1 on one latent number raises the pixel terms. w: the weight of KL.
     """
     return (w / (2 * c + w)) ** 0.5
-
-
-def seems_like(t: int, alpha_bar: Tensor, s: float) -> int:
-    """The timestep whose usual signal-to-noise ratio is nearest to that of latents noised to t without their factor.
-
-    Nearest by the logarithm, since the ratio runs over several powers of ten.
-    """
-    snr = schedules.snr(alpha_bar.double())
-    return int((snr.log() - (snr[t] / s**2).log()).abs().argmin())
 
 
 def downhill(paint: Paint, wanted: Tensor, z: Tensor, rate: float) -> Tensor:
@@ -84,43 +74,6 @@ BEST_SIGMA = Exercise(
     ),
 )
 
-SEEMS_LIKE = Exercise(
-    name="04.seems_like",
-    solution=seems_like,
-    cases=[
-        (300, schedules.alpha_bar(schedules.betas()), 0.5),
-        (700, schedules.alpha_bar(schedules.betas()), 0.18215),
-        (500, schedules.alpha_bar(schedules.betas("cosine")), 2.0),
-    ],
-    hints=(
-        "Write down the signal-to-noise ratio of every timestep: alpha_bar over what is left to 1.",
-        "Without the factor the latent is 1/s times as large. By how much does that change its variance?",
-        "Now look for the timestep whose logarithm of the ratio differs least from the one you found.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, math.sqrt(s)),
-            "the ratio compares variances: a standard deviation of 1 / s counts with its square.",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, 1 / s),
-            "the wrong way: without its factor the latent has the variance 1 / s², and so has the signal.",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: t,
-            "t itself says how much noise there is beside a latent of variance 1. This one has another variance.",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: int((alpha_bar - alpha_bar[t] / s**2).abs().argmin()),
-            "alpha_bar cannot be scaled: it is a share. Scale the ratio alpha_bar / (1 - alpha_bar).",
-        ),
-        Mistake(
-            lambda t, alpha_bar, s: seems_like(t, alpha_bar, s) + 1,
-            "one too far. Timesteps count from 0, so the index of the nearest is the answer.",
-        ),
-    ),
-)
-
 DOWNHILL = Exercise(
     name="04.downhill",
     solution=downhill,
@@ -150,50 +103,29 @@ DOWNHILL = Exercise(
     ),
 )
 
-EXERCISES = (BEST_SIGMA, SEEMS_LIKE, DOWNHILL)
+EXERCISES = (BEST_SIGMA, DOWNHILL)
 
 BLUR = Quiz(
     name="04.blur",
-    question="Now the bicycle stands in the middle place six times out of ten, and the other four times in one of the "
-    "six places beside it. What is then the best guess for L1?",
+    question="Now the line of three pixels stands in the middle place six times out of ten, and the other four times "
+    "in one of the six places beside it. What is then the best guess for L1?",
     options=(
         Option(
-            "A bicycle smeared over all seven places, but less than before.",
+            "A line smeared over all seven places, but less than before.",
             "That is the mean, the best guess for squared error. Four cases out of ten do move a mean.",
         ),
         Option(
-            "The bicycle in the middle place, sharp.",
-            "More than half of each pixel's values are that bicycle's, and a value that more than half share is the "
-            "median.",
+            "The line in the middle place, sharp.",
+            "More than half of each pixel's values are those of that line, and a value that more than half share is "
+            "the median.",
             right=True,
         ),
         Option(
-            "A bicycle with stripes and a yellow-green rim, as in the third tile.",
-            "Those come where no place has the majority: the medians of red, green and blue can then come from "
-            "different places.",
+            "Nothing, as in the figure's median: three pixels are too narrow.",
+            "There no pixel was black in more than 3 of the seven rows. Now the line's three pixels are, six times in "
+            "ten.",
         ),
     ),
 )
 
-KL = Quiz(
-    name="04.kl",
-    question="A VAE is trained with the squared error and with so heavy a KL that KL is 0 for every picture. "
-    "What does its decoder paint?",
-    options=(
-        Option(
-            "A new picture each time, since it gets draws from N(0, 1), as KL asks.",
-            "KL asks for N(0, 1) at each number, and the decoder learns nothing from it about what a picture is.",
-        ),
-        Option(
-            "The right picture under noise.",
-            "At μ = 0 and σ = 1 nothing of the picture is in the latent, so the decoder cannot know which is right.",
-        ),
-        Option(
-            "About the mean of all pictures of the training, whatever the latent.",
-            "The latent says nothing about the picture, and the best guess for squared error is then the mean.",
-            right=True,
-        ),
-    ),
-)
-
-QUIZZES = (BLUR, KL)
+QUIZZES = (BLUR,)

@@ -1,138 +1,124 @@
-"""The exercises of lesson 05: attention without some tokens, and how few positions suffice. And its quiz."""
+"""The exercises of lesson 05: the next merge of byte pair encoding, and CLIP's loss. And its quiz."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
+Pieces = Sequence[tuple[Sequence[str], int]]
 
-def attend(q: Tensor, k: Tensor, v: Tensor, gone: list[int]) -> Tensor:
-    """One head's attention (Vaswani et al., 2017, equation 1) to all tokens but those at the positions `gone`.
 
-    q: (B, N, d), k and v: (B, T, d). Returns (B, N, d).
+def next_pair(words: Pieces) -> tuple[str, str]:
+    """The most frequent pair of neighbouring pieces (Sennrich et al., 2016, arXiv:1508.07909, algorithm 1).
+
+    words: (pieces, how often the word occurs).
     """
-    scores = q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5  # (B, N, T)
-    scores[..., gone] = -float("inf")
-    return scores.softmax(dim=-1) @ v
+    counts: Counter[tuple[str, str]] = Counter()
+    for pieces, times in words:
+        for i in range(len(pieces) - 1):
+            counts[pieces[i], pieces[i + 1]] += times
+    return max(counts, key=counts.__getitem__)
 
 
-def _qkv() -> list[tuple[Tensor, Tensor, Tensor, list[int]]]:
-    generator = torch.Generator().manual_seed(4)
-    q, k, v = (2 * torch.randn(shape, generator=generator) for shape in ((2, 6, 4), (2, 5, 4), (2, 5, 4)))
-    return [(q, k, v, [1]), (q, k, v, [0, 3, 4]), (q[:1], k[:1], v[:1], [])]
+def _without_times(words: Pieces) -> tuple[str, str]:
+    return next_pair([(pieces, 1) for pieces, _ in words])
 
 
-def _scores(q: Tensor, k: Tensor) -> Tensor:
-    return q @ k.transpose(-1, -2) / q.shape[-1] ** 0.5
+def _across_words(words: Pieces) -> tuple[str, str]:
+    return next_pair([([piece for pieces, times in words for _ in range(times) for piece in pieces], 1)])
 
 
-def _at(x: Tensor, gone: list[int], value: float) -> Tensor:
-    """x with a value in the columns `gone` of its last dimension."""
-    x = x.clone()
-    x[..., gone] = value
-    return x
+def _rarest(words: Pieces) -> tuple[str, str]:
+    counts: Counter[tuple[str, str]] = Counter()
+    for pieces, times in words:
+        for i in range(len(pieces) - 1):
+            counts[pieces[i], pieces[i + 1]] += times
+    return min(counts, key=counts.__getitem__)
 
 
-ATTEND = Exercise(
-    name="05.attend",
-    solution=attend,
-    cases=_qkv,
+NEXT_PAIR = Exercise(
+    name="05.next_pair",
+    solution=next_pair,
+    cases=(
+        ([(["o", "n·"], 9), (["f", "o", "x·"], 4), (["b", "o", "x·"], 3), (["o", "w", "l·"], 2)],),
+        ([(["a", "b", "c·"], 1), (["x", "b", "c·"], 1), (["y", "z·"], 5)],),
+        ([(["a"], 30), (["b", "a", "n", "a", "n", "a·"], 2), (["p", "a", "n·"], 3), (["a", "n·"], 1)],),
+        ([(["fl", "a", "t·"], 3), (["f", "l", "a", "t·"], 2), (["fl", "y·"], 4)],),
+    ),
     hints=(
-        "A token that cannot be read has a share of 0, and the other shares still add up to 1.",
-        "The text encoder's mask does it too. What does it add to the scores of later tokens?",
-        "Set the scores of the tokens `gone` to minus infinity before the softmax.",
+        "Go through the words, and within each word through all pairs of neighbours.",
+        "A Counter holds a number for each pair: add how often the word occurs.",
+        "Of the pairs in the Counter, max(...) with a key gives the one with the largest number.",
     ),
     mistakes=(
-        Mistake(
-            lambda q, k, v, gone: _at(_scores(q, k).softmax(dim=-1), gone, 0.0) @ v,
-            "the shares that are left no longer add up to 1: take the tokens out before the softmax.",
-        ),
-        Mistake(
-            lambda q, k, v, gone: _at(_scores(q, k), gone, 0.0).softmax(dim=-1) @ v,
-            "a score of 0 is a score like others, and gets a share: e to the power of 0 is 1.",
-        ),
-        Mistake(
-            lambda q, k, v, gone: _at(q @ k.transpose(-1, -2), gone, -float("inf")).softmax(dim=-1) @ v,
-            "the scores are not divided by the root of d yet.",
-        ),
-        Mistake(
-            lambda q, k, v, gone: _at(_scores(q, k) / q.shape[-1] ** 0.5, gone, -float("inf")).softmax(dim=-1) @ v,
-            "the scores are divided by d; it is the root of d.",
-        ),
-        Mistake(
-            lambda q, k, v, gone: _at(_scores(q, k).softmax(dim=-1), gone, -float("inf")) @ v,
-            "minus infinity belongs among the scores, before the softmax, not among the shares.",
-        ),
-        Mistake(
-            lambda q, k, v, gone: _scores(q, k).softmax(dim=-1) @ v,
-            "this reads all tokens: those at the positions `gone` must get no share.",
-        ),
+        Mistake(_without_times, "a word that occurs five times counts its pairs five times."),
+        Mistake(_across_words, "a pair that reaches from one word into the next does not count."),
+        Mistake(lambda words: "".join(next_pair(words)), "give the two pieces as a tuple, not joined."),
+        Mistake(_rarest, "this is the rarest pair."),
     ),
 )
 
 
-Brings = Callable[[list[int]], bool]
+def clip_loss(pictures: Tensor, texts: Tensor, tau: float) -> Tensor:
+    """CLIP's loss for the vectors (N, d) of N pairs (Radford et al., 2021, arXiv:2103.00020, figure 3)."""
+    cosines = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T
+    right = torch.arange(len(cosines))
+    return (F.cross_entropy(cosines / tau, right) + F.cross_entropy(cosines.T / tau, right)) / 2
 
 
-def shrink(positions: list[int], brings: Brings) -> list[int]:
-    """What is left of `positions`, when each is left out in turn and comes back if the others do not bring it."""
-    kept = list(positions)
-    for one in positions:
-        rest = [position for position in kept if position != one]
-        if brings(rest):
-            kept = rest
-    return kept
+def _vectors() -> list[tuple[Tensor, Tensor, float]]:
+    generator = torch.Generator().manual_seed(5)
+    u, v = (torch.randn((4, 3), generator=generator) for _ in range(2))
+    return [(u, v, 0.5), (3 * u, u + v, 0.1), (u[:2], 0.2 * v[:2], 1.0)]
 
 
-def _without(positions: list[int], one: int) -> list[int]:
-    return [position for position in positions if position != one]
+def _loss(scores: Tensor) -> Tensor:
+    right = torch.arange(len(scores))
+    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
 
 
-def _left_out(positions: list[int], brings: Brings) -> list[int]:
-    kept = shrink(positions, brings)
-    return [one for one in positions if one not in kept]
+def _cosines(u: Tensor, v: Tensor) -> Tensor:
+    return F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T
 
 
-def _upside_down(positions: list[int], brings: Brings) -> list[int]:
-    return shrink(positions, lambda rest: not brings(rest))
-
-
-SHRINK = Exercise(
-    name="05.shrink",
-    solution=shrink,
-    cases=(
-        ([14, 15, 16, 17], lambda positions: 16 in positions),
-        ([14, 15, 16, 17, 18], lambda positions: 15 in positions and 18 in positions),
-        ([19, 20, 21], lambda positions: 19 in positions or 21 in positions),
-        ([14, 15, 16, 17], lambda positions: len(positions) >= 2),
-    ),
+CLIP_LOSS = Exercise(
+    name="05.clip_loss",
+    solution=clip_loss,
+    cases=_vectors,
     hints=(
-        "Begin with a copy of all positions, and let it get smaller.",
-        "For each position: what is the rest without it, and does that rest bring it?",
-        "If the rest brings it, the rest is the list to go on with. Always ask about what is left now, not about all.",
+        "First the table of all N x N cosines: vectors of length 1, multiplied by each other's transpose.",
+        "The right answer of row i is column i: torch.arange(N). F.cross_entropy takes the table divided by tau.",
+        "The columns are the rows of the transposed table. The loss is the mean of both halves.",
     ),
     mistakes=(
         Mistake(
-            lambda positions, brings: [one for one in positions if brings([one])],
-            "these bring it alone. Two that do it only together are missed: leave out, and see what still brings it.",
+            lambda u, v, tau: F.cross_entropy(_cosines(u, v) / tau, torch.arange(len(u))),
+            "each picture has chosen its text; let each text choose its picture, too.",
         ),
         Mistake(
-            lambda positions, brings: [one for one in positions if not brings(_without(positions, one))],
-            "each was left out of all positions. Where either of two is enough, both go: what is out must stay out.",
+            lambda u, v, tau: F.cross_entropy(_cosines(u, v).T / tau, torch.arange(len(u))),
+            "each text has chosen its picture; let each picture choose its text, too.",
         ),
-        Mistake(_left_out, "these are the positions left out: give those that are left."),
-        Mistake(_upside_down, "a position stays out if the others *do* bring it."),
-        Mistake(lambda positions, brings: list(positions), "nothing was left out yet."),
+        Mistake(lambda u, v, tau: 2 * _loss(_cosines(u, v) / tau), "the sum of both halves: take their mean."),
+        Mistake(
+            lambda u, v, tau: _loss(u @ v.T / tau),
+            "these are products of vectors of any length: a cosine needs both divided by their lengths.",
+        ),
+        Mistake(lambda u, v, tau: _loss(_cosines(u, v) * tau), "the cosines are divided by the temperature."),
+        Mistake(lambda u, v, tau: _loss(_cosines(u, v)), "the temperature is missing."),
+        Mistake(lambda u, v, tau: -_loss(_cosines(u, v) / tau), "the sign: minus the logarithm is at least 0."),
     ),
 )
 
 
 WHO_KNOWS = Quiz(
     name="05.who_knows",
-    question="`a red fox left of a blue car`: which single vector has read all it takes to tell that the left thing is "
-    "red and the right one blue?",
+    question="`a red fox left of a blue car`: which of these vectors has read all it takes to tell that the left thing "
+    "is red and the right one blue?",
     options=(
         Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
         Option(
@@ -140,16 +126,13 @@ WHO_KNOWS = Quiz(
             "It has read `a red fox` and itself. What stands right of the fox comes only after it.",
         ),
         Option(
-            "Any from `blue` on, the padding too",
-            "These have read both colours and `left`. What they keep of it is another question.",
+            "That of `car`",
+            "It has read both colours and `left`, and so has the padding. What they keep of it is another question.",
             right=True,
         ),
-        Option(
-            "None: only together do they say it",
-            "A late vector has read all earlier ones, in every layer.",
-        ),
+        Option("None: only together do they say it", "One late vector is enough: it has read all earlier ones."),
     ),
 )
 
-EXERCISES = (ATTEND, SHRINK)
+EXERCISES = (NEXT_PAIR, CLIP_LOSS)
 QUIZZES = (WHO_KNOWS,)

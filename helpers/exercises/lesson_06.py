@@ -152,7 +152,7 @@ COMPOSE = Exercise(
 
 SCALE = Quiz(
     name="06.scale",
-    question="Some papers write guidance as ε_words + w (ε_words − ε_empty). "
+    question="Ho and Salimans write guidance as ε_words + w (ε_words − ε_empty). "
     "Which s is w\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2?",
     options=(
         Option(
@@ -170,29 +170,6 @@ SCALE = Quiz(
         ),
     ),
 )
-NEGATIVE = Quiz(
-    name="06.negative",
-    question="The prompt is `a rose`, the negative prompt is `a rose` too, and s = 7.5. What is drawn?",
-    options=(
-        Option(
-            "Anything but a rose",
-            "For that the walk would have to lead away from the answer to `a rose`, and here it leads nowhere.",
-        ),
-        Option(
-            "A rose as at s = 1",
-            "Both answers are the same, so their difference is zero, and the plain answer to `a rose` is left.",
-            right=True,
-        ),
-        Option(
-            "A rose as at s = 7.5, since the prompt counts more than the negative prompt",
-            "The scale multiplies the difference of both answers, and that is zero here.",
-        ),
-        Option(
-            "A fog, because the two prompts cancel",
-            "They cancel in the difference only. The answer that it is added to is that for `a rose`.",
-        ),
-    ),
-)
 
 EXERCISES = (AT_ONCE, COMPOSE)
-QUIZZES = (SCALE, NEGATIVE)
+QUIZZES = (SCALE,)

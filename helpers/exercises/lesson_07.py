@@ -1,7 +1,4 @@
-"""The exercises of lesson 07: four of Stable Diffusion's seven parts, and pipelines with a wrong part.
-
-`make_suspect` makes the pipelines of the search for a wrong part. Reading on from there spoils it: each fault is named.
-"""
+"""The exercises of lesson 07: four of Stable Diffusion's seven parts."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -136,9 +133,10 @@ GUIDED_NOISE = Exercise(
     cases=_guidance_cases,
     hints=(
         "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
-        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words: "
-        "`vectors.repeat_interleave(len(x), dim=0)`.",
-        "`.sample.chunk(2)` takes the two answers apart. Begin at the first, and go s times the way to the second.",
+        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words. "
+        "Then begin at the first answer, and go s times the way to the second.",
+        "`vectors.repeat_interleave(len(x), dim=0)` gives the sets in that order, and `.sample.chunk(2)` takes the two "
+        "answers apart.",
     ),
     mistakes=(
         Mistake(
@@ -327,52 +325,6 @@ TO_PIXELS = Exercise(
 )
 
 
-# --- which part is wrong?
-
-
-def _one_step_short(sound: SimpleNamespace) -> Callable[..., Tensor]:
-    """The last latents are those of the last timestep: a step to the noise that is already there changes nothing."""
-
-    def ddim_loop(
-        predict: Callable[[Tensor, int], Tensor], x: Tensor, timesteps: Sequence[int], alpha_bar: Tensor
-    ) -> Tensor:
-        kept = alpha_bar.clone()
-        kept[0] = kept[timesteps[-1]]
-        return sound.ddim_loop(predict, x, timesteps, kept)
-
-    return ddim_loop
-
-
-@torch.no_grad()
-def _layer_before(text_encoder: nn.Module, empty_ids: Tensor, word_ids: Tensor) -> Tensor:
-    found = [text_encoder(ids, output_hidden_states=True).hidden_states[-2] for ids in (empty_ids, word_ids)]
-    return torch.cat(found)
-
-
-# In the order of their numbers, from 1: which part is wrong, and how it is made.
-_FAULTS: tuple[tuple[str, Callable[[SimpleNamespace], Callable[..., Any]]], ...] = (
-    ("ddim_loop", _one_step_short),
-    ("timesteps", lambda sound: lambda steps: [1 + int(1000 / steps * i) for i in reversed(range(steps))]),
-    ("text_vectors", lambda sound: _layer_before),
-    ("guided_noise", lambda sound: _in_turns),
-    (
-        "start_noise",
-        lambda sound: lambda seeds, shape: sound.start_noise(range(seeds[0], seeds[0] + len(seeds)), shape),
-    ),
-)
-
-
-def make_suspect(sound: SimpleNamespace, number: int) -> SimpleNamespace:
-    """The seven parts of `sound` with one of them replaced by a wrong one, which `number` decides.
-
-    sound: its attributes are the parts, by name. Raises ValueError for a number that has no suspect.
-    """
-    if number not in range(1, len(_FAULTS) + 1):
-        raise ValueError(f"There is no suspect {number!r}: choose a number from 1 to {len(_FAULTS)}")
-    name, fault = _FAULTS[number - 1]
-    return SimpleNamespace(**{**vars(sound), name: fault(sound)})
-
-
 EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS)
 
 ONE_GENERATOR = Quiz(
@@ -396,27 +348,4 @@ ONE_GENERATOR = Quiz(
     ),
 )
 
-UNIT_NOISE = Quiz(
-    name="07.unit_noise",
-    question="At t = 1 the latent is nearly clean. What is the standard deviation of the ε that the U-Net was trained "
-    "to find in it?",
-    options=(
-        Option(
-            "Near 0, since hardly any noise is left",
-            "What is small is `sqrt(1 - alpha_bar)`, the factor in front of ε. In training ε was standard normal at "
-            "every t, and that is what the network learnt to find.",
-        ),
-        Option(
-            "Near 1, as at every other timestep",
-            "ε is standard normal at every t. What fades is its factor, `sqrt(1 - alpha_bar)`. What the network "
-            "answers can be weaker: see the caption of the next figure.",
-            right=True,
-        ),
-        Option(
-            "About `sqrt(1 - alpha_bar)`, the size of the noise in the latent",
-            "That is the size of the product. The network is asked for ε alone, before it is multiplied.",
-        ),
-    ),
-)
-
-QUIZZES = (ONE_GENERATOR, UNIT_NOISE)
+QUIZZES = (ONE_GENERATOR,)

@@ -32,7 +32,7 @@ def draw() -> list[Drawing]:
     drawing = Drawing(
         "one_step",
         544,
-        f"One step of the loop: out to the estimate of the picture, and {_degrees(a, a_next):.0f}° along the way to it",
+        f"One step of the loop: out to the estimate of the picture, and {_degrees(a, a_next):.0f}° along the arc",
         f"A quarter circle. Its upright axis is the predicted noise, its level axis the estimate of the picture, and a "
         f"noisy latent at timestep t lies on the arc between them, for its shares of both are the sine and cosine of "
         f"one angle. Dots mark the {STEPS} timesteps of a run of “{PROMPT}” (seed {SEED}, guidance {GUIDANCE:g}); "

@@ -178,7 +178,7 @@ def draw_pocket() -> Drawing:
         ("**time**: sines and cosines of $t$, turned", f"into a vector; {_hearing(blocks)} boxes add their map of it"),
         (
             f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
-            "place look at all others, then at the words",
+            "place look at all places, then at the words",
         ),
         ("pictures: the strongest pattern in a box,", "the first principal component of its numbers"),
     )
@@ -209,7 +209,7 @@ def draw_sd15() -> Drawing:
         (
             f"**words**: {SD15_TOKENS} vectors of {unet.config.cross_attention_dim} numbers. "
             f"In {sum(block.words for block in blocks)} blocks attention lets",
-            "every place look at all others, then at the words",
+            "every place look at all places, then at the words",
         ),
         ("the wider a box, the more numbers at each place;", "the higher, the more places; the marks: what it hears"),
     )

@@ -20,7 +20,8 @@ LIMIT = 4.0  # what the strongest blue and red stand for in mu, z, x0 and the no
 UPPER, LOWER = 190, 442  # the middle of the way to the right and of the way back
 MU, SIGMA = UPPER - 78, UPPER + 78
 STACK, STEP = 80, 7  # the side of a latent's front channel, and how far the next peeps out
-PARAMETERS, JOIN, Z, GATE, X0, TURN = 304, 458, 506, 656, 716, 872  # from left to right
+PARAMETERS, JOIN, DRAW, Z, GATE, X0, TURN = 304, 458, 494, 506, 656, 716, 872  # from left to right
+SUM, ENTER = (UPPER + SIGMA) // 2, LOWER - 18  # where the draw is made, and where it enters the decoder
 NOTE = {"anchor": "middle", "size": kit.SMALL, "colour": kit.SECOND}
 
 
@@ -46,9 +47,10 @@ def draw() -> list[Drawing]:
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
         f"{normal.mean.std():.2f}. The mean is the latent z: the U-Net of Pocket was trained on it. Dashed, what "
         f"happens only while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
-        f"diffusion, is added, and the sum goes to the decoder. Times s = {scale:.4f} makes it x0, paler, with a "
-        f"standard deviation of {x0.std():.2f} here and of 1 over many pictures: the latent that diffusion "
-        "starts from. At the right, lessons 01 and 02 add noise and take it away again; here a dashed wire leaves "
+        f"diffusion, is added to the mean, and the sum, the draw, goes straight to the decoder. "
+        f"Times s = {scale:.4f} makes z into x0, paler, with a standard deviation of {x0.std():.2f} here and of 1 over "
+        "many pictures: the latent that diffusion starts from. At the right, lessons 01 and 02 add noise and take it "
+        "away again; here a dashed wire leaves "
         "that out. Lower way, right to left: the same latent is divided by s, and the decoder paints it. Its PSNR "
         f"against the picture above is {psnr(picture, back):.1f} dB.",
     )
@@ -65,16 +67,16 @@ def draw() -> list[Drawing]:
     _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
     _latent(drawing, Z, LOWER, x0 / scale, "$z$", f"std {(x0 / scale).std():.2f}", kit.VAE)
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
-    drawing.text(JOIN + 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE)
-    drawing.text(JOIN + 32, SIGMA + 76, "noise, std 1", size=kit.SMALL, colour=kit.SECOND)
-    only_in = ("in Pocket only to", "train the VAE")
-    drawing.lines(JOIN + 20, SIGMA + 6, only_in, size=kit.SMALL, colour=kit.SECOND, leading=17)
+    drawing.text(JOIN - 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE, anchor="end")
+    drawing.text(JOIN - 32, SIGMA + 78, "noise, std 1", size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    only_in = "in Pocket only to train the VAE"
+    drawing.text(DRAW - 14, ENTER - 9, only_in, size=kit.SMALL, colour=kit.SECOND, anchor="end")
     _pictures(drawing, picture, back, z)
     return [drawing]
 
 
 def _ways(drawing: Drawing) -> None:
-    """Ribbons, the encoder and the decoder, and, dashed, how z is drawn while the VAE is trained."""
+    """Ribbons, the encoder and the decoder, and, dashed, the draw that is decoded while the VAE is trained."""
     for y, colour in ((MU, kit.VAE), (SIGMA, kit.VAE)):
         drawing.ribbon([(250, UPPER), (276, UPPER), (276, y), (PARAMETERS, y)], colour, width=7)
     drawing.ribbon([(PARAMETERS + STACK, MU), (JOIN, MU), (JOIN, UPPER), (GATE, UPPER)], kit.VAE)
@@ -88,12 +90,14 @@ def _ways(drawing: Drawing) -> None:
     drawing.dots([gap[1], (TURN, LOWER), (250, LOWER)], kit.WHITE)
     end = PARAMETERS + STACK + 3 * STEP
     drawing.arrow([(end, SIGMA), (JOIN - 11, SIGMA)], kit.VAE, dash="5 4")
-    drawing.arrow([(JOIN, SIGMA), (JOIN, UPPER + 11)], kit.VAE, dash="5 4")
+    drawing.arrow([(JOIN, SIGMA), (JOIN, SUM + 11)], kit.VAE, dash="5 4")
+    drawing.arrow([(JOIN, UPPER), (JOIN, SUM - 11)], kit.VAE, dash="5 4")
+    drawing.arrow([(JOIN, SUM), (DRAW, SUM), (DRAW, ENTER), (254, ENTER)], kit.VAE, dash="5 4")
     drawing.arrow([(JOIN, SIGMA + 34), (JOIN, SIGMA + 11)], kit.VAE, dash="5 4")
     for x, y, towards in ((TURN, 248, "down"), (TURN, 396, "down"), (380, LOWER, "left"), (482, UPPER, "right")):
         drawing.pointer(x, y, towards, kit.WHITE, kit.X0 if x == TURN else kit.VAE)
     drawing.path(f"M170,{LOWER - 8} L158,{LOWER} L170,{LOWER + 8} Z", fill=kit.VAE)
-    drawing.disc(JOIN, UPPER, "+")
+    drawing.disc(JOIN, SUM, "+")
     drawing.disc(JOIN, SIGMA, "×")
     for y, name in ((UPPER, "encoder"), (LOWER, "decoder")):
         funnel = (

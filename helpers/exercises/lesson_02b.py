@@ -1,0 +1,216 @@
+"""The exercises of lesson 02b: DDPM's step from two bells, and the perfect network."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from helpers.exercises import Exercise, Mistake, Option, Quiz
+
+
+def _tensors(*shape: int, count: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    return [torch.randn(shape, generator=generator) for _ in range(count)]
+
+
+def two_bells(x_t: Tensor, x0: Tensor, a: float, a_next: float) -> tuple[Tensor, float]:
+    """Mean and variance of x at the next timestep, given x_t and x0: Ho et al. (2020), equations 6 and 7."""
+    alpha = a / a_next
+    return _product(math.sqrt(a_next) * x0, 1 - a_next, x_t / math.sqrt(alpha), (1 - alpha) / alpha)
+
+
+def _product(one: Tensor, of_one: float, other: Tensor, of_other: float) -> tuple[Tensor, float]:
+    """The product of two normal densities, each with its mean and its variance."""
+    variance = 1 / (1 / of_one + 1 / of_other)
+    return variance * (one / of_one + other / of_other), variance
+
+
+def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
+    """The mean of x0 given x_t, in a world of n pictures (n, ...) that stand in it counts (n,) times: (1, ...)."""
+    return _mean(truths, counts.log() - _squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a)))
+
+
+def _squares(x: Tensor) -> Tensor:
+    at_least_single = torch.promote_types(x.dtype, torch.float32)  # half precision rounds a sum this large to 8 or 16
+    return x.to(at_least_single).flatten(1).square().sum(dim=1)
+
+
+def _sum(truths: Tensor, weights: Tensor) -> Tensor:
+    return (weights.reshape(-1, *[1] * (truths.ndim - 1)) * truths).sum(dim=0, keepdim=True)
+
+
+def _mean(truths: Tensor, scores: Tensor) -> Tensor:
+    return _sum(truths, scores.softmax(dim=0))
+
+
+def _two_bells_cases() -> list[tuple[Tensor, Tensor, float, float]]:
+    x_t, x0 = _tensors(2, 4, 3, 3, count=2)
+    return [(x_t, x0, a, a_next) for a, a_next in ((0.0047, 0.02), (0.3, 0.5), (0.8, 0.97))]
+
+
+TWO_BELLS = Exercise(
+    name="02b.two_bells",
+    solution=two_bells,
+    cases=_two_bells_cases,
+    hints=(
+        "Two people have measured the same length, one twice as carefully as the other. Whom do you believe more?",
+        "The middle is a weighted mean of the two values. The smaller the variance, the larger the weight.",
+        "The weights are 1 over each variance, divided by their sum; and 1 over that sum is the variance.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                (math.sqrt(a_next) * x0 + x_t / math.sqrt(a / a_next)) / 2,
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "this is the plain mean of the two. The surer one of them has to count more.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                _weighted(x_t, x0, a, a_next, 1 - a_next, (a_next - a) / a),
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "here the less sure one counts more: a weight is 1 over the variance.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                _weighted(x_t, x0, a, a_next, (1 - a_next) ** -0.5, ((a_next - a) / a) ** -0.5),
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "the exponent of a bell is divided by its variance, so the weights are 1 over variances, without a root.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                two_bells(x_t, x0, a, a_next)[0] / two_bells(x_t, x0, a, a_next)[1],
+                two_bells(x_t, x0, a, a_next)[1],
+            ),
+            "the weights do not add up to 1 yet: multiply the mean by the variance, which is 1 over their sum.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: _product(math.sqrt(a_next) * x0, 1 - a_next, x_t, 1 - a / a_next),
+            "x_t is x at the next timestep times the root of alpha, and noise. Divide it by that root first, and its "
+            "variance by alpha.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: _product(x0, 1 - a_next, x_t / math.sqrt(a / a_next), (a_next - a) / a),
+            "the picture stands in x at the next timestep with the root of a_next of its strength.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: (
+                two_bells(x_t, x0, a, a_next)[0],
+                math.sqrt(two_bells(x_t, x0, a, a_next)[1]),
+            ),
+            "the mean is right; return the variance itself, not its root.",
+        ),
+        Mistake(
+            lambda x_t, x0, a, a_next: two_bells(x_t, x0, a, a_next)[0],
+            "the mean is right; return the variance, too: `return mean, variance`.",
+        ),
+    ),
+)
+
+
+def _weighted(x_t: Tensor, x0: Tensor, a: float, a_next: float, of_picture: float, of_latent: float) -> Tensor:
+    total = of_picture + of_latent
+    return (of_picture * math.sqrt(a_next) * x0 + of_latent * x_t / math.sqrt(a / a_next)) / total
+
+
+def _perfect_cases() -> list[tuple[Tensor, Tensor, Tensor, float]]:
+    truths = torch.stack(_tensors(2, 2, 2, count=5))
+    (eps,) = _tensors(1, 2, 2, 2, count=1)
+    counts = torch.tensor([2.0, 1.0, 5.0, 1.0, 20.0])
+    return [(math.sqrt(a) * truths[:1] + math.sqrt(1 - a) * eps, truths, counts, a) for a in (0.01, 0.3, 0.8)]
+
+
+def _exponents(x_t: Tensor, truths: Tensor, a: float) -> Tensor:
+    """Those of `likely` in the lesson."""
+    return -_squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a))
+
+
+PERFECT = Exercise(
+    name="02b.perfect",
+    solution=perfect,
+    cases=_perfect_cases,
+    hints=(
+        "Two parts: a weight for each truth, as in `likely`, then a weighted mean. The weights add up to 1.",
+        "Bayes' rule: what is likely afterwards is what was likely before, times how well it fits. So each weight is "
+        "multiplied by its count, before all are made to add up to 1.",
+        "Inside `torch.softmax` a factor becomes a sum: add `counts.log()` to the exponents. Reshape the weights to "
+        "(n, 1, 1, 1) for the mean, and keep the first dimension.",
+    ),
+    mistakes=(
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, _exponents(x_t, truths, a)),
+            "here every picture counts once. One that stands in the data twice weighs twice as much.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts + _exponents(x_t, truths, a)),
+            "the counts stand in the exponent as they are. They are factors of the weights: in the exponent that is a "
+            "sum with their logarithm.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts * _exponents(x_t, truths, a)),
+            "the counts multiply the exponents. They are factors of the weights themselves.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _sum(truths, counts * _exponents(x_t, truths, a).softmax(dim=0)),
+            "after the counts the weights do not add up to 1 any more: divide by their sum.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _sum(truths, counts / counts.sum()),
+            "this is right for noise in which nothing is left: truths that fit x_t better weigh more.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: truths[(counts.log() + _exponents(x_t, truths, a)).argmax()][None],
+            "this takes the likeliest one. The best answer is a mean, with a weight for each truth.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _exponents(x_t, truths, a)),
+            "the exponent is negative: the larger the distance, the smaller the weight.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - truths) / (2 * (1 - a))),
+            "a truth stands in x_t with only the root of a of its strength: multiply it before you compare.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - a * truths) / (2 * (1 - a))),
+            "a is a variance; a truth stands in x_t times its square root.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: _mean(truths, counts.log() + 2 * _exponents(x_t, truths, a)),
+            "the exponent of a normal distribution is divided by twice the variance.",
+        ),
+        Mistake(
+            lambda x_t, truths, counts, a: perfect(x_t, truths, counts, a)[0],
+            "the right numbers; keep the first dimension, so that the answer has the shape of x_t.",
+        ),
+    ),
+)
+
+EXERCISES = (TWO_BELLS, PERFECT)
+
+COPIES = Quiz(
+    name="02b.copies",
+    question="Scene 1 stands in the data 100 times, each of the other 199 scenes once. The loop starts from pure "
+    "noise, with the perfect network for these data. In how many of the runs does it draw scene 1?",
+    options=(
+        Option(
+            "In about one of 200: it is one scene of 200",
+            "The perfect network counts how often each stands in the data: before anything is seen, scene 1 is a "
+            "hundred times as likely as another.",
+        ),
+        Option(
+            "In about a third: 100 of 299",
+            "So many end there if the starts are made of these data, by adding noise: then a trace of the scene is "
+            "left in each start. Pure noise holds no trace of any.",
+        ),
+        Option(
+            "In more than one of 200, but in fewer than a third",
+            "Among 199 different scenes some fit the noise by chance; a hundred copies fit or miss together. So we "
+            "expect less than their share. The table below counts the ends.",
+            right=True,
+        ),
+    ),
+)
+
+QUIZZES = (COPIES,)

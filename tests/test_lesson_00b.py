@@ -1,0 +1,200 @@
+"""What lesson 00b says of what Pocket learnt, held to the training's own rules and to its pictures."""
+
+import base64
+import io
+import json
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from helpers import scenes
+from helpers.exercises.lesson_00b import nearest, strange_words
+from helpers.grammar import unknown_words
+from helpers.judge import read
+from helpers.latents import decode, encode
+from helpers.loading import load_pipeline
+from helpers.model_folder import POCKET
+from helpers.pictures import generate
+from tests.lessons import NOTEBOOKS, constants, definitions
+from training.dataset import training_scenes
+
+LESSON = NOTEBOOKS / "00b_what_it_knows.ipynb"
+PADDING, SIDE, GAP = 56, 384, 16  # around the pictures above the lesson, of each, between them; in pixels
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    return definitions(LESSON, np=np)
+
+
+def attached(name):
+    """A picture that the lesson brings in one of its text cells."""
+    found = [cell.attachments[name] for cell in nbformat.read(LESSON, 4).cells if name in cell.get("attachments", {})]
+    (data,) = found[0].values()
+    return Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
+
+
+def hero():
+    """The prompt and seed of each picture above the lesson, as its caption gives them."""
+    first = nbformat.read(LESSON, as_version=4).cells[0].source
+    return [(prompt, int(seed)) for prompt, seed in re.findall(r"`([^`]+)`\s\(seed (\d+)\)", first)]
+
+
+def test_two_of_the_pictures_above_the_lesson_are_of_left_out_pairs_and_two_of_unknown_words():
+    assert [unknown_words(prompt).keys() for prompt, _ in hero()] == [set(), set(), {"no"}, {"dragon"}]
+    assert scenes.held_out_colour("car", "blue") and scenes.held_out_colour("duck", "purple")
+
+
+@pytest.mark.slow
+def test_the_pictures_above_the_lesson_are_those_of_its_prompts_and_seeds():
+    pipe, shown = load_pipeline("pocket", device="cpu"), np.asarray(attached("asked.jpg"), float)
+    for i, (prompt, seed) in enumerate(hero()):
+        (picture,) = generate(pipe, prompt, steps=20, guidance=4.0, seed=seed)
+        left = PADDING + i * (SIDE + GAP)
+        tile = shown[PADDING : PADDING + SIDE, left : left + SIDE]
+        assert np.abs(tile - np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC), float)).mean() < 4
+
+
+@pytest.fixture(scope="module")
+def unseen(lesson):
+    return constants(LESSON, "unseen", scene=lesson["scene"])["unseen"]
+
+
+def test_what_the_lesson_calls_unseen_was_left_out_of_training(unseen):
+    for scene in unseen:
+        (thing,) = scene.things
+        assert scenes.held_out_colour(thing.word, thing.colour)
+        assert not scenes.held_out_style(thing.word, scene.style)
+        # Nor is any of its emoji of that colour by itself.
+        own = [scenes.draw(scenes.Scene((scenes.Thing(thing.word),), style=style)) for style in scenes.STYLES]
+        assert thing.colour not in {reading.colours[0] for reading in read(own)}
+
+
+def test_the_control_was_in_training(unseen, lesson):
+    control = constants(LESSON, "control", scene=lesson["scene"])["control"]
+    for one, left_out in zip(control, unseen, strict=True):
+        assert (one.words, one.style, one.ground) == (left_out.words, left_out.style, left_out.ground)
+        assert scenes.takes_colours(one.words[0], one.style)
+        assert not one.held_out
+
+
+def test_as_many_pairs_were_left_out_as_the_lesson_says():
+    colourful = [word for word in scenes.WORDS if any(scenes.takes_colours(word, style) for style in scenes.STYLES)]
+    left_out = [scenes.held_out_colour(word, colour) for word in colourful for colour in scenes.COLOURS]
+    assert (sum(left_out), len(left_out)) == (73, 707)
+
+
+def test_every_prompt_is_of_known_words_but_those_called_unknown(unseen):
+    names = constants(LESSON, "fox", "mushroom", "asked")
+    assert not scenes.held_out_colour("fox", "blue") and not scenes.held_out_colour("mushroom", "red")
+    assert not scenes.held_out_style("fox", "noto") and not scenes.held_out_style("mushroom", "flat")
+    for prompt in [names["fox"], names["mushroom"], *(scene.caption() for scene in unseen)]:
+        assert not unknown_words(prompt), prompt
+    strange = [set(unknown_words(f"{words} in the snow, noto style")) for words in names["asked"]]
+    assert strange == [set(), {"no"}, {"with", "hat"}, set(), {"huge", "old"}]
+    assert unknown_words("a dragon on a white background") == {"dragon": ["diamond"]}
+
+
+def test_apart_is_the_mean_difference_of_two_pictures(lesson):
+    one, other = np.zeros((10, 10, 3), np.uint8), np.full((10, 10, 3), 255, np.uint8)
+    assert lesson["apart"](one, other) == lesson["apart"](other, one) == 255
+    assert lesson["apart"](one, one) == 0
+    other[:5] = 0
+    assert lesson["apart"](one, other) == 127.5
+
+
+@pytest.fixture(scope="module")
+def training(lesson):
+    """The scenes of both runs, as the lesson makes them again."""
+    found = []
+    for seed in (0, 1):
+        rng = np.random.default_rng(seed)
+        found.append([scenes.random_scene(rng, things=1 + int(rng.random() < 0.6)) for _ in range(40_000)])
+    return found
+
+
+@pytest.mark.slow
+def test_the_scenes_made_again_are_those_of_training(training):
+    runs = json.loads((POCKET / "training.json").read_text(encoding="utf-8"))["runs"]
+    last = [run["settings"] for run in runs if run["program"] == "train_unet"][-2:]
+    for run, again in zip(last, training, strict=True):
+        loop = SimpleNamespace(seed=run["seed"])
+        assert again == training_scenes(SimpleNamespace(loop=loop, pairs=run["pairs"], scenes=run["scenes"]))
+    every = [scene for again in training for scene in again]
+    assert (len(every), sum(scene.ground == "space" for scene in every)) == (80_000, 5_069)
+    assert round(5_069 / scenes.VARIANTS, -1) == 630
+    assert sum(scene.words == ("duck",) and scene.style == "noto" for scene in every) == 57
+
+
+def test_a_planet_stands_in_each_corner_of_one_of_the_eight():
+    planets = [np.asarray(scenes.draw(scenes.Scene((), ground="space", variant=i)), float) for i in range(8)]
+    corners = [(x, y) for x in (16, 112) for y in (16, 112)]
+    orange = [[abs(one[y, x] - (245, 165, 115)).mean() < 50 for x, y in corners] for one in planets]
+    assert all(sum(one) == 1 for one in orange) and np.any(orange, axis=0).all()
+
+
+@pytest.mark.slow
+def test_a_place_keeps_its_stars_through_the_vae_and_a_drawn_one_has_them_elsewhere(lesson):
+    pipe = load_pipeline("pocket", device="cpu")
+    white = lesson["white"]
+    rim = np.ones((128, 128), bool)
+    rim[24:104, 20:108] = False
+    empty = [scenes.Scene((), ground="space", variant=i) for i in range(scenes.VARIANTS)]
+    stars = [rim & (white(scenes.draw(place)) > 140) for place in empty]
+    hearts = [scenes.Scene((scenes.Thing("heart"),), ground="space", variant=i) for i in range(scenes.VARIANTS)]
+    copies = decode(pipe, encode(pipe, [scenes.draw(scene) for scene in hearts]))
+    for i, copy in enumerate(copies):  # of whichever place: a copy is told by its stars
+        own, *others = (white(copy)[mask].mean() for mask in (stars[i], *stars[:i], *stars[i + 1 :]))
+        assert own > 110 > 85 > max(others)
+    drawn = generate(pipe, ["a heart in space, flat style"] * 4, steps=20, seed=1)
+    assert max(white(one)[mask].mean() for one in drawn for mask in stars) < 60
+
+
+def test_tokens_of_the_words_are_as_the_lesson_says():
+    tokenize = load_pipeline("pocket", device="cpu").tokenizer.tokenize
+    assert tokenize("no") == ["n", "o</w>"] and tokenize("hat") == ["h", "at</w>"]
+    assert tokenize("angry") == ["angry</w>"] and tokenize("fox") == ["fox</w>"]
+    assert strange_words("a huge old robot", tokenize) == ["huge", "old"] and not strange_words("an", tokenize)
+    assert tokenize("dragon")[-1] == "on</w>" == tokenize("on grass")[0] and tokenize("at night")[0] == "at</w>"
+    known = {*" ".join([*scenes.WORDS, *scenes.COLOURS, *scenes.STYLES, "a left of background"]).split()}
+    assert not strange_words(" ".join(known), tokenize)
+
+
+@pytest.mark.slow
+def test_the_folds_of_the_exercises_say_and_show_what_their_cells_do(lesson, training):
+    pipe, apart = load_pipeline("pocket", device="cpu"), lesson["apart"]
+    drawn = generate(pipe, ["a purple duck under water, noto style"] * 4, steps=20, seed=0)
+    ducks = [scene for again in training for scene in again if scene.words == ("duck",) and scene.style == "noto"]
+    purple = [replace(scene, things=(replace(scene.things[0], colour="purple"),), ground="water") for scene in ducks]
+    pictures = [scenes.draw(replace(scene, variant=i)) for scene in purple for i in range(8)]
+    known = [np.asarray(picture) for picture in pictures]
+
+    def off(group):
+        found = [apart(one, known[nearest(np.asarray(one), known)]) for one in group]
+        return round(min(found), 1), round(max(found), 1)
+
+    rng = np.random.default_rng(0)
+    fresh = [scenes.draw(scenes.vary(lesson["scene"]("duck", "purple", "noto", "water"), rng)) for _ in range(10)]
+    copies = pictures[:: len(pictures) // 9]
+    coded = decode(pipe, encode(pipe, copies))
+    # A repainted copy is found, each time.
+    assert all(
+        np.array_equal(known[nearest(np.asarray(one), known)], copy) for one, copy in zip(coded, copies, strict=True)
+    )
+    assert (off(coded), off(decode(pipe, encode(pipe, fresh))), off(drawn)) == ((4.7, 5.6), (6.5, 10.7), (15.6, 20.6))
+    place = nearest(np.asarray(drawn[0]), known)
+    words = ("a robot", "a huge robot", "an old robot", "a huge old robot")
+    robots = [generate(pipe, f"{one} on grass, flat style", steps=20)[0] for one in words]
+    assert [round(apart(robots[0], robot)) for robot in robots[1:]] == [20, 14, 45]
+    nearest_row = (drawn[0], pictures[place], scenes.draw(ducks[place // 8]))
+    for name, side, row in (("nearest.jpg", 256, nearest_row), ("strange.jpg", 192, robots)):
+        fold = attached(name)
+        for i, picture in enumerate(row):
+            left, top = 28 + i * (side + 8), 50  # the margins and heads of `plots.grid`
+            tile = fold.crop((left, top, left + side, top + side))
+            assert apart(tile, picture.resize((side, side), Image.Resampling.BICUBIC)) < 8

@@ -1,0 +1,113 @@
+"""What lesson 01b does by hand, held to the helpers and to what statistics say of it."""
+
+import math
+
+import nbformat
+import pytest
+import torch
+from torch.testing import assert_close
+
+from helpers import sampling, schedules
+from helpers.exercises import lesson_01b
+from tests.lessons import NOTEBOOKS, definitions
+
+LESSON = NOTEBOOKS / "01b_small_steps.ipynb"
+ALPHA_BAR = schedules.alpha_bar(schedules.betas())
+
+
+@pytest.fixture(scope="module")
+def lesson():
+    return definitions(LESSON, alpha_bar=ALPHA_BAR, SEEN=0.3)
+
+
+def test_averaging_raises_the_ratio_by_the_count_where_numbers_are_equal(lesson):
+    snr, shrink = lesson["snr"], lesson["shrink"]
+    noise = sampling.normal(1, 3, torch.empty(1, 3, 256, 256))
+    assert snr(noise, 354) == pytest.approx(1, abs=0.02)  # of variance 1, where the factors cross
+    blocks = torch.nn.functional.interpolate(noise[..., :32, :32], scale_factor=8, mode="nearest")
+    assert_close(shrink(blocks), noise[..., :32, :32])
+    assert snr(blocks, 600, size=8) == pytest.approx(64 * snr(blocks, 600), rel=0.01)
+    # Noise has no equal neighbours: averaging takes as much of it as of other noise.
+    assert snr(noise, 600, size=8) == pytest.approx(snr(noise, 600), rel=0.15)
+    # And the law that it counts with: the mean of 64 noises has a 64th of their variance.
+    assert shrink(noise).var().item() == pytest.approx(1 / 64, rel=0.1)
+
+
+def test_a_picture_twice_as_wide_is_as_noisy_where_its_schedule_has_a_quarter_of_the_ratio():
+    ratio = ALPHA_BAR / (1 - ALPHA_BAR)
+    for t in (100, 300, 600):
+        later = lesson_01b.same_noise(t, ALPHA_BAR, ALPHA_BAR, 2)
+        assert later > t
+        assert (ratio[later] / ratio[t]).item() == pytest.approx(1 / 4, rel=0.01)
+    assert lesson_01b.same_noise(600, ALPHA_BAR, ALPHA_BAR, 1) == 600
+
+
+def test_the_mean_before_a_step_follows_from_the_mean_noise(lesson):
+    """Held to Bayes' rule, summed over a fine grid: for every step, small or large."""
+    grid = torch.linspace(-6, 6, 24_001, dtype=torch.float64)
+    bell_at = lesson["bell_at"]
+    for before, beta, seen in ((0.9, 0.01, 0.3), (0.9, 0.9, 0.3), (0.3, 0.2, -1.1), (0.01, 0.05, 2.0)):
+        often = sum(bell_at(grid, sign * math.sqrt(before), 1 - before) for sign in (-1, 1))
+        likely = often * bell_at(seen, math.sqrt(1 - beta) * grid, beta)
+        bar = torch.tensor(before * (1 - beta), dtype=torch.float64)
+        mean = lesson["mean_before"](torch.tensor(seen, dtype=torch.float64), bar, beta)
+        assert mean.item() == pytest.approx(((likely * grid).sum() / likely.sum()).item(), abs=1e-6)
+
+
+def test_the_heaps_before_a_step_have_the_mean_that_follows_from_the_mean_noise(lesson):
+    grid = torch.linspace(-6, 6, 24_001)
+    for before, beta in ((0.9, 0.01), (0.9, 0.9), (0.05, 0.9)):
+        shares = lesson["before_step"](grid, before, beta)
+        assert shares.sum().item() == pytest.approx(1, abs=1e-4)
+        mean = lesson["mean_before"](torch.tensor(0.3), torch.tensor(before * (1 - beta)), beta)
+        assert (shares * grid).sum().item() == pytest.approx(mean.item(), abs=1e-3)
+
+
+def test_small_steps_find_black_and_white_and_one_big_step_gives_its_mean_grey(lesson):
+    ends = lesson["way_back"](schedules.betas(), 1000)
+    assert ends.shape == (1001, 1000)
+    assert torch.equal(ends[0], sampling.normal(1000, 0, torch.zeros(1)))
+    assert ((ends[-1].abs() - 1).abs() < 0.01).all()  # no noise in the last step
+    assert (ends[-1] > 0).float().mean().item() == pytest.approx(0.5, abs=0.06)
+    one_big = 1 - ALPHA_BAR[999:]
+    noise, grey = lesson["way_back"](one_big)
+    assert torch.equal(grey, lesson["mean_before"](noise, 1 - one_big[0], one_big.item()))  # nothing is drawn
+    assert (grey.abs() < 0.3).all()
+    assert (lesson["sharp"](ends[-1]), lesson["sharp"](grey)) == (1, 0)
+
+
+@pytest.mark.parametrize(("guess", "end"), [("mean_noise", 1), ("straight", 0.1 * 0.5**0.5)])
+def test_the_means_alone_lead_to_white_and_with_the_line_to_grey(lesson, guess, end):
+    x, betas = torch.tensor(0.1), schedules.betas()
+    for t in reversed(range(355)):  # alpha_bar is 0.5 at t = 354
+        x = lesson["mean_before"](x, ALPHA_BAR[t], float(betas[t]), lesson[guess])
+    assert x.item() == pytest.approx(end, abs=1e-3)
+
+
+def test_fewer_steps_leave_what_all_steps_leave():
+    for every in (1, 10, 50, 1000):
+        betas = lesson_01b.fewer_steps(ALPHA_BAR, every)
+        assert len(betas) == 1000 // every
+        assert_close(torch.cumprod(1 - betas, dim=0), ALPHA_BAR[every - 1 :: every], rtol=1e-3, atol=0)
+    assert_close(lesson_01b.fewer_steps(ALPHA_BAR, 1), schedules.betas().float(), rtol=1e-3, atol=0)
+
+
+def test_a_thousand_bells_with_a_straight_line_draw_one_bell(lesson):
+    ends = lesson["way_back"](schedules.betas(), 2000, guess=lesson["straight"])[-1]
+    assert ends.std().item() == pytest.approx(1, abs=0.06)
+    assert (ends.abs() < 0.3).float().mean().item() == pytest.approx(0.236, abs=0.03)  # of a standard normal
+
+
+def test_every_exercise_has_its_numbered_task_before_its_cells():
+    task = ""
+    number = 0
+    for cell in nbformat.read(LESSON, 4).cells:
+        if cell.cell_type == "markdown":
+            task += cell.source
+        elif "exercises.check(" in cell.source:
+            number += 1
+            name = cell.source.split('"')[1]
+            assert f"\n**{number}. " in task, name
+            assert f'`exercises.hint("{name}")`' in task, name
+            task = ""
+    assert number == len(lesson_01b.EXERCISES)
