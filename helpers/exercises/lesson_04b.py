@@ -108,7 +108,8 @@ CHANCE = Quiz(
         ),
         Option(
             "In about one.",
-            "Each picture has one chance in 16. So the 1 without halves is what chance gives; 8 and 16 are far more.",
+            "If every pair were as likely, each picture would have one chance in 16. So the 1 without halves is what "
+            "chance gives; 8 and 16 are far more.",
             right=True,
         ),
         Option(
