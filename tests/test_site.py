@@ -329,7 +329,7 @@ def test_the_sidebar_of_a_narrow_page_opens_for_the_keyboard(open_page):
     page = open_page(f"notebooks/{FIRST}.html")
     page.keyboard.press("Tab")
     expect(page.get_by_role("link", name="Skip to content")).to_be_focused()
-    link = page.locator(".sidebar-drawer").get_by_role("link", name=re.compile("^01"))
+    link = page.locator(".sidebar-drawer").get_by_role("link", name=re.compile("^01 ·"))
     assert link.bounding_box()["x"] < 0
     for _ in range(12):
         page.keyboard.press("Tab")

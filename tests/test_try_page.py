@@ -421,7 +421,7 @@ def press_draw(page) -> None:
 
 
 def test_the_page_draws_by_itself_what_the_notebook_draws(page, pocket):
-    expected = draw(pocket, FOX, steps=10, guidance=4.0, seed=0)
+    expected = draw(pocket, FOX, steps=8, guidance=4.0, seed=0)
     assert np.abs(page.first - np.asarray(expected.picture, dtype=int)).max() <= 3
 
 
