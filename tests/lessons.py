@@ -10,8 +10,10 @@ from typing import Any
 
 import nbformat
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-LESSONS = sorted(NOTEBOOKS.glob("[0-9][0-9]*_*.ipynb"))  # all notebooks but the playground
+from tools.stamp_notebooks import LESSONS as LESSONS  # all notebooks but the playground
+from tools.stamp_notebooks import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
 # An exercise's check in a code cell, and its solution in a text cell.
 CHECK = re.compile(r"""exercises\.check\(\s*["']([^"']+)["']\s*,\s*(\w+)\s*,?\s*\)""")
 SOLUTION = re.compile(

@@ -11,6 +11,10 @@ import torch
 from helpers import exercises
 from helpers.exercises import EXERCISES, QUIZZES, Exercise, Mistake, Option, Quiz, difference, verdict
 from tests.lessons import CHECK, LESSONS, checks, code_cells, imports, solutions
+from tools.stamp_notebooks import label
+
+# By the parts of a pipeline, with an exercise that has no check, and by patients.
+NUMBERED_OTHERWISE = ("07", "07b", "12")
 
 
 @pytest.mark.parametrize("exercise", EXERCISES.values(), ids=EXERCISES)
@@ -388,20 +392,23 @@ def test_difference(expected, got, says):
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 def test_a_notebook_checks_exactly_the_exercises_of_its_lesson(path):
     found = checks(path)
-    label = path.stem.partition("_")[0]  # 01, or 01b of its second half
-    lesson = {name: exercise for name, exercise in EXERCISES.items() if name.startswith(f"{label}.")}
+    lesson = {name: exercise for name, exercise in EXERCISES.items() if name.startswith(f"{label(path)}.")}
     assert sorted(found) == sorted((name, exercise.solution.__name__) for name, exercise in lesson.items())
     assert "\n".join(code_cells(path)).count("exercises.check(") == len(found)  # no other that is not seen here
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
-def test_a_lesson_names_the_hint_of_each_exercise_before_its_check(path):
-    told = ""
+def test_before_each_check_stand_its_numbered_task_and_the_name_of_its_hint(path):
+    told, number = "", 0
     for cell in nbformat.read(path, as_version=4).cells:
         if cell.cell_type == "markdown":
-            told += cell.source
+            told += f"{cell.source}\n"
         for name, _ in CHECK.findall(cell.source) if cell.cell_type == "code" else ():
+            number += 1
             assert f'`exercises.hint("{name}")`' in told or not EXERCISES[name].hints, name
+            if label(path) not in NUMBERED_OTHERWISE:
+                assert re.search(rf"^\*\*(Exercise )?{number}[.:] ", told, re.MULTILINE), name
+            told = ""
 
 
 @pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)

@@ -2,7 +2,6 @@
 
 import math
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -10,7 +9,6 @@ from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
 from helpers import sampling, schedules
-from helpers.exercises import lesson_01
 from helpers.palette import ROLES
 from tests.lessons import NOTEBOOKS, definitions
 
@@ -84,17 +82,3 @@ def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(
     nothing = ALPHA_BAR.clone()
     nothing[999] = 0
     assert lesson["ends"](pair, nothing)[1] == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 800))
-
-
-def test_every_exercise_has_its_numbered_task_before_its_cells():
-    task = ""
-    number = 0
-    for cell in nbformat.read(LESSON, 4).cells:
-        if cell.cell_type == "markdown":
-            task += cell.source
-        elif "exercises.check(" in cell.source:
-            number += 1
-            name = cell.source.split('"')[1]
-            assert f"\n**{number}. " in task, name
-            task = ""
-    assert number == len(lesson_01.EXERCISES)

@@ -2,7 +2,6 @@
 
 import math
 
-import nbformat
 import pytest
 import torch
 from torch.testing import assert_close
@@ -96,18 +95,3 @@ def test_a_thousand_bells_with_a_straight_line_draw_one_bell(lesson):
     ends = lesson["way_back"](schedules.betas(), 2000, guess=lesson["straight"])[-1]
     assert ends.std().item() == pytest.approx(1, abs=0.06)
     assert (ends.abs() < 0.3).float().mean().item() == pytest.approx(0.236, abs=0.03)  # of a standard normal
-
-
-def test_every_exercise_has_its_numbered_task_before_its_cells():
-    task = ""
-    number = 0
-    for cell in nbformat.read(LESSON, 4).cells:
-        if cell.cell_type == "markdown":
-            task += cell.source
-        elif "exercises.check(" in cell.source:
-            number += 1
-            name = cell.source.split('"')[1]
-            assert f"\n**{number}. " in task, name
-            assert f'`exercises.hint("{name}")`' in task, name
-            task = ""
-    assert number == len(lesson_01b.EXERCISES)

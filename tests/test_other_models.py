@@ -14,6 +14,7 @@ from tests.lessons import LESSONS, code_cells, hurried
 from tests.pipelines import sd15
 from tests.pipelines.full_format import save_full, with_checker
 from tools.execute_notebooks import execute, kernel_environment
+from tools.stamp_notebooks import label
 
 pytestmark = pytest.mark.slow
 # The two on training use Pocket Diffusion on every machine; nbval runs them whole.
@@ -45,8 +46,7 @@ def in_place_of(kernel, path):
 
 def of_each(lesson):
     """A lesson as a parameter of the test below: one with a letter, such as 01b, waits for the night."""
-    label = lesson.stem.partition("_")[0]
-    return pytest.param(lesson, marks=() if label.isdigit() else pytest.mark.nightly, id=lesson.stem)
+    return pytest.param(lesson, marks=() if label(lesson).isdigit() else pytest.mark.nightly, id=lesson.stem)
 
 
 @pytest.mark.parametrize("lesson", [of_each(lesson) for lesson in OPEN])

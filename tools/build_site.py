@@ -25,7 +25,7 @@ from PIL import Image
 from sphinx.cmd.build import main as sphinx
 
 from tools import draw_page
-from tools.stamp_notebooks import ADDRESS, BADGE_LINE, CELL, LESSONS, README_BADGES, REF, ROOT, colab_address
+from tools.stamp_notebooks import ADDRESS, BADGE_LINE, CELL, LESSONS, README_BADGES, REF, ROOT, colab_address, label
 
 SITE = ROOT / "site"
 LINK = re.compile(r"(?<=\]\()(?!https?:|#)([^)\s#]+)")  # to a file
@@ -114,18 +114,17 @@ def page(lesson: Path, pictures: Path) -> str:
         f'<p class="doors"><a href="{colab_address(lesson.name)}">Open in Colab</a> '
         f'<a href="{lesson.name}" download>Download the notebook</a></p>'
     )
-    label = lesson.stem.partition("_")[0]  # 01, or 01b
     parts = []
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "markdown":
-            text = relinked(with_attachments(cell, pictures, f"{label}-{number}"), lesson.parent)
+            text = relinked(with_attachments(cell, pictures, f"{label(lesson)}-{number}"), lesson.parent)
             heading, _, rest = text.partition("\n")
             parts += [heading, raw(doors), rest] if number == 0 else [text]
         elif cell.cell_type == "code" and CELL not in cell.metadata.get("tags", []):
             code = block("python", cell.source)
             if cell.metadata.get("jupyter", {}).get("source_hidden"):
                 code = raw("<details><summary>Code</summary>") + "\n" + code + "\n" + raw("</details>")
-            parts += [code, *outputs(cell, pictures, f"{label}-{number}")]
+            parts += [code, *outputs(cell, pictures, f"{label(lesson)}-{number}")]
     return "\n\n".join(parts)
 
 

@@ -50,6 +50,11 @@ if "google.colab" in sys.modules:
 """
 
 
+def label(lesson: Path) -> str:
+    """What a lesson's exercises and pictures are named by: 01, or 01b for what goes deeper than lesson 01."""
+    return lesson.stem.partition("_")[0]
+
+
 def colab_address(name: str) -> str:
     """Where Colab opens the lesson in the file `name`, at the version of this repository."""
     owner_and_repository = ADDRESS.removeprefix("https://github.com/")
