@@ -7,7 +7,7 @@ from diffusers import UNet2DConditionModel
 from PIL import Image
 
 from helpers.attention import AttentionRecord, capture, find_word, mass_share, overlay, word_tokens
-from tests.pipelines.tiny import TOKENS, WIDTH, tiny_pipeline, tiny_tokenizer
+from tests.pipelines.tiny import TOKENS, WIDTH, randn, tiny_pipeline, tiny_tokenizer
 
 PROMPT = "a fox left of an owl"
 
@@ -46,17 +46,13 @@ def picture_of(pipe, steps=3, **options):
     return pipe(PROMPT, num_inference_steps=steps, generator=torch.Generator().manual_seed(0), **options).images[0]
 
 
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def made_up(tokens=3, calls=2, keep_heads=False):
     """A record of two layers, 2 x 2 and 4 x 4, with probabilities drawn at random."""
     record = AttentionRecord({"big": (4, 4), "small": (2, 2)}, [9.0] * calls, keep_heads=keep_heads)
     heads = (2,) if keep_heads else ()
     for call in range(calls):
         shapes = {"big": (1, *heads, 16, tokens), "small": (1, *heads, 4, tokens)}
-        record.calls.append({name: noise(*shape, seed=call).softmax(dim=-1) for name, shape in shapes.items()})
+        record.calls.append({name: randn(*shape, seed=call).softmax(dim=-1) for name, shape in shapes.items()})
     return record
 
 
@@ -65,9 +61,9 @@ def made_up(tokens=3, calls=2, keep_heads=False):
 
 def test_the_output_of_the_unet_is_the_same_to_the_bit(pipe, text):
     with torch.no_grad():
-        expected = pipe.unet(noise(1, 4, 8, 8), 500, text[1]).sample
+        expected = pipe.unet(randn(1, 4, 8, 8), 500, text[1]).sample
         with capture(pipe):
-            assert torch.equal(pipe.unet(noise(1, 4, 8, 8), 500, text[1]).sample, expected)
+            assert torch.equal(pipe.unet(randn(1, 4, 8, 8), 500, text[1]).sample, expected)
 
 
 def test_every_layer_and_step_is_there_and_every_row_is_a_distribution(pipe):
@@ -97,7 +93,7 @@ def test_probabilities_by_hand_are_those_of_the_layer(pipe, text):
     layer = pipe.unet.get_submodule(name)
     handle = layer.register_forward_hook(hook, with_kwargs=True)
     with capture(pipe, keep_heads=True) as record:
-        pipe.unet(noise(1, 4, 8, 8), 500, text[1])
+        pipe.unet(randn(1, 4, 8, 8), 500, text[1])
     handle.remove()
 
     recorded, d = record.calls[0][name][0], 16 // 2  # (heads, 16, tokens); 16 channels in 2 heads
@@ -118,7 +114,7 @@ def test_probabilities_by_hand_are_those_of_the_layer(pipe, text):
 
 @torch.no_grad()
 def test_of_a_guided_batch_the_conditional_half_is_kept(pipe, text):
-    x_t = noise(2, 4, 8, 8)
+    x_t = randn(2, 4, 8, 8)
     uncond, cond = (embeddings.expand(2, -1, -1) for embeddings in text)
     with capture(pipe) as unguided:
         pipe.unet(x_t, 500, cond)
@@ -144,7 +140,7 @@ def test_the_pipeline_without_guidance_is_recorded_too(pipe):
 @torch.no_grad()
 def test_sizes_that_do_not_halve_evenly(pipe, text):
     with capture(pipe) as record:
-        pipe.unet(noise(1, 4, 5, 7), 500, text[1])
+        pipe.unet(randn(1, 4, 5, 7), 500, text[1])
     assert set(record.layers.values()) == {(5, 7), (3, 4)}
     assert record.maps().shape == (5, 7, TOKENS)
 
@@ -153,25 +149,25 @@ def test_sizes_that_do_not_halve_evenly(pipe, text):
 def test_nothing_is_recorded_after_the_block_also_after_an_exception(pipe, text):
     layer = pipe.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn2")
     with pytest.raises(RuntimeError, match="stop"), capture(pipe) as record:
-        layer(noise(1, 4, 16), encoder_hidden_states=text[0])  # a layer by itself is no call of the U-Net
-        pipe.unet(noise(1, 4, 8, 8), 500, text[1])
+        layer(randn(1, 4, 16), encoder_hidden_states=text[0])  # a layer by itself is no call of the U-Net
+        pipe.unet(randn(1, 4, 8, 8), 500, text[1])
         raise RuntimeError("stop")
-    pipe.unet(noise(1, 4, 8, 8), 400, text[1])
+    pipe.unet(randn(1, 4, 8, 8), 400, text[1])
     assert record.timesteps == [500.0] and len(record.calls) == 1
 
 
 @torch.no_grad()
 def test_two_records_of_one_call_are_equal(pipe, text):
     with capture(pipe) as outer, capture(pipe) as inner:
-        pipe.unet(noise(1, 4, 8, 8), 500, text[1])
+        pipe.unet(randn(1, 4, 8, 8), 500, text[1])
     assert torch.equal(outer.maps(), inner.maps())
 
 
 @torch.no_grad()
 def test_a_call_that_does_not_fit_says_so(pipe, text):
     with pytest.raises(ValueError, match="pictures of one size and number"), capture(pipe) as record:
-        pipe.unet(noise(1, 4, 8, 8), 500, text[1])
-        pipe.unet(noise(1, 4, 8, 16), 400, text[1])
+        pipe.unet(randn(1, 4, 8, 8), 500, text[1])
+        pipe.unet(randn(1, 4, 8, 16), 400, text[1])
     assert len(record.calls) == len(record.timesteps) == 1  # the broken call is not half there
     with pytest.raises(ValueError, match="no U-Net with cross-attention"), capture(object()):
         pass

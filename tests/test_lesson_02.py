@@ -11,16 +11,12 @@ from helpers import sampling
 from helpers.exercises.lesson_02 import dice_at, loop
 from helpers.schedules import add_noise, alpha_bar, betas
 from tests.lessons import NOTEBOOKS, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "02_denoising_loop.ipynb"
 ALPHA_BAR = alpha_bar(betas())
 SHAPE = (2, 4, 4, 4)
 SCHEDULE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +42,7 @@ def pairs_of_timesteps(steps=25):
 
 def test_the_loop_is_the_librarys():
     """With a network that is a formula, so that nothing but the loop is compared."""
-    x = normal(*SHAPE)
+    x = randn(*SHAPE)
     for steps in (1, 4, 25):
         ddim = DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)
         ddim.set_timesteps(steps)
@@ -58,7 +54,7 @@ def test_the_loop_is_the_librarys():
 
 
 def test_fresh_noise_is_put_in_its_places_only(lesson):
-    x0, eps, z = (normal(*SHAPE, seed=seed) for seed in range(3))
+    x0, eps, z = (randn(*SHAPE, seed=seed) for seed in range(3))
     places = torch.zeros(4, 4)
     places[:, 2:] = 1
     for _, t_next, a, a_next in pairs_of_timesteps():
@@ -71,7 +67,7 @@ def test_fresh_noise_is_put_in_its_places_only(lesson):
 
 
 def test_the_estimate_is_the_schedulers_at_every_timestep(lesson):
-    x_t, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
+    x_t, eps = randn(*SHAPE), randn(*SHAPE, seed=1)
     scheduler = DDIMScheduler.from_config(lesson["pipe"].scheduler.config, clip_sample=False)
     scheduler.set_timesteps(1000 // 4)
     for t in scheduler.timesteps.tolist():
@@ -81,8 +77,8 @@ def test_the_estimate_is_the_schedulers_at_every_timestep(lesson):
 
 def test_the_exact_average_of_five_is_that_of_their_posterior(lesson):
     """Tweedie: the mean of sqrt(a) x0 given x_t is x_t + (1 - a) times the gradient of the log density of x_t."""
-    lesson["five"] = five = normal(5, 2)
-    x = normal(7, 2, seed=1).requires_grad_()
+    lesson["five"] = five = randn(5, 2)
+    x = randn(7, 2, seed=1).requires_grad_()
     a = float(ALPHA_BAR[400])
     squares = (x[:, None] - a**0.5 * five).square().sum(dim=2)
     (slope,) = torch.autograd.grad((-squares / (2 * (1 - a))).logsumexp(dim=1).sum(), x)
@@ -102,7 +98,7 @@ def test_the_loop_draws_what_the_library_draws_and_keeps_its_steps(lesson, pipe)
     lesson["words"], _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
     lesson["times"], lesson["frames"] = times, frames = lesson["evenly"](5), {}
     side = pipe.unet.config.sample_size
-    start = normal(2, 4, side, side)
+    start = randn(2, 4, side, side)
     ddim = DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)
     run = sampling.run(pipe, ["a fox"] * 2, steps=5, guidance=1.0, latents=start, sampler=ddim)
     assert_close(loop(start, times, lesson["network"], ALPHA_BAR), run.latents, rtol=1e-3, atol=1e-3)
@@ -114,7 +110,7 @@ def test_the_loop_draws_what_the_library_draws_and_keeps_its_steps(lesson, pipe)
 
 
 def test_the_step_with_fresh_noise_is_the_librarys(lesson):
-    x, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
+    x, eps = randn(*SHAPE), randn(*SHAPE, seed=1)
     ddpm = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", timestep_spacing="leading", steps_offset=1)
     ddpm.set_timesteps(25)
     for t, t_next, a, a_next in pairs_of_timesteps():
@@ -129,7 +125,7 @@ def test_the_step_with_fresh_noise_is_the_librarys(lesson):
 @torch.no_grad()
 def test_the_loop_with_other_steps_is_the_loop_without_fresh_noise(lesson, pipe):
     words, _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
-    start = normal(2, 4, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
+    start = randn(2, 4, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
     times = lesson["evenly"](5)
 
     def drawn(step, seed):

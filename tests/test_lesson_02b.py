@@ -1,6 +1,5 @@
 """What lesson 02b computes by hand: the solutions of its exercises, and its own functions."""
 
-import itertools
 import math
 
 import pytest
@@ -11,15 +10,12 @@ from helpers import sampling
 from helpers.exercises.lesson_02b import perfect, two_bells
 from helpers.schedules import add_noise, alpha_bar, betas
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
+from tests.test_lesson_02 import pairs_of_timesteps
 
 LESSON = NOTEBOOKS / "02b_inside_a_run.ipynb"
 ALPHA_BAR = alpha_bar(betas())
 SHAPE = (2, 4, 4, 4)
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -36,15 +32,8 @@ def lesson(pipe):
 # The exercises
 
 
-def pairs_of_timesteps(steps=25):
-    """(t, t_next, alpha_bar at both) of a run."""
-    times = [1 + 1000 // steps * i for i in reversed(range(steps))]
-    for t, t_next in itertools.pairwise(times):
-        yield t, t_next, float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
-
-
 def test_two_bells_give_equation_11_and_the_variance_of_equation_7():
-    x, eps, z = (normal(*SHAPE, seed=seed) for seed in range(3))
+    x, eps, z = (randn(*SHAPE, seed=seed) for seed in range(3))
     for t, t_next, a, a_next in pairs_of_timesteps():
         mean, variance = two_bells(x, sampling.predict_x0(x, eps, t, ALPHA_BAR), a, a_next)
         theirs = sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z)
@@ -53,9 +42,9 @@ def test_two_bells_give_equation_11_and_the_variance_of_equation_7():
 
 def test_the_perfect_network_follows_from_the_slope_of_the_density():
     """Tweedie: the mean of sqrt(a) x0 given x_t is x_t + (1 - a) times the gradient of the log density of x_t."""
-    truths, counts = normal(6, 4, 3, 3).double(), torch.tensor([1.0, 1.0, 3.0, 50.0, 2.0, 1.0]).double()
+    truths, counts = randn(6, 4, 3, 3).double(), torch.tensor([1.0, 1.0, 3.0, 50.0, 2.0, 1.0]).double()
     for a in (0.02, 0.4, 0.9):
-        x_t = (a**0.5 * truths[:1] + (1 - a) ** 0.5 * normal(1, 4, 3, 3, seed=1)).requires_grad_()
+        x_t = (a**0.5 * truths[:1] + (1 - a) ** 0.5 * randn(1, 4, 3, 3, seed=1)).requires_grad_()
         squares = (x_t - a**0.5 * truths).flatten(1).square().sum(dim=1)
         (slope,) = torch.autograd.grad((counts.log() - squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
         x_t = x_t.detach()
@@ -63,16 +52,16 @@ def test_the_perfect_network_follows_from_the_slope_of_the_density():
 
 
 def test_a_picture_that_stands_twice_is_two_pictures():
-    truths, x_t, counts = normal(3, 4, 3, 3), normal(1, 4, 3, 3, seed=1), torch.tensor([1.0, 2.0, 1.0])
+    truths, x_t, counts = randn(3, 4, 3, 3), randn(1, 4, 3, 3, seed=1), torch.tensor([1.0, 2.0, 1.0])
     twice = truths[[0, 1, 1, 2]]
     assert_close(perfect(x_t, truths, counts, 0.3), perfect(x_t, twice, torch.ones(4), 0.3))
 
 
 def test_the_perfect_network_is_as_sure_in_half_precision():
-    truths, counts = normal(4, 4, 64, 64).half(), torch.ones(4).half()
+    truths, counts = randn(4, 4, 64, 64).half(), torch.ones(4).half()
     truths[1] = truths[0]
     truths[1, 0, 0, 0] += 2  # two that differ in one number
-    x_t = add_noise(truths[:1].float(), normal(1, 4, 64, 64, seed=1), 300, ALPHA_BAR).half()
+    x_t = add_noise(truths[:1].float(), randn(1, 4, 64, 64, seed=1), 300, ALPHA_BAR).half()
     a = float(ALPHA_BAR[300])
     exact = perfect(x_t.float(), truths.float(), counts.float(), a)
     assert_close(perfect(x_t, truths, counts, a).float(), exact, rtol=0, atol=0.05)
@@ -81,8 +70,8 @@ def test_the_perfect_network_is_as_sure_in_half_precision():
 @torch.no_grad()
 def test_the_chances_of_scenes_are_the_weights_of_the_perfect_network(lesson):
     """What the lesson computes for equally likely scenes is what its second exercise weighs the mean with."""
-    lesson["truths"] = truths = normal(5, 4, 3, 3)
-    x_t = add_noise(truths[:1], normal(1, 4, 3, 3, seed=1), 700, ALPHA_BAR)
+    lesson["truths"] = truths = randn(5, 4, 3, 3)
+    x_t = add_noise(truths[:1], randn(1, 4, 3, 3, seed=1), 700, ALPHA_BAR)
     chances = lesson["likely"](x_t, 700)
     assert_close(chances.sum(), torch.tensor(1.0))
     mean = (chances[:, None, None, None] * truths).sum(dim=0, keepdim=True)
@@ -99,7 +88,7 @@ def test_the_timesteps_are_those_of_lesson_02():
 @torch.no_grad()
 def test_the_loop_takes_the_steps_of_the_helpers(lesson):
     lesson["alpha_bar"] = ALPHA_BAR
-    start, times = normal(*SHAPE), [700, 300, 20]
+    start, times = randn(*SHAPE), [700, 300, 20]
 
     def network(x, t):
         return x.tanh() + t / 1000
@@ -122,21 +111,21 @@ def test_the_loop_throws_the_dice_of_lesson_02(lesson, pipe):
     lesson["words"] = words
     first = definitions(NOTEBOOKS / "02_denoising_loop.ipynb", pipe=pipe, alpha_bar=lesson["alpha_bar"])
     side = pipe.unet.config.sample_size
-    start, times = normal(1, 4, side, side), [961, 481, 1]
+    start, times = randn(1, 4, side, side), [961, 481, 1]
     theirs = first["denoise_with"](first["ddpm"], pipe, start, times, words, 2)
     assert_close(lesson["denoise"](start, times, lesson["plain"], dice=2)[1], theirs, rtol=1e-3, atol=1e-3)
 
 
 def test_the_two_means_lean_by_one_to_either_side(lesson):
-    lesson["to_right"], lesson["to_left"] = to_right, to_left = normal(2, 4, 3, 3)
+    lesson["to_right"], lesson["to_left"] = to_right, to_left = randn(2, 4, 3, 3)
     leans = lesson["lean"](torch.stack([to_right, to_left, (to_right + to_left) / 2]))
     assert_close(leans, torch.tensor([1.0, -1.0, 0.0]), rtol=0, atol=1e-5)
 
 
 def test_the_interval_of_a_correlation_covers_it_as_often_as_it_says(lesson):
     n, r = 32, 0.6
-    x = normal(2000, n)
-    y = r * x + math.sqrt(1 - r * r) * normal(2000, n, seed=1)
+    x = randn(2000, n)
+    y = r * x + math.sqrt(1 - r * r) * randn(2000, n, seed=1)
     covered = 0
     for one, other in zip(x, y, strict=True):
         low, high = lesson["bounds"](lesson["correlation"](one, other), n)
@@ -149,7 +138,7 @@ def test_a_network_that_is_told_one_timestep_is_called_with_it(lesson, pipe):
     lesson["words"], _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
     lesson["taken_as_noise"] = []
     side = pipe.unet.config.sample_size
-    x = normal(1, 4, side, side)
+    x = randn(1, 4, side, side)
     told = lesson["always_900"](x, 20)
     assert torch.equal(told, lesson["plain"](x, 900))
     assert not torch.allclose(told, lesson["plain"](x, 20), atol=1e-6)

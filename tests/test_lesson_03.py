@@ -11,13 +11,9 @@ from torch.testing import assert_close
 from helpers import surgery
 from helpers.exercises.lesson_03 import amounts
 from tests.lessons import NOTEBOOKS, definitions
-from tests.pipelines.tiny import WIDTH, tiny_pipeline
+from tests.pipelines.tiny import WIDTH, randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "03_inside_the_unet.ipynb"
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +39,14 @@ def test_the_receptive_field_is_where_the_gradient_is(lesson, layers):
 
 
 def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
-    one, two, rest = normal(4, 4, 16, 16), normal(1, 4, 16, 16, seed=1), normal(4, 4, 16, 16, seed=2)
+    one, two, rest = randn(4, 4, 16, 16), randn(1, 4, 16, 16, seed=1), randn(4, 4, 16, 16, seed=2)
     first, second = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
     assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02
 
 
 def test_what_the_amounts_leave_has_nothing_of_any_part():
-    parts = [normal(2, 4, 8, 8, seed=seed) + normal(1, 4, 8, 8, seed=9) for seed in (1, 2, 3)]
-    x = normal(2, 4, 8, 8)
+    parts = [randn(2, 4, 8, 8, seed=seed) + randn(1, 4, 8, 8, seed=9) for seed in (1, 2, 3)]
+    x = randn(2, 4, 8, 8)
     left = x - sum(amount * part for amount, part in zip(amounts(x, parts), parts, strict=True))
     assert_close(torch.stack([(left * part).mean() for part in parts]), torch.zeros(3), rtol=0, atol=1e-5)
 
@@ -58,7 +54,7 @@ def test_what_the_amounts_leave_has_nothing_of_any_part():
 @torch.no_grad()
 def test_a_run_that_gets_all_three_wires_of_another_answers_as_the_other(lesson, pipe):
     side = pipe.unet.config.sample_size
-    x, words = normal(2, 4, side, side), normal(1, 5, WIDTH, seed=1).expand(2, -1, -1)
+    x, words = randn(2, 4, side, side), randn(1, 5, WIDTH, seed=1).expand(2, -1, -1)
     as_they_are = pipe.unet(x, 100, words).sample
     with lesson["all_three"]():
         exchanged = pipe.unet(x, 100, words).sample
@@ -83,7 +79,7 @@ def test_a_sketch_marks_one_part_in_red_and_the_others_not(lesson):
 @torch.no_grad()
 def test_the_lessons_own_hook_cuts_the_skips_of_level_0(lesson, pipe):
     side = pipe.unet.config.sample_size
-    inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
+    inputs = randn(1, 4, side, side), 100, randn(1, 5, WIDTH, seed=1)
     whole = pipe.unet(*inputs).sample
     top = pipe.unet.up_blocks[-1]
     with top.register_forward_pre_hook(lesson["zero"], with_kwargs=True):

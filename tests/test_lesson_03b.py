@@ -8,13 +8,9 @@ from torch.testing import assert_close
 from helpers import surgery
 from helpers.exercises.lesson_03b import head
 from tests.lessons import NOTEBOOKS, definitions
-from tests.pipelines.tiny import WIDTH, tiny_pipeline
+from tests.pipelines.tiny import WIDTH, randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "03b_self_attention.ipynb"
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +35,12 @@ def test_a_resnet_by_hand_is_the_librarys_with_its_clock(lesson, pipe):
     clock = pipe.unet.time_embedding.linear_2(F.silu(pipe.unet.time_embedding.linear_1(code)))
     for block in (*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks):
         for resnet in block.resnets:
-            x = normal(3, resnet.in_channels, 4, 4)
+            x = randn(3, resnet.in_channels, 4, 4)
             assert_close(lesson["resnet_by_hand"](resnet, x, clock), resnet(x, clock), rtol=0, atol=1e-5)
 
 
 def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
-    one, two, rest = normal(4, 4, 16, 16), normal(1, 4, 16, 16, seed=1), normal(4, 4, 16, 16, seed=2)
+    one, two, rest = randn(4, 4, 16, 16), randn(1, 4, 16, 16, seed=1), randn(4, 4, 16, 16, seed=2)
     first, second = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
     assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02
 
@@ -53,7 +49,7 @@ def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
 def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
     layer = list(surgery.self_attention(pipe.unet).values())[-1]
     side = pipe.unet.config.sample_size
-    inputs = normal(1, 4, side, side), 100, normal(1, 5, WIDTH, seed=1)
+    inputs = randn(1, 4, side, side), 100, randn(1, 5, WIDTH, seed=1)
     ((goes_in, comes_out),) = surgery.passing(pipe.unet, [layer], *inputs)
     by_hand, shares = lesson["attend"](layer, goes_in)
     assert_close(by_hand, comes_out, rtol=0, atol=1e-5)
@@ -61,7 +57,7 @@ def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
 
 
 def test_a_head_that_is_sure_copies_one_value_and_one_that_is_not_takes_the_mean():
-    eye, v = torch.eye(4), normal(4, 3)
+    eye, v = torch.eye(4), randn(4, 3)
     answer, shares = head(100 * eye, eye, v)
     assert_close(answer, v)
     assert_close(shares, eye)
@@ -71,7 +67,7 @@ def test_a_head_that_is_sure_copies_one_value_and_one_that_is_not_takes_the_mean
 
 def test_a_head_knows_no_places():
     """Shuffled places give the same answer, shuffled in the same way."""
-    q, k, v, order = normal(9, 4), normal(9, 4, seed=1), normal(9, 4, seed=2), torch.randperm(9)
+    q, k, v, order = randn(9, 4), randn(9, 4, seed=1), randn(9, 4, seed=2), torch.randperm(9)
     answer, shares = head(q[order], k[order], v[order])
     assert_close(answer, head(q, k, v)[0][order])
     assert_close(shares, head(q, k, v)[1][order][:, order])

@@ -17,7 +17,7 @@ from helpers.sampling import normal
 from helpers.scenes import WORDS
 from helpers.token_chips import chips, merging
 from tests.lessons import NOTEBOOKS, cell_with, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_text_conditioning.ipynb"
 WORDS_TO_CUT = [
@@ -28,10 +28,6 @@ WORDS_TO_CUT = [
     "Schadenfreude",
     "mississippi",
 ]
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +116,7 @@ def test_the_mask_hides_later_tokens_alone(lesson):
 
 
 def test_clip_s_loss_is_the_formula_and_least_where_pairs_agree():
-    u, v, tau = noise(5, 8), noise(5, 8, seed=1), 0.2
+    u, v, tau = randn(5, 8), randn(5, 8, seed=1), 0.2
     s = F.cosine_similarity(u[:, None], v[None], dim=-1) / tau
     share = [-(s[i, i].exp() / along.exp().sum()).log() for i in range(5) for along in (s[i], s[:, i])]
     torch.testing.assert_close(clip_loss(u, v, tau), sum(share) / 10)
@@ -132,7 +128,7 @@ def test_clip_s_loss_is_the_formula_and_least_where_pairs_agree():
 
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_attention_by_hand_is_torch_s(lesson, heads):
-    q, k, v = noise(2, 6, 8), noise(2, 5, 8, seed=1), noise(2, 5, 8, seed=2)
+    q, k, v = randn(2, 6, 8), randn(2, 5, 8, seed=1), randn(2, 5, 8, seed=2)
     split = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))
     expected = F.scaled_dot_product_attention(*split).transpose(1, 2).flatten(2)
     torch.testing.assert_close(lesson["attention_by_hand"](q, k, v, heads), expected, rtol=1e-5, atol=1e-6)
@@ -147,7 +143,7 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
         seen.update(x=args[0], text=kwargs["encoder_hidden_states"], output=output)
 
     handle = layer.register_forward_hook(keep, with_kwargs=True)
-    pipe.unet(noise(2, 4, 8, 8), 500, encoder_hidden_states=lesson["encode"](ids))
+    pipe.unet(randn(2, 4, 8, 8), 500, encoder_hidden_states=lesson["encode"](ids))
     handle.remove()
     q, k, v = layer.to_q(seen["x"]), layer.to_k(seen["text"]), layer.to_v(seen["text"])
     by_hand = layer.to_out[0](lesson["attention_by_hand"](q, k, v, layer.heads))
@@ -199,10 +195,10 @@ def test_colours_are_counted_side_by_side(lesson, read, found):
 
 @torch.no_grad()
 def test_vectors_are_exchanged_at_the_positions_alone(pipe, monkeypatch):
-    lesson, drawn = definitions(LESSON, pipe=pipe, own=noise(2, 6, 3), x_T=None), []
+    lesson, drawn = definitions(LESSON, pipe=pipe, own=randn(2, 6, 3), x_T=None), []
     lesson |= {"decode": lambda pipe, latents: [], "read_pocket": lambda pipe, pictures: []}
     lesson["draw"] = lambda words, x: drawn.append(words)
-    twin, own = noise(2, 6, 3, seed=1), lesson["own"].clone()
+    twin, own = randn(2, 6, 3, seed=1), lesson["own"].clone()
     lesson["exchanged"](twin, [1, 4])
     assert torch.equal(drawn[0][:, [1, 4]], twin[:, [1, 4]])
     assert torch.equal(drawn[0][:, [0, 2, 3, 5]], own[:, [0, 2, 3, 5]]) and torch.equal(lesson["own"], own)

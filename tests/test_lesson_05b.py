@@ -12,13 +12,9 @@ from helpers.judge import Reading
 from helpers.loading import POCKET
 from helpers.sampling import normal, predict
 from tests.lessons import NOTEBOOKS, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05b_which_vectors.ipynb"
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +51,7 @@ def tokenizer():
 
 @pytest.mark.parametrize("gone", [[], [0], [1, 4]])
 def test_tokens_that_cannot_be_read_are_as_if_they_were_not_there(gone):
-    q, k, v = noise(2, 6, 8), noise(2, 5, 8, seed=1), noise(2, 5, 8, seed=2)
+    q, k, v = randn(2, 6, 8), randn(2, 5, 8, seed=1), randn(2, 5, 8, seed=2)
     there = [place for place in range(5) if place not in gone]
     expected = F.scaled_dot_product_attention(q, k[:, there], v[:, there])
     torch.testing.assert_close(attend(q, k, v, gone), expected, rtol=1e-5, atol=1e-6)
@@ -63,7 +59,7 @@ def test_tokens_that_cannot_be_read_are_as_if_they_were_not_there(gone):
 
 @torch.no_grad()
 def test_heads_by_a_function_of_your_own_are_the_u_net_s_and_leave_nothing_behind(pipe, ids):
-    text, x = pipe.text_encoder(ids).last_hidden_state, noise(2, 4, 8, 8)
+    text, x = pipe.text_encoder(ids).last_hidden_state, randn(2, 4, 8, 8)
     theirs = predict(pipe, x, 500, text)
     with heads_by(pipe, lambda q, k, v: attend(q, k, v, [])):
         torch.testing.assert_close(predict(pipe, x, 500, text), theirs, rtol=1e-4, atol=1e-5)

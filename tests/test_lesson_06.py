@@ -7,13 +7,9 @@ from diffusers import DDIMScheduler
 from helpers.exercises.lesson_06 import at_once, compose
 from helpers.sampling import guide, normal, predict
 from tests.lessons import NOTEBOOKS, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "06_guidance.ipynb"
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +45,7 @@ def test_the_guided_loop_by_hand_is_the_pipeline_s(pipe, lesson, fox, scale):
 
 @torch.no_grad()
 def test_the_careless_function_walks_the_other_way_and_the_repaired_one_does_not(pipe, lesson, fox):
-    x, empty = noise(1, 4, 8, 8), lesson["empty"]
+    x, empty = randn(1, 4, 8, 8), lesson["empty"]
     for s in (0.0, 1.0, 4.0):
         for function, scale in ((lesson["careless"], -s), (at_once, s)):
             found = function(lesson["ask"], x, 500, fox, empty, s)
@@ -57,7 +53,7 @@ def test_the_careless_function_walks_the_other_way_and_the_repaired_one_does_not
 
 
 def test_composing_one_prompt_is_guidance_and_two_can_be_a_negative_prompt():
-    uncond, text, negative = noise(3, 2, 4, 6, 6)
+    uncond, text, negative = randn(3, 2, 4, 6, 6)
     torch.testing.assert_close(compose(uncond, [text], [4.0]), guide(uncond, text, 4.0))
     torch.testing.assert_close(
         compose(uncond, [text, negative], [4.0, 1 - 4.0]), guide(negative, text, 4.0), rtol=1e-5, atol=1e-5
@@ -79,7 +75,7 @@ def test_only_what_stands_at_its_place_matches(lesson):
 def test_where_the_scale_is_one_the_network_is_asked_once(pipe, lesson, fox, monkeypatch):
     asked = []
     monkeypatch.setitem(lesson, "predict", lambda pipe, x, t, words: asked.append(words) or predict(pipe, x, t, words))
-    x = noise(1, 4, 8, 8)
+    x = randn(1, 4, 8, 8)
     torch.testing.assert_close(lesson["guided"](fox, 1)(x, 500), predict(pipe, x, 500, fox))
     assert len(asked) == 1
     lesson["guided"](fox, 4)(x, 500)

@@ -13,13 +13,9 @@ from helpers.loading import load_pipeline
 from helpers.sampling import normal, predict, predict_x0
 from helpers.scenes import GROUNDS
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "06b_when_to_guide.ipynb"
-
-
-def noise(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +54,7 @@ def test_the_guided_loop_by_hand_is_the_pipeline_s(pipe, lesson, fox, negative, 
 
 @torch.no_grad()
 def test_a_scale_of_one_outside_an_interval_leaves_the_words_alone(lesson, fox):
-    x = noise(1, 4, 8, 8)
+    x = randn(1, 4, 8, 8)
 
     def drawn(s):
         return lesson["draw"](x, lesson["guided"](fox, s))
@@ -69,7 +65,7 @@ def test_a_scale_of_one_outside_an_interval_leaves_the_words_alone(lesson, fox):
 
 @torch.no_grad()
 def test_the_prompt_as_its_own_negative_is_the_plain_answer(lesson, fox):
-    x = noise(1, 4, 8, 8)
+    x = randn(1, 4, 8, 8)
     plain = lesson["draw"](x, lesson["guided"](fox, 1.0))
     torch.testing.assert_close(
         lesson["draw"](x, lesson["guided"](fox, 7.5, away_from=fox)), plain, rtol=1e-3, atol=1e-3
@@ -78,7 +74,7 @@ def test_the_prompt_as_its_own_negative_is_the_plain_answer(lesson, fox):
 
 @torch.no_grad()
 def test_the_push_off_a_ground_is_a_second_prompt_below_zero(pipe, lesson, fox):
-    x, against = noise(1, 4, 8, 8), pipe.encode_prompt("on a purple background", "cpu", 1, False)[0]
+    x, against = randn(1, 4, 8, 8), pipe.encode_prompt("on a purple background", "cpu", 1, False)[0]
     no_words, *answers = (predict(pipe, x, 500, words) for words in (lesson["empty"], fox, against))
     for gaps in (0.25, 3.0):
         expected = lesson_06.compose(no_words, answers, [4.0, -gaps])
@@ -90,7 +86,7 @@ def test_the_push_off_a_ground_is_a_second_prompt_below_zero(pipe, lesson, fox):
 
 @torch.no_grad()
 def test_a_held_spread_scales_the_x0_estimate_only_where_it_is_wider(pipe, lesson, fox, monkeypatch):
-    x, alpha_bar = noise(2, 4, 8, 8), lesson["alpha_bar"]
+    x, alpha_bar = randn(2, 4, 8, 8), lesson["alpha_bar"]
     plain = lesson["guided"](fox, 10)(x, 500)
     wide = lesson["spread"](predict_x0(x, plain, 500, alpha_bar))
     monkeypatch.setitem(lesson, "real_spread", 2 * float(wide.max()))

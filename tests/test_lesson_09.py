@@ -35,7 +35,7 @@ from helpers.loading import POCKET, load_pipeline
 from helpers.measures import frechet_distance
 from helpers.sampling import run
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "09_samplers.ipynb"
 SHAPE = (2, 4, 4, 4)
@@ -49,10 +49,6 @@ FEW = SamplersConfig(
     reference=20,
     groups=2,
 )
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.fixture(scope="module")
@@ -108,8 +104,8 @@ def test_trailing_gives_the_timesteps_of_every_sampler(pipe, kind, steps):
 
 
 def test_the_two_step_rule_is_pndms_where_the_steps_are_equal():
-    eps, before = normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
-    x = normal(*SHAPE)
+    eps, before = randn(*SHAPE, seed=1), randn(*SHAPE, seed=2)
+    x = randn(*SHAPE)
     assert_close(two_step(x, eps, before, 3.0, 2.0, 1.0), x - (3 * eps - before) / 2)
 
 
@@ -119,7 +115,7 @@ def test_ddim_is_euler_and_ddpm_is_euler_a(pipe):
     With a number of steps that divides 1000: otherwise DDIM rounds the timesteps between its steps in its own way.
     """
     side = pipe.unet.config.sample_size
-    noise = normal(1, pipe.unet.config.in_channels, side, side)
+    noise = randn(1, pipe.unet.config.in_channels, side, side)
     high = float(build_sampler("Euler", pipe).sigmas.max())
     drawn = {}
     for name in ("DDIM", "Euler", "DDPM", "Euler a", "UniPC"):
@@ -193,7 +189,7 @@ def test_the_levels_are_karras(pipe, lesson):
 
 def test_a_step_on_a_straight_path_has_no_error_and_on_a_bent_one_what_the_bend_adds(lesson):
     levels = [4.0, 3.0, 2.0, 1.5, 1.0]
-    x, direction, aside = normal(3, *SHAPE[1:]).split(1)
+    x, direction, aside = randn(3, *SHAPE[1:]).split(1)
     straight = [x + sigma * direction for sigma in levels]
     errors = lesson["step_errors"](lambda x, sigma: direction, straight, levels, 2)
     assert errors == pytest.approx([0, 0], abs=1e-6)
@@ -222,7 +218,7 @@ def test_a_memory_of_slopes_is_exact_for_polynomials_of_lower_degree(lesson, ear
 
 
 def test_one_earlier_slope_is_the_exercise_where_the_steps_are_equal(lesson):
-    x, levels = normal(1, *SHAPE[1:]), (3.0, 2.0, 1.0)
+    x, levels = randn(1, *SHAPE[1:]), (3.0, 2.0, 1.0)
     first = torch.sin(x) / levels[0]
     after = x + (levels[1] - levels[0]) * first
     expected = two_step(after, torch.sin(after) / levels[1], first, *levels)
@@ -230,7 +226,7 @@ def test_one_earlier_slope_is_the_exercise_where_the_steps_are_equal(lesson):
 
 
 def test_euler_aims_at_its_estimates_and_dpm_solver_beyond_them(lesson):
-    x, levels = normal(*SHAPE), [8.0, 4.0, 2.0, 0.0]
+    x, levels = randn(*SHAPE), [8.0, 4.0, 2.0, 0.0]
 
     def slope(x, sigma):
         return torch.sin(x) / (1 + sigma)

@@ -22,15 +22,11 @@ from helpers.exercises.lesson_10 import ends, guided_sample, min_snr_weight
 from helpers.sampling import predict_x0
 from helpers.scenes import draw
 from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 from training import train_denoiser
 from training.loop import train
 
 LESSON = NOTEBOOKS / "10_train_from_scratch.ipynb"
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def set_in_the_lesson():
@@ -54,9 +50,9 @@ def lesson(pipe):
         "alpha_bar": pipe.scheduler.alphas_cumprod,
         "BATCH": 3,
         "MOMENTS": 2,
-        "latents": normal(32, 4, 16, 16, seed=9),
+        "latents": randn(32, 4, 16, 16, seed=9),
         "labels": torch.arange(16).repeat(2) // 2,
-        "fresh_latents": normal(4, 4, 16, 16, seed=8),
+        "fresh_latents": randn(4, 4, 16, 16, seed=8),
         "fresh_labels": torch.arange(4),
         "LEVELS": [50, 600],
     }
@@ -159,11 +155,11 @@ def test_a_training_is_looked_at_half_way_and_at_its_end(lesson, steps, moments)
 
 @pytest.mark.parametrize("decay", [0.3, 0.99])
 def test_the_average_is_the_librarys(lesson, decay):
-    weights = [torch.nn.Parameter(normal(3))]
+    weights = [torch.nn.Parameter(randn(3))]
     mean, library = [weights[0].detach().clone()], EMAModel(weights, decay=decay)
     library.step(weights)
     for step in range(1, 30):
-        weights[0].data += normal(3, seed=step)
+        weights[0].data += randn(3, seed=step)
         library.step(weights)
         lesson["update_average"](mean, weights, step, decay)
         assert_close(mean[0], library.shadow_params[0])
@@ -195,7 +191,7 @@ def test_the_shipped_states_are_whole_and_better_the_longer_they_were_trained(le
         name: list(value) if isinstance(value, tuple) else value for name, value in mine.items() if name in config
     }
     x0, y = train_denoiser.encoded(train_denoiser.small_world(1)[:32])
-    eps, t = normal(*x0.shape), torch.full_like(y, 600)
+    eps, t = randn(*x0.shape), torch.full_like(y, 600)
     lesson |= {"alpha_bar": train_denoiser.build_scheduler().alphas_cumprod}
     found = []
     for name in names:
@@ -249,7 +245,7 @@ def test_with_its_weight_every_question_counts_the_same(lesson, question, gamma)
     alpha_bar = lesson["alpha_bar"].double()
     snr = alpha_bar / (1 - alpha_bar)
     weight = min_snr_weight(alpha_bar, gamma, question)
-    x0, eps, wrong = (normal(2, 4, 8, 8, seed=seed).double() for seed in (0, 1, 2))
+    x0, eps, wrong = (randn(2, 4, 8, 8, seed=seed).double() for seed in (0, 1, 2))
     for t in (0, 100, 500, 999):
         a = float(alpha_bar[t])
         signal, noise = a**0.5, (1 - a) ** 0.5
@@ -360,7 +356,7 @@ def test_one_walk_serves_all_three_questions(lesson):
 
 
 def test_labels_reach_the_network(lesson):
-    network, x = lesson["build_network"](), normal(1, 4, 16, 16)
+    network, x = lesson["build_network"](), randn(1, 4, 16, 16)
     with torch.no_grad():
         fox, owl = (network(x, 500, torch.tensor([label])).sample for label in (0, 3))
     assert not torch.allclose(fox, owl)
@@ -441,7 +437,7 @@ def straight(x0):
 
 
 def test_a_right_flow_has_no_loss_and_one_call_is_enough(lesson):
-    lesson["latents"] = normal(1, 4, 16, 16, seed=3)
+    lesson["latents"] = randn(1, 4, 16, 16, seed=3)
     lesson["labels"] = torch.zeros(1, dtype=torch.long)
     network = straight(lesson["latents"])
     # At the smallest s the division magnifies rounding.
@@ -461,7 +457,7 @@ def test_the_flow_by_hand_is_the_librarys(lesson, calls):
     for t in scheduler.timesteps:
         x = scheduler.step(network(x, t, y).sample, t, x).prev_sample
     assert_close(lesson["sample_flow"](network, calls=calls), x, rtol=1e-3, atol=1e-3)
-    x0, eps = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1)
+    x0, eps = randn(2, 4, 8, 8), randn(2, 4, 8, 8, seed=1)
     scheduler.set_timesteps(4)
     x_s = scheduler.scale_noise(x0, scheduler.timesteps[1:2], eps)
     s = float(scheduler.sigmas[1])

@@ -25,7 +25,7 @@ from helpers.exercises.lesson_11 import cut, merge, prior_loss, with_lora
 from helpers.model_folder import POCKET
 from helpers.scenes import GROUNDS, PLAIN, SIZE, SPRITES, STYLES, WORDS, draw, vary
 from tests.lessons import NOTEBOOKS, constants, definitions
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "11_fine_tuning.ipynb"
 WORD, TOKEN = "flamingo", "<flamingo>"
@@ -33,10 +33,6 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 ATLAS = SPRITES.parent / "new-word" / f"{WORD}.webp"
 TOP = (120, 46, 528, 182)  # of the picture of the scales: the flamingo at the first three
 SPRITE = scenes.sprite  # as the course has it: the lesson puts another in its place
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def new_sprites():
@@ -67,7 +63,7 @@ def taken(pipe, **changed):
         "flamingos": new_sprites(),
         "layer_with_lora": with_lora,
         "save_file": save_file,
-        "latents": normal(6, 4, 32, 32, seed=9),
+        "latents": randn(6, 4, 32, 32, seed=9),
         "captions": [f"a {WORD} on {ground}" for ground in ("grass", "ice", "sand", "soil", "mud", "rock")],
     }
     return definitions(LESSON, **{"scenes": scenes} | made | changed)
@@ -200,7 +196,7 @@ def test_the_vector_takes_the_place_of_its_row_and_no_other_gets_a_gradient(less
     pipe.text_encoder.resize_token_embeddings(len(pipe.tokenizer), mean_resizing=False)
     table = pipe.text_encoder.get_input_embeddings().requires_grad_(False)
     new_id = pipe.tokenizer.convert_tokens_to_ids(TOKEN)
-    vector = normal(table.embedding_dim).requires_grad_(True)
+    vector = randn(table.embedding_dim).requires_grad_(True)
     lesson |= {"vector": vector, "new_id": new_id}
 
     hook = table.register_forward_hook(lesson["put_vector"])
@@ -237,9 +233,9 @@ def test_the_shipped_files_are_whole_and_have_as_many_numbers_as_their_card_says
 def test_lora_by_hand_is_pefts_layer(lesson, rank, bias):
     layer = torch.nn.Linear(5, 7, bias=bias)
     lora = lesson["LoRA"](layer, rank, torch.Generator().manual_seed(0))
-    x = normal(2, 3, 5, seed=3)
+    x = randn(2, 3, 5, seed=3)
     assert torch.equal(lora(x), layer(x))  # before any training
-    lora.b.copy_(normal(7, rank, seed=2))
+    lora.b.copy_(randn(7, rank, seed=2))
     box = torch.nn.Sequential(copy.deepcopy(layer))
     inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=rank, target_modules=["0"]), box)
     box[0].lora_A["default"].weight.copy_(lora.a)
@@ -257,7 +253,7 @@ def test_adapters_begin_at_nothing_are_scaled_fused_and_read_by_the_library(less
     assert same(paint(unet, prompts), plain)
 
     for i, lora in enumerate(loras.values()):
-        lora.b.copy_(0.3 * normal(*lora.b.shape, seed=i))
+        lora.b.copy_(0.3 * randn(*lora.b.shape, seed=i))
     changed = paint(unet, prompts)
     assert not same(changed, plain)
     assert most_apart(paint(lesson["fused"](pipe.unet, loras), prompts), changed) < 0.5
@@ -303,7 +299,7 @@ def test_a_lora_is_cut_in_each_of_its_matrices_to_what_comes_closest(lesson, ran
     _, loras = lesson["add_lora"](unet, 3)
     full, products = {}, {}
     for i, (name, lora) in enumerate(loras.items()):
-        down, up = lora.a, normal(*lora.b.shape, seed=i)
+        down, up = lora.a, randn(*lora.b.shape, seed=i)
         full |= {f"unet.{name}.lora.down.weight": down, f"unet.{name}.lora.up.weight": up}
         products[f"{name}.weight"] = up @ down
     lesson |= {"untouched": unet, "loras": loras, "full": full, "cut_to": cut}
@@ -321,8 +317,8 @@ def test_a_lora_is_cut_in_each_of_its_matrices_to_what_comes_closest(lesson, ran
 
 
 def test_merged_adapters_are_the_sum_of_all():
-    weight, x = normal(4, 5), normal(3, 5, seed=1)
-    adapters = [(normal(r, 5, seed=r), normal(4, r, seed=10 + r), 2.0 * r, 0.5) for r in (1, 2, 3)]
+    weight, x = randn(4, 5), randn(3, 5, seed=1)
+    adapters = [(randn(r, 5, seed=r), randn(4, r, seed=10 + r), 2.0 * r, 0.5) for r in (1, 2, 3)]
     a, b = merge(adapters)
     assert a.shape == (6, 5)
     assert b.shape == (4, 6)
@@ -331,6 +327,6 @@ def test_merged_adapters_are_the_sum_of_all():
 
 
 def test_the_loss_with_a_prior_is_the_sum_of_two_means():
-    predicted, eps = normal(4, 2, 3, 3), normal(4, 2, 3, 3, seed=1)
+    predicted, eps = randn(4, 2, 3, 3), randn(4, 2, 3, 3, seed=1)
     expected = F.mse_loss(predicted[:2], eps[:2]) + 0.7 * F.mse_loss(predicted[2:], eps[2:])
     assert_close(prior_loss(predicted, eps, 0.7), expected)

@@ -19,7 +19,7 @@ from torch.testing import assert_close
 from helpers import inputs
 from helpers.sampling import Run, ddim_step, ddpm_step, denoise, guide, predict_x0, run
 from helpers.schedules import add_noise, alpha_bar, betas
-from tests.pipelines.tiny import tiny_pipeline
+from tests.pipelines.tiny import randn, tiny_pipeline
 
 STABLE_DIFFUSION = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ALPHA_BAR = alpha_bar(betas())
@@ -50,10 +50,6 @@ def no_unet(pipe, monkeypatch):
     return pipe
 
 
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 def noise_of(x, a):
     """A stand-in for the U-Net: near the noise of data that is standard normal, so that a run stays near 1."""
     return (1 - a).sqrt() * x + 0.1 * torch.sin(3 * x)
@@ -76,7 +72,7 @@ def test_ddpm_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps):
     scheduler = DDPMScheduler(**STABLE_DIFFUSION, clip_sample=False, variance_type="fixed_small")
     scheduler.set_timesteps(steps)
     theirs, ours = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
-    x = expected = normal(*SHAPE)
+    x = expected = randn(*SHAPE)
     timesteps = scheduler.timesteps.tolist()
     for t, t_prev in zip(timesteps, [*timesteps[1:], -1], strict=True):
         expected = scheduler.step(
@@ -94,7 +90,7 @@ def test_ddim_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, eta
     scheduler = DDIMScheduler(**STABLE_DIFFUSION, clip_sample=False, set_alpha_to_one=to_one, steps_offset=1)
     scheduler.set_timesteps(steps)
     generator = torch.Generator().manual_seed(1)
-    x = expected = normal(*SHAPE)
+    x = expected = randn(*SHAPE)
     for t in scheduler.timesteps.tolist():
         noise = torch.randn(SHAPE, generator=generator)
         expected = scheduler.step(
@@ -106,7 +102,7 @@ def test_ddim_steps_are_those_of_diffusers_at_every_timestep_of_a_run(steps, eta
 
 
 def test_ddim_with_eta_one_is_ddpm():
-    x, eps, noise = normal(*SHAPE), normal(*SHAPE, seed=1), normal(*SHAPE, seed=2)
+    x, eps, noise = randn(*SHAPE), randn(*SHAPE, seed=1), randn(*SHAPE, seed=2)
     for t in (*range(0, 999, 27), 999):
         for t_prev in {t - 1, max(t - 40, -1)}:
             assert_close(
@@ -119,7 +115,7 @@ def test_ddim_with_eta_one_is_ddpm():
 
 
 def test_the_true_noise_leads_back_to_the_picture():
-    x0, eps = normal(*SHAPE), normal(*SHAPE, seed=1)
+    x0, eps = randn(*SHAPE), randn(*SHAPE, seed=1)
     for t in range(0, 1000, 37):
         x_t = add_noise(x0, eps, t, ALPHA_BAR)
         # Rounding of x_t, divided by sqrt(alpha_bar), which is at least 1/15.
@@ -130,7 +126,7 @@ def test_the_true_noise_leads_back_to_the_picture():
 
 
 def test_guidance_of_zero_one_and_more():
-    uncond, text = normal(*SHAPE), normal(*SHAPE, seed=1)
+    uncond, text = randn(*SHAPE), randn(*SHAPE, seed=1)
     assert torch.equal(guide(uncond, text, 0.0), uncond)
     assert_close(guide(uncond, text, 1.0), text, rtol=0, atol=1e-6)
     assert_close(guide(uncond, text, 4.0), 4 * text - 3 * uncond, rtol=0, atol=1e-5)
@@ -140,7 +136,7 @@ def test_guidance_of_zero_one_and_more():
     ("device", "dtype"), [("cpu", torch.float16), ("cpu", torch.bfloat16), ("meta", torch.float32)], ids=str
 )
 def test_dtype_and_device_are_kept(device, dtype):
-    x, eps, noise = (normal(*SHAPE, seed=seed).to(device, dtype) for seed in range(3))
+    x, eps, noise = (randn(*SHAPE, seed=seed).to(device, dtype) for seed in range(3))
     results = [
         predict_x0(x, eps, 500, ALPHA_BAR),
         ddpm_step(x, eps, 500, 460, ALPHA_BAR, noise),
@@ -167,14 +163,14 @@ def test_dtype_and_device_are_kept(device, dtype):
     ],
 )
 def test_timesteps_that_cannot_be_are_refused(function, arguments, part):
-    x = normal(*SHAPE)
+    x = randn(*SHAPE)
     with pytest.raises(ValueError) as error:
         function(x, x, *arguments, ALPHA_BAR, noise=x)
     assert part in str(error.value)
 
 
 def test_other_bad_input_of_a_step_is_refused():
-    x = normal(*SHAPE)
+    x = randn(*SHAPE)
     with pytest.raises(ValueError, match=r"eta is 1\.5: choose a number from 0"):
         ddim_step(x, x, 5, 4, ALPHA_BAR, 1.5, x)
     with pytest.raises(ValueError, match="noise is None"):

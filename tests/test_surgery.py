@@ -5,11 +5,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from helpers import surgery
-from tests.pipelines.tiny import WIDTH, tiny_pipeline
-
-
-def normal(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+from tests.pipelines.tiny import WIDTH, randn, tiny_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +16,7 @@ def unet():
 @pytest.fixture(scope="module")
 def inputs(unet):
     side = unet.config.sample_size
-    return normal(1, 4, side, side), 400, normal(1, 5, WIDTH, seed=1)
+    return randn(1, 4, side, side), 400, randn(1, 5, WIDTH, seed=1)
 
 
 @pytest.fixture(autouse=True)
@@ -187,7 +183,7 @@ def test_a_place_that_is_alone_answers_with_its_own_value(unet, inputs):
 
 def test_what_is_held_repeats_its_first_answer_and_lets_no_change_pass(unet, inputs):
     whole = unet(*inputs).sample
-    other = normal(*inputs[0].shape, seed=2), *inputs[1:]
+    other = randn(*inputs[0].shape, seed=2), *inputs[1:]
     below, top = unet.up_blocks
     with surgery.held(below):
         assert torch.equal(unet(*inputs).sample, whole)

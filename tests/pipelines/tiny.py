@@ -12,6 +12,11 @@ SIDE = 64  # pixels of a picture: latents of 32 x 32 at a downscale factor of 2
 WIDTH = 16  # of the text embeddings
 
 
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    """Standard normal numbers of a shape, from a generator of their own."""
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def tiny_tokenizer() -> CLIPTokenizer:
     """CLIP's tokenizer with bytes only and no merges: each letter is one token."""
     return clip_tokenizer([], TOKENS)
