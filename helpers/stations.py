@@ -1,4 +1,4 @@
-"""Lesson 07 in figures: one run of Stable Diffusion, part by part; two pictures and how many numbers differ."""
+"""Lesson 07 in figures: one run of Stable Diffusion, part by part."""
 
 import html
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from helpers.images import as_numbers, as_picture
 from helpers.palette import HAIRLINE, INK, LINE, ROLES, SECOND
-from helpers.picture_grids import COLOURS, GAP, NAMES, PADDING, PER_INCH, SIGNED, SMALL, STYLE, WIDEST, grid, hairline
+from helpers.picture_grids import COLOURS, GAP, NAMES, PADDING, PER_INCH, SIGNED, SMALL, STYLE, WIDEST, hairline
 
 CONTENT = WIDEST - 2 * PADDING
 TILE, LARGE, NOISE = 128, 256, 96  # sides of pictures and of the channels of noise
@@ -115,23 +115,6 @@ def seven_parts(
         for x, words in under.items():
             _text(figure, x, 1192 + LARGE + 4, words, ha="center", va="top")
         hairline(figure)
-    return figure
-
-
-def side_by_side(one: Any, other: Any, heads: tuple[str, str]) -> Figure:
-    """Two pictures and, in large figures, how many of their numbers differ. Pictures are as in `as_picture`."""
-    apart = np.abs(as_picture(one).astype(int) - as_picture(other))
-    count = int((apart > 0).sum())
-    figure = grid([[one, other, None]], heads=[*heads, ""], side=LARGE)
-    width, height = figure.get_size_inches() * PER_INCH
-    x = (PADDING + 2.5 * LARGE + 2 * GAP) / width
-    middle = 1 - (height - PADDING - LARGE / 2) / height
-    role = ROLES["ill" if count else "good"]
-    figure.text(x, middle, f"{count:,}", size=54, weight="bold", color=role.ink, ha="center", va="bottom")
-    label = f"of {apart.size:,} numbers differ"
-    figure.text(x, middle - 14 / height, label, size=HEAD, color=INK, ha="center", va="top")
-    by = f"by {apart.max()} of 255 at most" if count else "equal bit for bit"
-    figure.text(x, middle - 40 / height, by, size=SMALL, color=SECOND, ha="center", va="top")
     return figure
 
 

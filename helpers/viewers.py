@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
-from helpers.film import Curve, Reel, enlargement, film
+from helpers.film import FILM_BYTES, Curve, Reel, enlargement, film
 from helpers.latents import channel_pictures, decode
 from helpers.player import player
 from helpers.plots import as_picture, figure_file, picture_file
@@ -42,9 +42,9 @@ class StepViewer:
     film: the bytes of an animated PNG of `width` x `height` pixels. html: the player. alt: what both show.
     """
 
-    def __init__(self, reel: Reel) -> None:
+    def __init__(self, reel: Reel, film_bytes: int = FILM_BYTES) -> None:
         self.alt = reel.alt
-        self.film, self.width, self.height = film(reel)
+        self.film, self.width, self.height = film(reel, film_bytes)
         self.html = player(reel, self.film, self.width, self.height)
 
     def __repr__(self) -> str:
@@ -71,6 +71,7 @@ def step_viewer(
     curve: tuple[Figure, Sequence[tuple[float, float] | None]] | None = None,
     side: int = 256,
     alt: str | None = None,
+    film_bytes: int = FILM_BYTES,
 ) -> StepViewer:
     """A slider over the steps of a run, with a play button.
 
@@ -83,7 +84,9 @@ def step_viewer(
     side: pictures are enlarged by a whole factor up to this many pixels.
     alt: what there is to see, for those who do not see it; by default the labels' ends and the names.
 
-    A film of at most 12 of the steps takes its place where no script may run. Together they take about 100 kB of a
+    film_bytes: what the film may take; more keep more colours and frames.
+
+    A film of at most 12 of the steps takes its place where no script may run. Together they take about 120 kB of a
     notebook, for which pictures are compressed as far as it needs; five pictures in each of 20 steps take more.
 
     Raises ValueError if there are no frames, or labels, names, rows or points do not match them.
@@ -104,7 +107,7 @@ def step_viewer(
         shown = " | ".join(name for name in (*rows, *names) if name)
         alt = f"From {labels[0]} to {labels[-1]}, {len(labels)} frames" + (f": {shown}" if shown else "")
     drawn = None if curve is None else _curve(*curve, len(labels))
-    return StepViewer(Reel(pictures, labels, names, rows, factors, drawn, alt))
+    return StepViewer(Reel(pictures, labels, names, rows, factors, drawn, alt), film_bytes)
 
 
 def _grid(frame: Any, rows: int) -> list[list[Any]]:
@@ -132,7 +135,13 @@ def _curve(figure: Figure, points: Sequence[tuple[float, float] | None], count: 
 
 
 def run_viewer(
-    pipe: "StableDiffusionPipeline", steps: Sequence[Step], *, picture: int = 0, side: int = 128, alt: str | None = None
+    pipe: "StableDiffusionPipeline",
+    steps: Sequence[Step],
+    *,
+    picture: int = 0,
+    side: int = 128,
+    alt: str | None = None,
+    film_bytes: int = FILM_BYTES,
 ) -> StepViewer:
     """A slider over the steps of a run, with all that is known at each, as in `run(...).steps` or from `denoise`.
 
@@ -146,7 +155,7 @@ def run_viewer(
 
     steps: in any number, also a part of a run: `result.steps[::2]`. picture: which one of the batch.
     side: of the pictures, in pixels: larger ones are made smaller, latents are enlarged by a whole factor.
-    alt: as in `step_viewer`.
+    alt, film_bytes: as in `step_viewer`.
 
     Everything is decoded and drawn in this call. Raises ValueError for no steps, or a picture that the batch lacks.
     """
@@ -176,7 +185,8 @@ def run_viewer(
     whole = [step.index for step in steps] == list(range(len(steps)))  # as far as one can tell
     of = f" of {len(steps)}" if whole else ""
     labels = [f"step {step.index + 1}{of}, t = {step.t:g}" for step in steps]
-    return step_viewer(list(zip(*columns.values(), strict=True)), labels, names=tuple(columns), side=side, alt=alt)
+    frames = list(zip(*columns.values(), strict=True))
+    return step_viewer(frames, labels, names=tuple(columns), side=side, alt=alt, film_bytes=film_bytes)
 
 
 def _as_shown(x: Tensor, eps: Tensor, x0: Tensor) -> Tensor:

@@ -43,7 +43,13 @@ def ddim_loop(
 @torch.no_grad()
 def to_pixels(vae: nn.Module, x: Tensor) -> np.ndarray:
     """Latents at t = 0 as pictures (B, height, width, 3) of bytes."""
-    return _bytes(_painted(vae, x / vae.config.scaling_factor))
+    return unrounded(vae, x).round().astype(np.uint8)
+
+
+@torch.no_grad()
+def unrounded(vae: nn.Module, x: Tensor) -> np.ndarray:
+    """Part 7 without its last step: numbers from 0 to 255 that are not whole, (B, height, width, 3)."""
+    return _scaled(_painted(vae, x / vae.config.scaling_factor))
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -132,11 +138,10 @@ GUIDED_NOISE = Exercise(
     solution=guided_noise,
     cases=_guidance_cases,
     hints=(
-        "The U-Net has to be asked about every latent twice: with the empty prompt, and with the words.",
-        "One call does both: the latents twice, and as many sets of vectors, first all the empty ones, then all words. "
-        "Then begin at the first answer, and go s times the way to the second.",
-        "`vectors.repeat_interleave(len(x), dim=0)` gives the sets in that order, and `.sample.chunk(2)` takes the two "
-        "answers apart.",
+        "The latents go in twice: `torch.cat([x, x])`. Which vectors belong to the first half, which to the second?",
+        "`vectors.repeat_interleave(len(x), dim=0)` gives empty, empty, words, words; with `repeat` they alternate.",
+        "`.sample.chunk(2)` takes the two halves of the answer apart. Begin at the first, the one without words, and "
+        "go s times the way to the second.",
     ),
     mistakes=(
         Mistake(
@@ -209,7 +214,7 @@ DDIM_LOOP = Exercise(
     hints=(
         "One step has two moves: estimate x0, then put back the noise that belongs to the next timestep.",
         "The first move uses alpha_bar[t], the second alpha_bar[t_next], and both the same predicted noise.",
-        "Which timestep comes after the last of the list? In Stable Diffusion's settings it is 0.",
+        "`zip(timesteps, [*timesteps[1:], 0])` pairs each timestep with the next one; the last is paired with 0.",
     ),
     mistakes=(
         Mistake(
@@ -268,7 +273,12 @@ def _painted(vae: nn.Module, z: Tensor) -> Tensor:
 
 def _bytes(unit: Tensor) -> np.ndarray:
     """(B, 3, height, width) from 0 to 1 as (B, height, width, 3) from 0 to 255."""
-    return (unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255).round().astype(np.uint8)
+    return _scaled(unit).round().astype(np.uint8)
+
+
+def _scaled(unit: Tensor) -> np.ndarray:
+    """(B, 3, height, width) from 0 to 1 as (B, height, width, 3) from 0 to 255, not rounded."""
+    return unit.permute(0, 2, 3, 1).float().cpu().numpy() * 255
 
 
 def _not_clamped(vae: nn.Module, x: Tensor) -> np.ndarray:
@@ -282,9 +292,10 @@ TO_PIXELS = Exercise(
     solution=to_pixels,
     cases=lambda: [(_Vae(), torch.randn((b, 4, 4, 6), generator=_generator(b))) for b in (1, 2)],
     hints=(
-        "The decoder wants latents as the encoder made them: what did lesson 04 multiply them by?",
-        "The decoder answers with -1 for black and 1 for white. Bring that to 0 to 1, and cut off what lies beyond.",
-        "A picture has its colours last: `permute(0, 2, 3, 1)`. Then times 255, rounded, as `np.uint8`.",
+        "Divide, decode, bring the numbers to 0 to 1, cut off what lies beyond, turn the axes; last, make bytes.",
+        "From -1 to 1 to 0 to 1: `painted / 2 + 0.5`. What lies beyond: `.clamp(0, 1)`.",
+        "Colours last: `.permute(0, 2, 3, 1)`. Then `.float().cpu().numpy()`, times 255, `.round()` and "
+        "`.astype(np.uint8)`.",
     ),
     mistakes=(
         Mistake(
@@ -300,9 +311,7 @@ TO_PIXELS = Exercise(
             "what lies beyond black and white wraps around and becomes its opposite: clamp it to 0 to 1 first.",
         ),
         Mistake(
-            lambda vae, x: np.floor(
-                _painted(vae, x / vae.config.scaling_factor).permute(0, 2, 3, 1).float().cpu().numpy() * 255
-            ).astype(np.uint8),
+            lambda vae, x: np.floor(unrounded(vae, x)).astype(np.uint8),
             "astype cuts off what follows the point, so that the picture is half a step too dark: round first.",
         ),
         Mistake(
@@ -338,7 +347,7 @@ ONE_GENERATOR = Quiz(
         ),
         Option(
             "With a batch of one and seed 7",
-            "That gives the first noise of this generator, and so the first picture again.",
+            "That gives the first noise of this generator, and so the first picture again, but for rounding.",
         ),
         Option(
             "With the first three noises of seed 7, of which you keep the third",
