@@ -45,8 +45,8 @@ def draw() -> list[Drawing]:
         f"Upper way, left to right: an {SCENE.words[0]} {GROUNDS[SCENE.ground]}, {pixels.numel():,} numbers. The "
         f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
-        f"{normal.mean.std():.2f}. The mean is the latent z: the U-Net of Pocket was trained on it. Dashed, what "
-        f"happens only while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
+        f"{normal.mean.std():.2f}. The mean is the latent z; the U-Net of Pocket was trained on s times it. Dashed, "
+        f"what happens only while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
         f"diffusion, is added to the mean, and the sum, the draw, goes straight to the decoder. "
         f"Times s = {scale:.4f} makes z into x0, paler, with a standard deviation of {x0.std():.2f} here and of 1 over "
         "many pictures: the latent that diffusion starts from. At the right, lessons 01 and 02 add noise and take it "
@@ -63,7 +63,7 @@ def draw() -> list[Drawing]:
     _latent(drawing, PARAMETERS, SIGMA, normal.std, "$σ$", f"mean {normal.std.mean():.3f}", kit.VAE)
     _latent(drawing, Z, UPPER, z, "$z = μ$", f"std {z.std():.2f}", kit.VAE)
     _latent(drawing, X0, UPPER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
-    drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "over many pictures: 1", **NOTE)
+    drawing.text(X0 + STACK / 2, UPPER + STACK / 2 + 36, "over many pictures: about 1", **NOTE)
     _latent(drawing, X0, LOWER, x0, "$x_0$", f"std {x0.std():.2f}", kit.X0)
     _latent(drawing, Z, LOWER, x0 / scale, "$z$", f"std {(x0 / scale).std():.2f}", kit.VAE)
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
