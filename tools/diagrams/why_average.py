@@ -124,7 +124,7 @@ def _fan(drawing: Drawing, t: int, x_t: Tensor, shares: Tensor, mean, look, down
     drawing.picture(COLUMNS[1], top, TILE, TILE, mean, smooth=True, frame=kit.X0)
     drawing.picture(COLUMNS[2], top, TILE, TILE, look, smooth=True, frame=kit.X0)
     early = f"of {COUNT} scenes drawn,", "many could lie there"
-    late = f"one of the {COUNT} fits;", "the network", "still blends"
+    late = f"one of the {COUNT} fits;", "the network’s", "look is softer"
     drawing.lines(kit.MARGIN, top + 52, (f"$t$ = {t}:", *(late if down else early)), colour=kit.INK, leading=20)
 
 
