@@ -2,9 +2,10 @@
 
     python -m tools.student_notebooks student      (or: make student)
 
-A folded solution is left out. Of every other folded text only the question stays, with room for an answer. Outputs go,
-so that the class runs the cells itself. The copies want to lie in a folder beside `notebooks`, where their links to
-pictures hold. The solutions stay in `helpers/exercises`, which checks the answers with them.
+A folded solution is left out. Of every other folded text only the question stays, with room for an answer; hints,
+formulas to look up and further reading stay whole. Outputs go, so that the class runs the cells itself. The copies
+want to lie in a folder beside `notebooks`, where their links to pictures hold. The solutions stay in
+`helpers/exercises`, which checks the answers with them.
 """
 
 import argparse
@@ -16,17 +17,20 @@ import nbformat
 from tools.stamp_notebooks import LESSONS, ROOT
 
 FOLDED = re.compile(r"<details>\s*<summary>(.*?)</summary>.*?</details>", re.DOTALL)
+HELP = re.compile(r"\bhint\b|if you want|minutes", re.IGNORECASE)  # in the title of a fold that gives no answer away
 ROOM = "*Your answer:*"
 
 
 def emptied(text: str) -> str:
-    """A cell's Markdown without what is folded in it."""
+    """A cell's Markdown without the solutions and answers that are folded in it."""
 
     def unfolded(block: re.Match[str]) -> str:
         title = block[1].strip()
         if title.startswith("Solution"):
             return ""
-        return ROOM if title in ("Answer", "Answers") else f"**{title}**\n\n{ROOM}"
+        if title in ("Answer", "Answers"):
+            return ROOM
+        return block[0] if HELP.search(title) else f"**{title}**\n\n{ROOM}"
 
     return FOLDED.sub(unfolded, text).strip()
 
