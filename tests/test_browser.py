@@ -606,12 +606,12 @@ def test_an_exercise_gives_a_hint_and_then_passes(lesson):
     assert len(verdicts(notebook)) == len(asked)
     assert all("not answered yet" in line for line in verdicts(notebook))
 
-    name, function = next(pair for pair in asked if pair[0] == "00.latent_shape")
+    name, function = next(pair for pair in asked if pair[0] == "00.latents_shown")
     answer = next(i for i, text in enumerate(sources) if f"def {function}(" in text and "```" not in text)
     check = next(i for i, text in enumerate(sources) if f'exercises.check("{name}"' in text)
     solution = next(match["code"] for text in sources for match in SOLUTION.finditer(text) if match["name"] == name)
-    wrong = f"def {function}(height, width, batch=1):\n    return (1, 4, height // 8, width // 8)"
-    for code, expected in ((wrong, "not right yet. Hint: the first entry is always 1."), (solution, "right, in all")):
+    wrong = f"def {function}(steps, pictures, guidance):\n    return steps * pictures"
+    for code, expected in ((wrong, "not right yet. Hint: with guidance above 1"), (solution, "right, in all")):
         notebook.type(answer, code)
         notebook.step()
         if check != answer:

@@ -86,7 +86,7 @@ def test_an_exercise_without_hints_says_so(capsys, monkeypatch, asked):
 def test_an_unknown_hint_or_quiz_is_refused_with_the_choices(name):
     with pytest.raises(ValueError) as caught:
         exercises.hint(name)
-    assert str(caught.value).startswith(f"Unknown exercise {name!r}: choose one of 00.latent_shape, ")
+    assert str(caught.value).startswith(f"Unknown exercise {name!r}: choose one of 00.change_words, ")
     with pytest.raises(ValueError) as caught:
         exercises.quiz(name)
     assert str(caught.value).startswith(f"Unknown quiz {name!r}: choose one of 00.every_step, ")
@@ -227,23 +227,23 @@ def test_every_random_state_of_the_notebook_is_left_alone(halved):
     assert random_states() == before
 
 
-@pytest.mark.parametrize("name", ["00.nothing", len, ["00.latent_shape"]])
+@pytest.mark.parametrize("name", ["00.nothing", len, ["00.change_words"]])
 def test_an_unknown_name_is_refused_with_the_choices(name):
     with pytest.raises(ValueError) as caught:
         exercises.check(name, len)
-    assert str(caught.value).startswith(f"Unknown exercise {name!r}: choose one of 00.latent_shape, ")
+    assert str(caught.value).startswith(f"Unknown exercise {name!r}: choose one of 00.change_words, ")
 
 
 def test_a_result_instead_of_the_function_is_told_so():
-    text = verdict("00.latent_shape", (1, 4, 16, 16)).text
-    assert text.endswith("give check the function itself, latent_shape, not (1, 4, 16, 16).")
+    text = verdict("00.latents_shown", 4).text
+    assert text.endswith("give check the function itself, latents_shown, not 4.")
 
 
 def test_the_wrong_number_of_arguments_is_reported():
-    answer = verdict("00.latent_shape", lambda height: height)
+    answer = verdict("00.latents_shown", lambda steps: steps)
     assert answer.kind == "raised"
     assert "raised TypeError" in answer.text
-    assert "takes 1 positional argument but 2 were given" in answer.text
+    assert "takes 1 positional argument but 3 were given" in answer.text
 
 
 def test_an_error_deep_in_a_library_is_placed_in_the_learners_line(monkeypatch):
@@ -258,7 +258,7 @@ def test_an_error_deep_in_a_library_is_placed_in_the_learners_line(monkeypatch):
 
 
 def test_an_exit_does_not_end_the_kernel():
-    assert verdict("00.latent_shape", lambda *arguments: exit()).kind == "raised"
+    assert verdict("00.latents_shown", lambda *arguments: exit()).kind == "raised"
 
 
 def test_an_interrupt_stays_an_interrupt():
@@ -266,7 +266,7 @@ def test_an_interrupt_stays_an_interrupt():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        verdict("00.latent_shape", endless)
+        verdict("00.latents_shown", endless)
 
 
 def test_one_missing_case_is_wrong_not_unanswered():

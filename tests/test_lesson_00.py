@@ -12,18 +12,21 @@ import torch
 from diffusers import DDIMScheduler
 from PIL import Image
 
-from helpers import scenes
-from helpers.exercises.lesson_00 import latents_shown
+from helpers import plots, scenes
+from helpers.exercises import QUIZZES
+from helpers.exercises.lesson_00 import change_words, latents_shown
 from helpers.grammar import unknown_words
 from helpers.latents import decode
 from helpers.loading import load_pipeline
+from helpers.model_folder import POCKET
 from helpers.pictures import generate
 from helpers.sampling import run
 from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
 from tests.pipelines import sd15
 
 LESSON = NOTEBOOKS / "00_first_picture.ipynb"
-PROMPT, SPACE = "a blue fox in the snow, noto style", "a red rocket in space, flat style"
+PROMPT, OWL = "a blue fox in the snow, noto style", "an owl on grass, noto style"
+SPACE, APPLE = "a red rocket in space, flat style", "a green apple in space, flat style"
 SEEDS = 20  # of the planets
 PADDING, SIDE, GAP = 56, 384, 16  # around the pictures above the lesson, of each, between them; in pixels
 
@@ -108,9 +111,55 @@ def test_the_first_estimate_is_far_ahead_of_the_latent():
     assert all(apart(frame, frames[-1]) > apart(first, frames[-1]) for frame in frames[:11])
 
 
+def by_hand(pipe, old="", new=""):
+    """What the lesson's own loop draws, with a part of its text exchanged, and the pipeline's picture."""
+    source = cell_with(LESSON, "by_hand").replace(old, new) if old else cell_with(LESSON, "by_hand")
+    assert not old or source != cell_with(LESSON, "by_hand")
+    space = {"torch": torch, "np": np, "pocket": pipe, "plots": plots, "fox": PROMPT}
+    exec(source, space)
+    return space["by_hand"], space["whole"]
+
+
+def test_the_loop_of_the_lesson_draws_what_the_pipeline_draws():
+    pipe = sd15.narrow()
+    pipe.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)  # one call a step, as Pocket's
+    rows, side = "(1, 4, 16, 16)", pipe.unet.config.sample_size
+    drawn, whole = by_hand(pipe, rows, f"(1, 4, {side}, {side})")
+    assert np.abs(np.asarray(drawn, int) - np.asarray(whole, int)).max() <= 1
+
+
+def test_four_steps_go_the_whole_way():
+    scheduler = DDIMScheduler.from_pretrained(POCKET, subfolder="scheduler")
+    scheduler.set_timesteps(4)
+    assert scheduler.timesteps.tolist() == [751, 501, 251, 1]
+    assert "751, 501, 251 and 1" in QUIZZES["00.every_step"].options[0].why
+    assert "set_timesteps(20)" in cell_with(LESSON, "by_hand")
+
+
+@pytest.mark.slow
+def test_a_run_of_four_steps_is_nearly_the_picture_and_four_steps_of_twenty_are_not():
+    pipe = load_pipeline("pocket", device="cpu")
+    drawn, whole = by_hand(pipe)
+    assert apart(drawn, whole) < 0.1
+    few, _ = by_hand(pipe, "set_timesteps(20)", "set_timesteps(4)")
+    stopped, _ = by_hand(pipe, "scheduler.timesteps:", "scheduler.timesteps[:4]:")
+    assert 0.5 < apart(few, whole) < 10
+    assert apart(stopped, whole) > 40
+
+
+@pytest.mark.slow
+def test_the_picture_in_the_answer_is_the_first_latent_and_its_estimate():
+    pipe = load_pipeline("pocket", device="cpu")
+    first = run(pipe, PROMPT, steps=20, guidance=4.0, seed=7).steps[0]
+    shown = attached("first-look.jpg")
+    for left, (picture,) in ((0, decode(pipe, first.latents)), (264, decode(pipe, first.x0))):
+        tile = shown.crop((left, 0, left + 256, 256))
+        assert apart(tile, picture.resize((256, 256), Image.Resampling.BICUBIC)) < 8
+
+
 def test_every_prompt_is_of_words_that_pocket_knows():
     names = constants(LESSON, "prompt", "fox")
-    for prompt in [names["prompt"], names["fox"], SPACE]:
+    for prompt in [names["prompt"], names["fox"], SPACE, APPLE, OWL]:
         assert not unknown_words(prompt), prompt
 
 
@@ -121,54 +170,63 @@ def planet():
 
 def test_every_place_in_space_has_its_planet_in_a_corner_and_the_lesson_finds_it(planet):
     places = [scenes.draw(scenes.Scene((), ground="space", variant=variant)) for variant in range(scenes.VARIANTS)]
-    # Six at the top and four at either side, as the answer below the figure says.
     assert Counter(map(planet, places)) == {"top left": 3, "top right": 3, "bottom left": 1, "bottom right": 1}
     assert planet(scenes.draw(scenes.Scene((), ground="night"))) is None
     assert planet(places[0].resize((512, 512))) == planet(places[0])
 
 
-def test_compare_counts_equal_corners_from_one_seed_and_sets_them_beside_those_from_different_seeds(lesson):
-    corners = ["top left", None, "top left"]
-    assert lesson["compare"](corners, ["top left", None, "top right"]) == "1 of 2 (by chance 50 %)"
-    assert lesson["compare"](corners, ["top left", "top left", "top left"]) == "2 of 2 (by chance 100 %)"
+def test_agree_counts_equal_corners_where_both_pictures_have_one_planet(lesson):
+    corners = ["top left", None, "top left", "bottom left"]
+    assert lesson["agree"](corners, ["top left", None, "top right", None]) == "1 of 2"
+    assert lesson["agree"](corners, corners) == "3 of 3"
 
 
-def test_two_words_of_a_corner_are_exchanged(lesson):
-    corners = ["top left", None, "bottom right"]
-    assert lesson["exchanged"](corners, "left", "right") == ["top right", None, "bottom left"]
-    assert lesson["exchanged"](corners, "top", "bottom") == ["bottom left", None, "top right"]
+def test_the_other_side_of_a_corner_is_in_the_same_row():
+    corners, other = (constants(LESSON, name)[name] for name in ("CORNERS", "OTHER_SIDE"))
+    for corner in corners:
+        assert corners[other[corner]] == (128 - corners[corner][0], corners[corner][1])
 
 
 @pytest.mark.slow
-def test_planets_stay_with_the_noise_and_change_sides_with_it_but_seldom_rows(planet, lesson):
-    compare, draw = lesson["compare"], definitions(LESSON, pocket=load_pipeline("pocket", device="cpu"))["draw"]
+def test_planets_stay_with_the_noise_and_change_sides_with_it(planet, lesson):
+    agree, draw = lesson["agree"], definitions(LESSON, pocket=load_pipeline("pocket", device="cpu"))["draw"]
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(SEEDS)]
-    noise = torch.cat([torch.randn((1, 4, 16, 16), generator=generator) for generator in generators])
-    flights, *others = (
-        [planet(picture) for picture in draw(prompt, x)]
-        for prompt, x in (
-            (SPACE, noise),
-            ("a pig in space, flat style", noise),
-            (SPACE, noise.flip(-1)),
-            (SPACE, noise.flip(-2)),
-        )
-    )
+    noises = torch.cat([torch.randn((1, 4, 16, 16), generator=generator) for generator in generators])
     assert constants(LESSON, "n")["n"] == SEEDS
-    pigs, mirrored, turned = others
-    across, below = lesson["exchanged"](flights, "left", "right"), lesson["exchanged"](flights, "top", "bottom")
-    assert compare(flights, pigs) == "16 of 18 (by chance 41 %)"
-    assert compare(across, mirrored) == "14 of 16 (by chance 39 %)"
-    assert compare(below, turned) == "6 of 17 (by chance 15 %)"
-    assert turned[1] == "bottom right"  # the flame that is taken for a planet
+    flights, apples, mirrored = (
+        [planet(picture) for picture in draw(prompt, x)]
+        for prompt, x in ((SPACE, noises), (APPLE, noises), (SPACE, noises.flip(-1)))
+    )
+    other = constants(LESSON, "OTHER_SIDE")["OTHER_SIDE"]
+    assert Counter(apples).most_common(1) == [("top right", 10)]
+    assert apples.count(None) == 0
+    assert agree(flights, apples) == "18 of 19"
+    assert agree([other.get(corner) for corner in flights], mirrored) == "14 of 16"
+    assert agree(flights, mirrored) == "1 of 16"
+    # What the answer says of single seeds.
+    moved = [None if not (a and b) else other[a] == b for a, b in zip(flights, mirrored, strict=True)]
+    assert [seed for seed, there in enumerate(moved) if there is False] == [2, 16]
+    assert flights[2] == mirrored[2]
+    assert mirrored[16] == "bottom right" and flights[16] == "top right"
 
 
 @pytest.mark.slow
-def test_the_wide_picture_in_the_fold_is_the_one_of_its_cell():
-    noise = torch.randn((1, 4, 16, 32), generator=torch.Generator("cpu").manual_seed(7))
-    settings = {"height": 128, "width": 256, "num_inference_steps": 20, "guidance_scale": 4.0}
+def test_the_pictures_in_the_fold_are_those_of_the_exercise():
     pipe = load_pipeline("pocket", device="cpu")
-    (wide,) = pipe("a mushroom on grass, flat style", latents=noise, **settings).images
-    assert apart(attached("wide.png").convert("RGB").resize((256, 128)), wide) < 8
+    ids = pipe.tokenizer(["", PROMPT, OWL], padding="max_length", truncation=True, return_tensors="pt").input_ids
+    start = torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(7))
+    pipe.scheduler.set_timesteps(20)
+    with torch.no_grad():
+        vectors = pipe.text_encoder(ids).last_hidden_state
+        parts = pipe.unet, pipe.scheduler, start, vectors[[0, 1]], vectors[[0, 2]]
+        early, late = decode(pipe, torch.cat([change_words(*parts, after) for after in (4, 12)]))
+    for left, picture in ((0, early), (264, late)):
+        tile = attached("changed.jpg").crop((left, 0, left + 256, 256))
+        assert apart(tile, picture.resize((256, 256), Image.Resampling.BICUBIC)) < 8
+    # The ground: grass after round 4, snow after round 12.
+    (red, green, blue), snow = (np.asarray(picture, float)[120:, :24].mean(axis=(0, 1)) for picture in (early, late))
+    assert green > red + 50 and green > blue + 50
+    assert snow.min() > 200
 
 
 def test_the_count_of_calls_follows_the_rule_to_be_found():

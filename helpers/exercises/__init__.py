@@ -1,6 +1,6 @@
 """Checked exercises: the learner fills in a function, and `check` answers at once.
 
-    exercises.check("00.latent_shape", latent_shape)
+    exercises.check("00.latents_shown", latents_shown)
 
 prints one line: not answered yet, right, or not right yet with a hint for that very mistake. It never raises for
 anything the learner's function does, so *Run All* goes through an unfinished lesson.
@@ -9,7 +9,7 @@ An exercise is data: inputs, the solution, and the usual mistakes as functions, 
 lesson 09 stand in `lesson_09.py` beside this file as a tuple named `EXERCISES`; they are found by that name, and the
 tests hold every one of them to the same rules. A lesson's module must import fast: build models inside `cases`.
 
-    exercises.hint("00.latent_shape")    # the next hint
+    exercises.hint("00.latents_shown")    # the next hint
     exercises.quiz("00.every_step")      # a multiple-choice question
 
 Hints stand in the exercise; questions in the same module as a tuple named `QUIZZES` (see `quizzes`).
@@ -71,7 +71,7 @@ class Mistake:
 class Exercise:
     """One exercise, as data.
 
-    name: lesson number, dot, a word: `00.latent_shape`.
+    name: lesson number, dot, a word: `00.latents_shown`.
     solution: a right answer; its `__name__` is the name of the learner's function.
     cases: argument tuples the function is called with, at least one of which tells each mistake from the solution; or
         a function returning them, for inputs that are expensive to build (a model, a run).
@@ -120,7 +120,7 @@ class _Outcome:
 def check(name: str, answer: Callable[..., Any]) -> None:
     """Print, in one line, whether `answer` solves the exercise `name`.
 
-    name: a key of `EXERCISES`, such as `00.latent_shape`; anything else raises ValueError naming the choices.
+    name: a key of `EXERCISES`, such as `00.latents_shown`; anything else raises ValueError naming the choices.
     answer: the learner's function itself, not its result.
     """
     print(verdict(name, answer).text)

@@ -1,14 +1,68 @@
-"""The exercises of lesson 00: a shape, and a rule to be found by counting."""
+"""The exercises of lesson 00: the loop with a change of words on the way, and a rule to be found by counting."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-# Stable Diffusion's VAE: 8 x 8 pixels become one place of the latent; 3 colours become 4 channels.
-FACTOR, COLOURS, CHANNELS = 8, 3, 4
+SCALE = 4.0  # of guidance
 
 
-def latent_shape(height: int, width: int, batch: int = 1) -> tuple[int, int, int, int]:
-    """The shape of the latents for `batch` pictures of `height` x `width` pixels."""
-    return (batch, CHANNELS, height // FACTOR, width // FACTOR)
+def change_words(
+    unet: Callable[..., Any], scheduler: Any, x: Tensor, first: Tensor, second: Tensor, after: int
+) -> Tensor:
+    """The lesson's loop, with the vectors `first` in the first `after` rounds and `second` in all others."""
+    return _loop(_changed)(unet, scheduler, x, first, second, after)
+
+
+def _changed(i: int, first: Tensor, second: Tensor, after: int) -> Tensor:
+    return first if i < after else second
+
+
+def _guided(empty: Tensor, yours: Tensor) -> Tensor:
+    return empty + SCALE * (yours - empty)
+
+
+def _loop(
+    vectors: Callable[[int, Tensor, Tensor, int], Tensor],
+    mix: Callable[[Tensor, Tensor], Tensor] = _guided,
+    rounds: int | None = None,
+) -> Callable[..., Tensor]:
+    """The loop with a choice of vectors in round i, another guidance, or fewer rounds."""
+
+    def run(unet: Callable[..., Any], scheduler: Any, x: Tensor, first: Tensor, second: Tensor, after: int) -> Tensor:
+        for i, t in enumerate(scheduler.timesteps[:rounds]):
+            noise = mix(*unet(torch.cat([x, x]), t, vectors(i, first, second, after)).sample.chunk(2))
+            x = scheduler.step(noise, t, x).prev_sample
+        return x
+
+    return run
+
+
+def _unet(x: Tensor, t: Tensor, vectors: Tensor) -> SimpleNamespace:
+    """Stands for a U-Net: what it answers depends on each latent, its vectors and t."""
+    if len(x) != len(vectors):
+        raise ValueError(f"{len(x)} latents and {len(vectors)} sets of vectors: give one set for each latent")
+    mean, spread = (part[:, None, None, None] for part in (vectors.mean(dim=(1, 2)), vectors.std(dim=(1, 2))))
+    return SimpleNamespace(sample=torch.tanh(x) * (0.8 + mean) + t / 1000 * spread / 4)
+
+
+def _runs() -> list[tuple[Callable[..., Any], Any, Tensor, Tensor, Tensor, int]]:
+    from diffusers import DDIMScheduler  # slow to import
+
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((1, 4, 3, 5), generator=generator)
+    first, second = torch.randn((2, 2, 7, 6), generator=generator)
+    runs = []
+    for steps, after in ((6, 2), (5, 4), (4, 1)):
+        scheduler = DDIMScheduler(clip_sample=False)
+        scheduler.set_timesteps(steps)
+        runs.append((_unet, scheduler, x, first, second, after))
+    return runs
 
 
 def latents_shown(steps: int, pictures: int, guidance: float) -> int:
@@ -16,45 +70,46 @@ def latents_shown(steps: int, pictures: int, guidance: float) -> int:
     return steps * pictures * (2 if guidance > 1 else 1)
 
 
-LATENT_SHAPE = Exercise(
-    name="00.latent_shape",
-    solution=latent_shape,
-    # The second is not square, and the third has several pictures: otherwise half of the mistakes would pass.
-    cases=((128, 128), (512, 768), (96, 128, 4)),
+CHANGE_WORDS = Exercise(
+    name="00.change_words",
+    solution=change_words,
+    cases=_runs,
     hints=(
-        "Print the shape of a latent above. What does each of its four numbers count?",
-        "In PyTorch's order these are pictures, channels, height, width. Only the last two depend on the picture's "
-        "size.",
-        "One place of the latent stands for 8 x 8 pixels, and a shape holds whole numbers: divide with //.",
+        "Copy the three lines from the loop of the lesson. Which names have to change? The function is given its own "
+        "`unet` and `scheduler`, and its own vectors.",
+        "In front of the copied lines, choose the vectors for this round: i is 0 in the first round.",
+        "With `after` = 4 the rounds i = 0, 1, 2 and 3 use `first`. The answer is x after the last round.",
     ),
     mistakes=(
         Mistake(
-            lambda h, w, batch=1: (CHANNELS, h // FACTOR, w // FACTOR),
-            "the shape has four entries. The first says how many pictures there are, even when it is one.",
+            _loop(lambda i, first, second, after: first if i <= after else second),
+            "the words change one round late. i counts from 0: what is it in the last round with `first`?",
         ),
         Mistake(
-            lambda h, w, batch=1: (1, CHANNELS, h // FACTOR, w // FACTOR),
-            "the first entry is always 1. It has to be the number of pictures, batch.",
+            _loop(lambda i, first, second, after: first if i < after - 1 else second),
+            "the words change one round early. i counts from 0: what is it in the last round with `first`?",
         ),
         Mistake(
-            lambda h, w, batch=1: (batch, COLOURS, h // FACTOR, w // FACTOR),
-            "three channels are the colours of a picture. Look at the latents above: how many channels have they?",
+            _loop(lambda i, first, second, after: second if i < after else first),
+            "the two have changed places: here the run begins with `second`.",
         ),
         Mistake(
-            lambda h, w, batch=1: (batch, CHANNELS, h, w),
-            "this is as tall and wide as the picture. One place of the latent stands for 8 x 8 pixels.",
+            _loop(lambda i, first, second, after: second if i == after else first),
+            "only one round is asked with `second`. It should be all rounds from there on.",
         ),
         Mistake(
-            lambda h, w, batch=1: (batch, CHANNELS, w // FACTOR, h // FACTOR),
-            "height and width have changed places. PyTorch puts height first: (batch, channels, height, width).",
+            _loop(lambda i, first, second, after: first), "all rounds are asked with `first`: the words never change."
         ),
         Mistake(
-            lambda h, w, batch=1: (batch, CHANNELS, h / FACTOR, w / FACTOR),
-            "the numbers are right, but / gives floats, and a size is a whole number. Divide with //.",
+            _loop(lambda i, first, second, after: second), "all rounds are asked with `second`, the first ones, too."
+        ),
+        Mistake(_loop(_changed, rounds=1), "this is x after one round. Does return stand inside the loop?"),
+        Mistake(
+            _loop(_changed, lambda empty, yours: yours), "the words change where they should. But guidance is missing."
         ),
         Mistake(
-            lambda h, w, batch=1: (batch, h // FACTOR, w // FACTOR, CHANNELS),
-            "the channels stand last, as in a picture file. PyTorch wants them second, right after the batch.",
+            _loop(_changed, lambda empty, yours: _guided(yours, empty)),
+            "the words change where they should. But chunk gives the answer to the empty prompt first, then the other.",
         ),
     ),
 )
@@ -99,33 +154,33 @@ LATENTS_SHOWN = Exercise(
     ),
 )
 
-EXERCISES = (LATENT_SHAPE, LATENTS_SHOWN)
+EXERCISES = (CHANGE_WORDS, LATENTS_SHOWN)
 
 EVERY_STEP = Quiz(
     name="00.every_step",
-    question="You draw one picture in 20 steps. Which of the networks works again at every step?",
+    question="Put 4 for 20 in `set_timesteps(20)` of the cell above. Before you run it: what will these lines draw?",
     options=(
         Option(
-            "The text encoder",
-            "It reads your sentence and the empty one before the first step. The vectors that it makes stay the same "
-            "for all 20 steps.",
+            "Blots, as the latent after 4 of the 20 steps",
+            "`set_timesteps` spreads the steps over the whole way, however few there are: t is 751, 501, 251 and 1. To "
+            "stop the run of 20 steps after four, leave the 20 and write `pocket.scheduler.timesteps[:4]` in the line "
+            "of the loop: then there are blots.",
         ),
         Option(
-            "The U-Net",
-            "At each step it looks at the latent as it is by then and says what in it is noise. The text encoder is "
-            "done before the first step, and the decoder begins after the last. The scheduler works at every step, "
-            "too, but it is arithmetic, not a network.",
+            "A fox much like that of the pipeline",
+            "The four steps go the whole way, too, at t = 751, 501, 251 and 1, and each takes away more of the noise. "
+            "Details differ.",
             right=True,
         ),
         Option(
-            "The VAE's decoder",
-            "All steps happen on the latent. The decoder makes a picture of it once, after the last step; the "
-            "pictures on the way are decoded only for you to look at.",
+            "Exactly the fox of the pipeline, because prompt and seed are the same",
+            "The noise at the start is the same, and so are the vectors. But the U-Net is asked at four timesteps "
+            "instead of 20, and what it is shown after the first step differs.",
         ),
         Option(
-            "All of them, one after the other",
-            "Only what changes from step to step has to be computed again. The sentence does not change, and the "
-            "picture is not needed before the end.",
+            "Something that is no fox: the U-Net was trained for 20 steps",
+            "In training it never took a step: it was shown latents of pictures with noise, each at one t from 0 to "
+            "999. How many steps there are is up to you and the scheduler.",
         ),
     ),
 )
@@ -136,8 +191,7 @@ SAME_NOISE = Quiz(
     options=(
         Option(
             "The latent before the first step",
-            "The seed alone makes the noise at the start; the prompt has no part in it. After the first step the "
-            "latents differ.",
+            "The seed alone makes the noise at the start; the prompt has no part in it.",
             right=True,
         ),
         Option(
@@ -146,9 +200,8 @@ SAME_NOISE = Quiz(
             "differs, and so does what guidance makes of the two.",
         ),
         Option(
-            "The vectors of all words but the changed one",
-            "A vector depends on the words before its own. So those before the changed word stay, and those after it "
-            "change.",
+            "The latent after the first step",
+            "The scheduler has taken away a part of what the U-Net called noise, and that answer depends on the words.",
         ),
         Option(
             "All of the picture but the thing that the word names",
