@@ -128,7 +128,7 @@ def test_unets_have_the_sizes_of_their_configurations(name, settings):
     levels = settings["block_out_channels"]
     for level in range(len(levels)):
         side = settings["sample_size"] >> level
-        assert f"{side} × {side} places" in written
+        assert f"level {level}: {side} × {side} places" in written
     enters = [
         f"{before:,} → " if before != now else "" for before, now in zip(levels[:1] + levels, levels, strict=False)
     ]

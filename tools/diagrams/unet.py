@@ -369,13 +369,13 @@ def _headings(drawing: Drawing, boxes: list[Box]) -> None:
     for level in range(middle.level + 1):
         row = [box for box in boxes if box.level == level and box.block.kind != "convolution"]
         x = (row[0].x + row[-1].x) / 2
-        places = f"{row[0].block.side} × {row[0].block.side} places"
+        places = f"level {level}: {row[0].block.side} × {row[0].block.side} places"
         counts = dict.fromkeys(box.block.channels for box in boxes if box.level == level)  # in the order of the flow
         numbers = f"{' → '.join(f'{count:,}' for count in counts)} numbers each"
         y = row[0].y
         if level == middle.level:
             x, y = x - 5, y + row[0].height / 2 + 42
-            width = kit.text_width(numbers, kit.SMALL) + 2
+            width = max(kit.text_width(numbers, kit.SMALL), kit.text_width(places, kit.HEAD, bold=True)) + 2
             drawing.rect(x - width / 2, y - 18, width, 40, fill=kit.CARD, radius=0)
         drawing.text(x, y - 3, places, size=kit.HEAD, anchor="middle", bold=True)
         drawing.text(x, y + 16, numbers, size=kit.SMALL, colour=kit.SECOND, anchor="middle")
