@@ -13,7 +13,7 @@ from diffusers import DDIMScheduler
 from PIL import Image
 
 from helpers import exercises, plots, stations
-from helpers.exercises import EXERCISES
+from helpers.exercises import EXERCISES, lesson_07
 from helpers.inputs import prompt_notes
 from helpers.judge import NOTHING, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
@@ -97,6 +97,46 @@ def test_short_padding_of_one_text_a_call_fails_and_of_both_keeps_the_vectors_th
     torch.testing.assert_close(all_of_them[:, : few.shape[1]], few, rtol=1e-4, atol=1e-4)
 
 
+def test_one_short_set_leaves_the_other_as_it_is_and_full_length_changes_nothing(lesson, pipe):
+    ids = [lesson["token_ids"](pipe.tokenizer, text) for text in ("", PROMPT)]
+    length = ids[0].shape[1]
+    with torch.no_grad():
+        full = lesson["text_vectors"](pipe.text_encoder, *ids)
+        right = lesson["draw"](lesson["parts"], PROMPT, [0], steps=STEPS)
+        for which in (0, 1):
+            sets = lesson["one_set_short"](which, 6).text_vectors(pipe.text_encoder, *ids)
+            assert [one.shape[1] for one in sets] == [6 if number == which else length for number in (0, 1)]
+            assert all(torch.equal(one[0], whole[: one.shape[1]]) for one, whole in zip(sets, full, strict=True))
+            short, same = (
+                lesson["draw"](lesson["one_set_short"](which, left), PROMPT, [0], steps=STEPS) for left in (6, length)
+            )
+            assert apart(short, right) > 1
+            assert apart(same, right) <= 1
+
+
+def test_the_learners_parts_are_told_from_the_courses(lesson):
+    assert lesson_07.yours(lesson["parts"]) == "none yet"
+    own = {"guided_noise": lambda *arguments: None, "to_pixels": lambda vae, x: None}
+    assert lesson_07.yours(SimpleNamespace(**{**vars(lesson["parts"]), **own})) == "5, 7"
+
+
+def test_parts_3_and_7_are_the_courses_until_the_end():
+    assert "parts.start_noise, parts.to_pixels = lesson_07.start_noise, lesson_07.to_pixels" in cell_with(
+        LESSON, "parts.text_vectors, parts.timesteps ="
+    )
+    headings = [
+        line
+        for cell in nbformat.read(LESSON, as_version=4).cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
+    after = headings[headings.index("## For afterwards (25 minutes)") :]
+    assert "## Summary" in headings and "## Summary" not in after
+    assert [line[:10] for line in after[1:3]] == ["### Part 3", "### Part 7"]
+    assert not [line for line in headings if line.startswith(("### Part 3", "### Part 7")) and line not in after]
+
+
 def test_with_an_end_at_1_the_picture_is_that_of_the_librarys_setting(lesson, pipe):
     noise = lesson["parts"].start_noise([0], lesson["shape"])
     ends_at_1 = lesson["alpha_bar"].clone()
@@ -120,7 +160,7 @@ def test_with_an_end_at_1_the_picture_is_that_of_the_librarys_setting(lesson, pi
 def test_unrounded_and_then_rounded_a_picture_is_that_of_part_7(lesson, pipe):
     latents = torch.randn((2, 4, SIDE // 8, SIDE // 8), generator=seeded(0))
     with torch.no_grad():
-        plain = lesson["unrounded"](pipe.vae, latents)
+        plain = lesson_07.unrounded(pipe.vae, latents)
         assert np.array_equal(plain.round().astype(np.uint8), lesson["parts"].to_pixels(pipe.vae, latents))
     assert (plain != plain.round()).any()
 
@@ -206,7 +246,7 @@ def article(monkeypatch, tmp_path, *, cuda: bool, load) -> Painter:
     namespace |= {"load_pipeline": load}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.chdir(tmp_path)
-    exec(cell_with(LESSON, "load_pipeline(ARTICLE_MODEL"), namespace)
+    exec(cell_with(LESSON, "load_pipeline(FINE_TUNE"), namespace)
     return own
 
 
@@ -260,4 +300,4 @@ def test_the_prompts_in_pockets_place_are_of_its_world(monkeypatch, tmp_path):
 def test_the_text_names_the_articles_model_and_the_cell_the_librarys_line():
     texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
     assert [text for text in texts if f"`{ARTICLE_MODEL}`" in text]
-    assert "from_pretrained(ARTICLE_MODEL, dtype=torch.float16)" in cell_with(LESSON, "load_pipeline(ARTICLE_MODEL")
+    assert "from_pretrained(FINE_TUNE, dtype=torch.float16)" in cell_with(LESSON, "load_pipeline(FINE_TUNE")
