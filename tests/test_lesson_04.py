@@ -2,6 +2,7 @@
 
 import json
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -50,15 +51,23 @@ def test_the_lesson_s_weights_are_those_of_the_shipped_vae():
     assert (settings["mse_weight"], settings["edge_weight"], settings["kl_weight"]) == (8.0, 1.0, 1e-6)
 
 
-def test_the_median_keeps_a_line_of_four_and_loses_a_line_of_three_and_lines_every_seven(lesson):
-    stripes, middle = lesson["stripes"], slice(SIDE // 2 - 2, SIDE // 2 + 2)
-    four, three, many = (drawn.median(dim=0).values for drawn in (stripes(4), stripes(3), stripes(3, every=7)))
-    assert [int(found.sum()) for found in (four, three, many)] == [4, 0, 0]
-    assert bool(four[middle].all())
+@pytest.fixture
+def greys(lesson):
+    """What the lesson's cell finds for lines every seven pixels, over a whole number of sevens."""
+    lines = lesson["lines"](7)[0][..., : SIDE // 7 * 7]
+    space = {"torch": torch, "tiles": [[None, None, lines], [None, None, lines]], "light": lesson["light"]}
+    exec(cell_with(LESSON, "greys = torch.linspace"), space)
+    return {name: int(loss.mean(dim=1).argmin()) for name, loss in space["losses"].items()}
 
 
-def test_lines_every_seven_leave_no_place_in_the_mean_of_seven(lesson):
-    torch.testing.assert_close(lesson["stripes"](3, every=7).mean(dim=0), torch.full((SIDE,), 3 / 7))
+def test_the_best_grey_for_lines_every_seven_is_the_mean_the_median_and_for_the_loss_one_near_the_mean(greys):
+    assert greys == {"squared error": round(255 * 4 / 7), "L1": 255, "L1 + 8 × squared error": 147}
+
+
+def test_the_edges_ask_for_no_grey_in_particular(lesson):
+    lines = lesson["lines"](7)
+    edges = [lesson["pixel_terms"](lines, torch.full_like(lines, grey))[2] for grey in (-1.0, 0.1, 1.0)]
+    torch.testing.assert_close(edges, [edges[0]] * 3)
 
 
 @pytest.mark.parametrize(("c", "w"), [(1e-3, 1e-6), (0.3, 0.7)])
@@ -116,11 +125,25 @@ def lesson_in_pocket():
 def test_the_formula_puts_the_encoder_s_sigmas_in_order_each_about_a_tenth_too_low(lesson_in_pocket, capsys):
     cell = cell_with(LESSON, '"04.best_sigma", best_sigma').split("\n", 1)[1]
     exec(cell, lesson_in_pocket | {"best_sigma": best_sigma, "count": 4})
-    pairs = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("channel")]
-    formula, encoder = np.array([[float(pair[3].strip(",")), float(pair[5])] for pair in pairs]).T
+    found = [line.replace(",", "").split() for line in capsys.readouterr().out.splitlines()]
+    small, large = np.array([[float(line[4]), float(line[9])] for line in found if line[0] == "channel"]).T
+    formula, encoder = np.array([[float(line[1]), float(line[3])] for line in found if line[0] == "formula"]).T
+    assert np.all(abs(small / large - 1) < 0.06)  # c sigma² is right for both noises
     assert len(formula) == 4
     assert np.array_equal(formula.argsort(), encoder.argsort())
     assert np.all(abs(formula / encoder - 0.9) < 0.05)
+    assert encoder.argmin() == 2
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_lines_come_back_from_11_pixels_apart_on_and_not_up_to_10(lesson_in_pocket):
+    space = lesson_in_pocket | {"show": lambda figure, caption: plt.close(figure)}
+    for part in ("def there_and_back", "def kept"):
+        exec(cell_with(LESSON, part), space)
+    apart = np.array(space["spacings"])
+    assert space["both"][:, apart <= 10].max() < 0.1
+    assert space["both"][:, apart >= 11].min() > 0.55
 
 
 @pytest.mark.slow

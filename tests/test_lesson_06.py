@@ -6,7 +6,7 @@ from diffusers import DDIMScheduler
 
 from helpers.exercises.lesson_06 import at_once, compose
 from helpers.sampling import guide, normal, predict
-from tests.lessons import NOTEBOOKS, definitions
+from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "06_guidance.ipynb"
@@ -72,11 +72,20 @@ def test_only_what_stands_at_its_place_matches(lesson):
 
 
 @torch.no_grad()
-def test_where_the_scale_is_one_the_network_is_asked_once(pipe, lesson, fox, monkeypatch):
+def test_at_scales_nought_and_one_the_network_is_asked_once(pipe, lesson, fox, monkeypatch):
     asked = []
     monkeypatch.setitem(lesson, "predict", lambda pipe, x, t, words: asked.append(words) or predict(pipe, x, t, words))
     x = randn(1, 4, 8, 8)
     torch.testing.assert_close(lesson["guided"](fox, 1)(x, 500), predict(pipe, x, 500, fox))
-    assert len(asked) == 1
+    torch.testing.assert_close(lesson["guided"](fox, 0)(x, 500), predict(pipe, x, 500, lesson["empty"]))
+    assert len(asked) == 2
     lesson["guided"](fox, 4)(x, 500)
-    assert len(asked) == 3
+    assert len(asked) == 4
+
+
+def test_the_small_world_keeps_its_shares_at_one_and_loses_a_way_above():
+    space = {"torch": torch}
+    exec(cell_with(LESSON, "def bells("), space)
+    left = space["left"]
+    assert left[1] == pytest.approx(0.7, abs=1e-3)
+    assert left[1] > left[4] > left[7.5]

@@ -105,27 +105,24 @@ DOWNHILL = Exercise(
 
 EXERCISES = (BEST_SIGMA, DOWNHILL)
 
-BLUR = Quiz(
-    name="04.blur",
-    question="Now the line of three pixels stands in the middle place six times out of ten, and the other four times "
-    "in one of the six places beside it. What is then the best guess for L1?",
+BEST_GREY = Quiz(
+    name="04.best_grey",
+    question="Now the lines are four pixels wide, still one every seven. Which single grey is then the best for L1?",
     options=(
         Option(
-            "A line smeared over all seven places, but less than before.",
-            "That is the mean, the best guess for squared error. Four cases out of ten do move a mean.",
+            "A grey somewhat darker than before.",
+            "The mean does get darker, but that is the best grey for squared error. L1 asks for the median.",
         ),
         Option(
-            "The line in the middle place, sharp.",
-            "More than half of each pixel's values are those of that line, and a value that more than half share is "
-            "the median.",
+            "Black.",
+            "Four pixels in seven are now black, so the value in the middle is black: the median jumps.",
             right=True,
         ),
         Option(
-            "Nothing, as in the figure's median: three pixels are too narrow.",
-            "There no pixel was black in more than 3 of the seven rows. Now the line's three pixels are, six times in "
-            "ten.",
+            "White, as before.",
+            "White was the median while four pixels in seven were white. Now it is three in seven.",
         ),
     ),
 )
 
-QUIZZES = (BLUR,)
+QUIZZES = (BEST_GREY,)

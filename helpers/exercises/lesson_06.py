@@ -152,7 +152,7 @@ COMPOSE = Exercise(
 
 SCALE = Quiz(
     name="06.scale",
-    question="Ho and Salimans write guidance as ε_words + w (ε_words − ε_empty). "
+    question="Guidance by Ho and Salimans, rearranged: ε_words + w (ε_words − ε_empty). "
     "Which s is w\N{NO-BREAK SPACE}=\N{NO-BREAK SPACE}2?",
     options=(
         Option(
