@@ -34,8 +34,9 @@ __all__ += ["as_picture", "faults", "figure_file", "picture_file", "show"]
 # hide the bands that a palette draws across a soft shadow.
 PALETTE_ERROR = 8
 PALETTE_EXCEPT = 0.001
-# Else its values are rounded to multiples of this: an error of 3, which no eye sees and which halves the file.
-ROUNDED = 6
+# Else its values are rounded to multiples of the first of these that makes the file small enough. To multiples of 3 no
+# eye sees it; of 6, which halves the file, a plain ground between two of them can get faint patches.
+ROUNDED = (3, 6)
 # Photographs do not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks
 # show just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
 PNG_BYTES = 45_000
@@ -114,13 +115,13 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     width = round(image.width * PER_INCH / figure.dpi)
 
     palette = image.quantize(256, dither=Image.Dither.NONE)
-    exact = image.point([min(255, ROUNDED * round(value / ROUNDED)) for value in range(256)] * 3)
-    full = palette if _looks_like(palette, image) else exact
-    # At its fastest, PNG makes no file twice as large as at its best: so that of photographs is not tried in vain.
-    if len(picture_file(full, compress_level=1)) <= 2 * PNG_BYTES:
-        png = picture_file(full, optimize=True)
-        if len(png) <= PNG_BYTES:
-            return "image/png", png, width
+    rounded = [image.point([min(255, step * round(value / step)) for value in range(256)] * 3) for step in ROUNDED]
+    for full in [palette] if _looks_like(palette, image) else rounded:
+        # At its fastest, PNG makes no file twice as large as at its best: so that of photographs is not tried in vain.
+        if len(picture_file(full, compress_level=1)) <= 2 * PNG_BYTES:
+            png = picture_file(full, optimize=True)
+            if len(png) <= PNG_BYTES:
+                return "image/png", png, width
     # Stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one.
     image = image.reduce(2)
     for quality in JPEG_QUALITIES:
@@ -128,7 +129,7 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
         jpeg = picture_file(image, "JPEG", quality=quality, subsampling=0)
         if len(jpeg) <= FIGURE_BYTES:
             break
-    png = picture_file(exact.reduce(2), optimize=True)
+    png = picture_file(rounded[-1].reduce(2), optimize=True)
     return ("image/jpeg", jpeg, width) if len(jpeg) < len(png) else ("image/png", png, width)
 
 
