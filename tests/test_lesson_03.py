@@ -1,4 +1,4 @@
-"""The functions of lesson 03 and its exercise: its hook is the helper's, and what it counts and draws is right."""
+"""The functions of lesson 03: its hook is the helper's, and what it counts and draws is right."""
 
 from types import SimpleNamespace
 
@@ -9,8 +9,8 @@ from torch import nn
 from torch.testing import assert_close
 
 from helpers import surgery
-from helpers.exercises.lesson_03 import amounts
-from tests.lessons import NOTEBOOKS, definitions
+from helpers.loading import load_pipeline
+from tests.lessons import NOTEBOOKS, constants, definitions
 from tests.pipelines.tiny import WIDTH, randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "03_inside_the_unet.ipynb"
@@ -24,7 +24,7 @@ def pipe():
 @pytest.fixture
 def lesson(pipe):
     """The functions of the lesson and its imports, with the tiny pipeline where the lesson has loaded one."""
-    return definitions(LESSON, pipe=pipe, unet=pipe.unet, measure=amounts)
+    return definitions(LESSON, pipe=pipe, unet=pipe.unet)
 
 
 @pytest.mark.parametrize("layers", [["conv"] * 3, ["conv", "halve", "conv"], ["halve", "conv", "halve", "conv"]])
@@ -44,25 +44,11 @@ def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
     assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02
 
 
-def test_what_the_amounts_leave_has_nothing_of_any_part():
+def test_what_the_amounts_leave_has_nothing_of_any_part(lesson):
     parts = [randn(2, 4, 8, 8, seed=seed) + randn(1, 4, 8, 8, seed=9) for seed in (1, 2, 3)]
     x = randn(2, 4, 8, 8)
-    left = x - sum(amount * part for amount, part in zip(amounts(x, parts), parts, strict=True))
+    left = x - sum(amount * part for amount, part in zip(lesson["made_of"](x, *parts), parts, strict=True))
     assert_close(torch.stack([(left * part).mean() for part in parts]), torch.zeros(3), rtol=0, atol=1e-5)
-
-
-@torch.no_grad()
-def test_a_run_that_gets_all_three_wires_of_another_answers_as_the_other(lesson, pipe):
-    side = pipe.unet.config.sample_size
-    x, words = randn(2, 4, side, side), randn(1, 5, WIDTH, seed=1).expand(2, -1, -1)
-    as_they_are = pipe.unet(x, 100, words).sample
-    with lesson["all_three"]():
-        exchanged = pipe.unet(x, 100, words).sample
-    assert_close(exchanged, as_they_are.flip(0))
-
-
-def test_two_runs_exchange_what_belongs_to_them(lesson):
-    assert lesson["exchange"](torch.arange(4.0).reshape(4, 1, 1, 1)).flatten().tolist() == [2, 3, 0, 1]
 
 
 def test_a_sketch_marks_one_part_in_red_and_the_others_not(lesson):
@@ -70,7 +56,7 @@ def test_a_sketch_marks_one_part_in_red_and_the_others_not(lesson):
         return (np.asarray(lesson["sketch"](name)) == (166, 27, 27)).all(axis=2)
 
     parts = [f"skip {number}" for number in range(6)]
-    parts += ["from level 1", "from level 2", "level 2 blind", *(f"words at level {level}" for level in range(3))]
+    parts += ["from level 1", "from level 2", *(f"words at level {level}" for level in range(3))]
     assert not reds("").any()
     assert all(reds(part).any() for part in parts)
     assert len({reds(part).tobytes() for part in parts}) == len(parts)
@@ -102,34 +88,145 @@ def test_neighbours_change_places_in_both_halves_of_a_guided_batch(lesson):
     assert guided.flatten().tolist() == list(range(8))
 
 
-def test_layouts_and_things_are_counted_beside_the_partners(lesson, capsys):
-    one, both, twice = (
-        SimpleNamespace(layout="one", words=("fox",)),
-        SimpleNamespace(layout="above", words=("owl", "fox")),
-        SimpleNamespace(layout="above", words=("fox", "fox")),
-    )
-    lesson |= {"things": ["fox", "owl"], "layouts": ["one", "above"]}
-    lesson["arranged"]({"as asked": [one, both], "swapped": [twice, one]})
+def reading(layout, *words, colours=("red",)):
+    return SimpleNamespace(layout=layout, words=words, colours=colours)
+
+
+def test_layouts_are_counted_beside_the_partners(lesson, capsys):
+    lesson |= {"things": ["fox", "owl"], "read_pocket": lambda pipe, drawings: drawings}
+    one, both, twice = reading("one", "fox"), reading("above", "owl", "fox"), reading("above", "fox", "fox")
+    sets = {"as asked": [one, both], "swapped": [twice, one]}
+    as_asked = [(0, one), (1, both)]
+    found = lesson["arranged"](sets, ["a", "b"], ["one", "above"], "as asked", lambda *seen: seen in as_asked)
+    assert found == sets
     counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert counts == [["1", "0", "1"], ["1", "0", "1"], ["0", "1", "1"], ["0", "1", "0"]]
+    assert counts == [["1", "0", "1"], ["1", "0", "1"], ["0", "1", "0"], ["0", "1", "0"]]
 
 
-def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(lesson, capsys):
-    fox, owl = (SimpleNamespace(words=(word,), colours=("red",)) for word in ("fox", "owl"))
+def test_the_things_are_as_asked_if_they_are_those_of_the_prompt_and_no_other(lesson):
+    lesson |= {"things": ["cat", "dog", "fox", "owl"]}
+    as_asked = lesson["as_asked"]
+    assert as_asked(2, reading("one", "fox")) and as_asked(2, reading("above", "fox", "fox"))
+    assert as_asked(3, reading("above", "owl", "fox"))
+    assert not as_asked(2, reading("above", "owl", "fox")) and not as_asked(3, reading("one", "fox"))
+
+
+def test_relations_are_drawn_whole_and_swapped_and_the_order_is_counted(lesson, capsys, monkeypatch):
+    drawn = {"whole": ["beside fox owl", "above fox owl"] * 6, "swapped": ["above owl cat", "one owl"] * 6}
+    texts = []
+
+    def drawn_as(name):
+        return lambda *args: texts.append(args[-1]) or drawn[name]
+
+    monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
+    monkeypatch.setattr(lesson["plots"], "grid", lambda *rows, **more: None)
+    lesson |= {"asked": ["a fox", "an owl"] * 6, "things": ["fox", "owl"] * 6}
+    lesson |= {"drawn_whole": drawn_as("whole"), "drawn_asked": drawn_as("swapped")}
+    lesson |= {"read_pocket": lambda pipe, drawings: [reading(*one.split()) for one in drawings]}
+    lesson["relations_swapped"]("left of", "above")
+    assert texts[0] == texts[1] == ["a fox left of an owl", "a fox above an owl"] * 6
+    counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
+    assert counts == [["6", "0", "6"], ["6", "0", "6"], ["0", "6", "0"], ["0", "0", "0"]]
+
+
+def test_the_whole_network_draws_no_picture_twice(lesson):
+    calls = []
+
+    def drawn_asked(changed, texts, latents):
+        calls.append((texts, latents.tolist()))
+        return [f"picture of {text}" for text in texts]
+
+    lesson |= {"asked": ["a fox", "an owl"], "noises": torch.tensor([0.0, 1.0]), "kept": {}, "drawn_asked": drawn_asked}
+    assert lesson["drawn_whole"]() == lesson["drawn_whole"]() == ["picture of a fox", "picture of an owl"]
+    assert lesson["drawn_whole"](["a fox", "two owls"]) == ["picture of a fox", "picture of two owls"]
+    assert calls == [(["a fox", "an owl"], [0.0, 1.0]), (["two owls"], [1.0])]
+
+
+@pytest.fixture
+def tried(lesson):
+    """The lesson's experiment with its table and pictures taken down: what was shown stands in `shown`."""
+    fox, owl = reading("one", "fox"), reading("one", "owl")
     shown = []
     lesson |= {
         "things": ["fox", "owl"],
+        "pictures": {"whole": "whole"},
+        "cut_by": lambda mine: "skip 1",
         "drawn_asked": lambda changed: changed,
-        "read": lambda sets: {"cut": [fox, fox], "swapped": [owl, fox]},
+        "read": lambda sets: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, owl]},
         "pairs_shown": lambda sets, found, caption, wire: shown.append((wire, sets)),
     }
-    experiment = lesson["experiment"]
-    puts, swap = [], lesson["partners"]
-    experiment("skip 1", lambda put: puts.append(put) or len(puts), {"cut": 2, "swapped": 0})
-    assert swap in puts and torch.zeros_like in puts
-    assert shown[0][0] == "skip 1" and list(shown[0][1]) == ["cut", "swapped"]
+    return SimpleNamespace(experiment=lesson["experiment"], partners=lesson["partners"], shown=shown, lesson=lesson)
+
+
+def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(tried, capsys):
+    tried.experiment("skip 1", lambda put: put, {"cut": 2, "swapped": 0})
+    assert tried.shown == [("skip 1", {"whole": "whole", "cut": torch.zeros_like, "swapped": tried.partners})]
     told = capsys.readouterr().out
-    assert "cut: 2 of 2 expected, 1 read" in told and "swapped: 0 of 2 expected, 0 read" in told
-    for part, expected in [(lambda put: None, {"cut": 1, "swapped": 1}), (lambda put: 1, {"cut": ..., "swapped": 1})]:
-        experiment("skip 1", part, expected)
-        assert "not answered yet" in capsys.readouterr().out and len(shown) == 1
+    assert "cut: 2 of 2 expected, 1 read" in told and "swap: 0 of 2 expected, 1 read" in told
+    assert "try another wire" not in told
+
+
+def test_an_experiment_says_if_the_partners_thing_comes_by_another_wire(tried, capsys):
+    tried.lesson["things"][:] = ["fox", "cat"]
+    tried.experiment("skip 1", lambda put: put, {"cut": 2, "swapped": 0})
+    assert "hardly comes by “skip 1”" in capsys.readouterr().out and tried.shown
+
+
+@pytest.mark.parametrize(
+    ("wire", "part", "expected", "says"),
+    [
+        (..., lambda put: put, {"cut": 1, "swapped": 1}, "skip 0, skip 1, from level 1"),
+        ("skip 1", lambda put: None, {"cut": 1, "swapped": 1}, "`mine` returns nothing"),
+        ("skip 1", lambda put: put, {"cut": ..., "swapped": 1}, "two whole numbers"),
+        ("from level 1", lambda put: put, {"cut": 1, "swapped": 1}, "but `mine` changes “skip 1”"),
+        ("skip 1", lambda put: "the same", {"cut": 1, "swapped": 1}, "put=put"),
+    ],
+)
+def test_an_experiment_says_what_is_missing(tried, capsys, wire, part, expected, says):
+    tried.experiment(wire, part, expected)
+    assert says in capsys.readouterr().out and not tried.shown
+
+
+@torch.no_grad()
+def test_the_wire_that_is_cut_is_known_by_its_error(lesson, pipe):
+    side = pipe.unet.config.sample_size
+    inputs = randn(1, 4, side, side), 400, randn(1, 5, WIDTH, seed=1)
+
+    def error(t):
+        return pipe.unet(*inputs).sample.square().mean().item()
+
+    known = {"no skip 0": surgery.cut(pipe.unet, 0), "none from level 1": surgery.cut_below(pipe.unet, 0)}
+    lesson |= {"times": (100, 400, 900), "error": error, "errors": {}}
+    for name, changed in known.items():
+        with changed:
+            lesson["errors"][name] = [0.0, error(400), 0.0]
+    assert lesson["cut_by"](lambda put: surgery.cut(pipe.unet, 0, put=put)) == "skip 0"
+    assert lesson["cut_by"](lambda put: surgery.cut_below(pipe.unet, 0, put=put)) == "from level 1"
+    assert lesson["cut_by"](lambda put: surgery.cut_words(pipe.unet, 0, put=put)) is None
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
+    pocket = load_pipeline("pocket", device="cpu")
+    side = pocket.unet.config.sample_size
+    lesson = definitions(LESSON, pipe=pocket, unet=pocket.unet)
+    wanted = "rng", "paintable", "things", "colours", "asked", "noises", "kept"
+    lesson |= constants(LESSON, *wanted, x0=torch.zeros(1, 4, side, side), **lesson)
+    monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
+
+    def things_read(changed):
+        """In how many of twelve the judge reads the own thing, and the partner's."""
+        lesson["read"]({"wire": lesson["drawn_asked"](changed)})
+        return [int(count) for count in capsys.readouterr().out.splitlines()[1].split()[-4:-2]]
+
+    for number, left in ((0, range(2)), (1, range(9, 13))):
+        assert things_read(surgery.cut(pocket.unet, number))[0] in left
+        assert things_read(surgery.cut(pocket.unet, number, put=lesson["partners"]))[1] <= 1
+    assert things_read(surgery.cut_below(pocket.unet, 0))[0] <= 3
+    assert things_read(surgery.cut_below(pocket.unet, 0, put=lesson["partners"]))[1] >= 8
+
+    lesson["relations_swapped"]("right of", "above")
+    right_of, above = (line.split()[-3:] for line in capsys.readouterr().out.splitlines()[-2:])
+    assert int(right_of[1]) >= 2 and int(above[1]) >= 3
+    assert int(right_of[2]) >= int(right_of[1]) and int(above[2]) == 0
