@@ -14,7 +14,7 @@ from helpers.model_folder import POCKET
 from helpers.plots import as_picture
 from tests.lessons import NOTEBOOKS, cell_with, definitions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
-from training.train_vae import VaeConfig, VaeLoss
+from training.train_vae import CROP, VaeConfig, VaeLoss
 
 LESSON = NOTEBOOKS / "04_vae_latent_decoding.ipynb"
 
@@ -49,6 +49,7 @@ def test_the_lesson_s_weights_are_those_of_the_shipped_vae():
     record = json.loads((POCKET / "vae" / "training.json").read_text(encoding="utf-8"))
     settings = record.get("runs", [record])[0]["settings"]
     assert (settings["mse_weight"], settings["edge_weight"], settings["kl_weight"]) == (8.0, 1.0, 1e-6)
+    assert 3 * CROP**2 == 12_288  # the numbers over which it averages the errors of pixels
 
 
 @pytest.fixture
