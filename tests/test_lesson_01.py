@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from helpers import sampling, schedules
 from helpers.palette import ROLES
-from tests.lessons import NOTEBOOKS, definitions
+from tests.lessons import NOTEBOOKS, cell_with, definitions
 
 LESSON = NOTEBOOKS / "01_forward_noising.ipynb"
 ALPHA_BAR = schedules.alpha_bar(schedules.betas())
@@ -82,3 +82,30 @@ def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(
     nothing = ALPHA_BAR.clone()
     nothing[999] = 0
     assert lesson["ends"](pair, nothing)[1] == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 800))
+
+
+def test_no_answer_beats_the_weighted_mean_of_the_noises_that_may_have_gone_in(lesson):
+    code = cell_with(LESSON, "def squared_error(")
+    made = {"torch": torch, "alpha_bar": ALPHA_BAR}
+    exec(code, made)
+    back = ALPHA_BAR[99].sqrt() * made["values"] + (1 - ALPHA_BAR[99]).sqrt() * made["noises"]
+    assert_close(back, torch.full((2,), made["seen"]))  # both lead to the number that is seen
+    best = made["best"].item()
+    assert made["squared_error"](best) < min(made["squared_error"](best + off) for off in (-0.01, 0.01))
+    # Of many numbers noised, those that land near the one seen: the mean of their noises is that answer.
+    generator = torch.Generator().manual_seed(3)
+    clean = made["values"].repeat(1_000_000)
+    eps = torch.randn(len(clean), generator=generator)
+    near = (lesson["add_noise"](clean, eps, 99) - made["seen"]).abs() < 0.01
+    assert eps[near].mean().item() == pytest.approx(best, abs=4 * eps[near].std().item() / near.sum().item() ** 0.5)
+
+
+def test_the_squares_on_top_are_found_as_often_as_the_noise_of_a_mean_allows(lesson):
+    runs = torch.stack([lesson["squares"](torch.zeros(1, 3, 128, 128), seed) for seed in range(8)])
+    assert runs.shape == (8, 3, 4, 4)
+    factor = ALPHA_BAR[999].sqrt()
+    assert runs.std().item() == pytest.approx(((1 - ALPHA_BAR[999]).sqrt() / factor / 32).item(), rel=0.15)
+    assert runs.mean().item() == pytest.approx(0, abs=0.1)
+    where = torch.tensor([[True, False], [False, True]])
+    assert lesson["on_top"](torch.tensor([[2.0, 1.0], [0.0, 3.0]]), where)
+    assert not lesson["on_top"](torch.tensor([[2.0, 2.5], [0.0, 3.0]]), where)

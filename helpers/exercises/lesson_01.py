@@ -114,22 +114,26 @@ TWO_NOISES = Quiz(
 
 GREY_END = Quiz(
     name="01.grey_end",
-    question="Now pixels, not latents. The left half of a picture of 128 × 128 is white, the right half black. At "
+    question="The left half of a picture of 128 × 128 is white, the right half black. At "
     "t = 999, can its mean tell it from an even middle grey?",
     options=(
         Option(
-            "Yes, because 7% of its strength is left",
-            "That much is left of every pixel, but white and black cancel out in the mean: it is 0, like grey's.",
+            "Yes: in a mean of 49,152 numbers the noise shrinks to 0.005, and 0.07 stands out",
+            "The noise does shrink to that. But white leaves 0.07 and black −0.07, so that the mean is 0, like grey's.",
         ),
         Option(
-            "No, but the means of its halves can",
-            "Over the whole picture white and black cancel out to 0, which is grey. Over one half they do not: its "
+            "Not with one noise, but with the mean over many",
+            "More noises make the mean more exact, and what comes out more exactly is 0: white and black cancel out.",
+        ),
+        Option(
+            "No: white and black cancel out",
+            "Over the whole picture they cancel out to 0, which is grey. Over one half they do not: its "
             "mean is 0.07 or −0.07, and the noise of a mean over 128 × 64 pixels of 3 colours is 0.006.",
             right=True,
         ),
         Option(
-            "No, at t = 999 nothing is left that could be found",
-            "As much is left of it as of any picture. One only has to add up the right numbers.",
+            "No: a factor of 0.07 is too little under noise of 1",
+            "For a single pixel it is. A mean over many pixels has less noise, and 0.07 of what they have in common.",
         ),
     ),
 )
