@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers import DDIMScheduler
 from transformers import CLIPTokenizer
 
-from helpers.exercises.lesson_05 import clip_loss, next_pair
+from helpers.exercises.lesson_05 import mixture
 from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
 from helpers.plots import faults
@@ -42,7 +42,8 @@ def lesson(pipe):
     """The lesson's functions, on the tiny pipeline."""
     text_model = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
     empty = pipe.encode_prompt("", "cpu", 1, False)[0]
-    return definitions(LESSON, pipe=pipe, encoder=text_model, empty=empty, alpha_bar=pipe.scheduler.alphas_cumprod)
+    alpha_bar, heads = pipe.scheduler.alphas_cumprod, pipe.text_encoder.config.num_attention_heads
+    return definitions(LESSON, pipe=pipe, encoder=text_model, empty=empty, alpha_bar=alpha_bar, heads=heads)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +81,6 @@ def test_ids_are_start_tokens_end_and_padding(tokenizer, text):
     assert lesson["to_ids"](text).tolist() == [[start, *words, *[end] * (length - 1 - len(words))]]
 
 
-@pytest.mark.parametrize("count", [1, 5, 12])
-def test_the_next_pair_is_that_of_the_paper_s_example(count):
-    """Sennrich et al. (2016), algorithm 1: the counts are those of its dictionary."""
-    times = {"low": 5, "lower": 2, "newest": 6, "widest": 3}
-    words = [([*word[:-1], f"{word[-1]}</w>"], number) for word, number in times.items()]
-    pair = next_pair(words)
-    assert pair in {("e", "s"), ("s", "t</w>")}  # both nine times
-    assert next_pair([(pieces, count * number) for pieces, number in words]) == pair
-
-
 # The text encoder
 
 
@@ -113,14 +104,6 @@ def test_the_mask_hides_later_tokens_alone(lesson):
     mask = lesson["causal_mask"](4, torch.zeros(1))
     assert torch.equal(mask == 0, torch.ones(4, 4).tril().bool())
     assert (mask[mask != 0] == -torch.inf).all()
-
-
-def test_clip_s_loss_is_the_formula_and_least_where_pairs_agree():
-    u, v, tau = randn(5, 8), randn(5, 8, seed=1), 0.2
-    s = F.cosine_similarity(u[:, None], v[None], dim=-1) / tau
-    share = [-(s[i, i].exp() / along.exp().sum()).log() for i in range(5) for along in (s[i], s[:, i])]
-    torch.testing.assert_close(clip_loss(u, v, tau), sum(share) / 10)
-    assert clip_loss(u, 3 * u, tau) < clip_loss(u, v, tau)
 
 
 # Attention
@@ -150,6 +133,12 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
     torch.testing.assert_close(by_hand, seen["output"], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("place", [0, 5])
+def test_one_place_by_hand_is_a_row_of_attention(lesson, place):
+    q, k, v = randn(1, 6, 8), randn(1, 5, 8, seed=1), randn(1, 5, 8, seed=2)
+    torch.testing.assert_close(mixture(q[0, place], k[0], v[0]), lesson["attention_by_hand"](q, k, v, 1)[0, place])
+
+
 # The loop
 
 
@@ -162,10 +151,12 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
     x = normal(2, 5, torch.zeros(1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2))
     options = {"num_inference_steps": 8, "guidance_scale": 4.0, "output_type": "latent", "latents": x}
     theirs = other(["a fox"] * 2, negative_prompt=[""] * 2, **options).images
-    torch.testing.assert_close(lesson["draw"](text, x), theirs, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(lesson["draw"](text, x, steps=8), theirs, rtol=1e-4, atol=1e-4)
 
 
 # Measuring
+
+WISH = (["fox", "car"], ["red", "blue", "green"], ["white", "black"])
 
 
 def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
@@ -178,30 +169,50 @@ def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
         assert len(pieces) == 12 and pieces[3:5] == ["left", "of"] and pieces[-1] == "background"
 
 
+def test_colours_are_counted_side_by_side():
+    colours = [("red", "blue"), ("green", "blue"), ("blue", "red"), ("red",), ()]
+    readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
+    lesson = definitions(LESSON, wishes=[WISH] * len(readings))
+    counts = {(side, which): lesson["coloured"](readings, side, which) for side in (0, 1) for which in (0, 1, 2)}
+    assert counts == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 2, (1, 2): 0}
+
+
+def test_the_counts_of_a_side_stand_under_their_heads(capsys):
+    colours = [("red", "green"), ("red", "green"), ("red", "blue"), ("green", "red")]
+    readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
+    count = definitions(LESSON, wishes=[WISH] * len(readings))["count"]
+    count({"mine": ([], readings)}, side=0)
+    count({"mine": ([], readings)}, side=1)
+    heads, left, _, right = capsys.readouterr().out.splitlines()
+    assert left.split() == ["mine", "3", "1", "1"] and right.split() == ["mine", "1", "2", "3"]
+    assert heads.split("  ")[-1] == "right: its own" and len(heads) >= len(left) == len(right)
+
+
+@pytest.mark.parametrize("positions", [(1, 4), ()])
+def test_vectors_are_exchanged_at_the_positions_alone(positions):
+    own, twin = randn(2, 6, 3), randn(2, 6, 3, seed=1)
+    lesson = definitions(LESSON, pipe=None, x_T=None)
+    lesson |= {"told": lambda left=0: (twin if left else own).clone(), "draw": lambda vectors, x: vectors}
+    lesson |= {"decode": lambda pipe, latents: latents, "read_pocket": lambda pipe, pictures: len(pictures)}
+    mixed, readings = lesson["seen"](positions, left=2)
+    others = [i for i in range(6) if i not in positions]
+    assert torch.equal(mixed[:, positions], twin[:, positions]) and torch.equal(mixed[:, others], own[:, others])
+    assert readings == 2 and lesson["seen"](positions, left=2)[0] is mixed
+
+
 @pytest.mark.parametrize(
-    ("read", "found"),
+    ("chosen", "text"),
     [
-        (("red", "blue"), (True, False, True)),
-        (("green", "blue"), (False, True, True)),
-        (("blue", "red"), (False, False, False)),
-        (("green", "green"), (False, True, False)),
-        (("red",), (True, False, False)),
-        ((), (False, False, False)),
+        ({}, "a red fox left of a blue car on a white background"),
+        ({"left": 2}, "a green fox left of a blue car on a white background"),
+        ({"right": 2}, "a red fox left of a green car on a white background"),
+        ({"ground": 1}, "a red fox left of a blue car on a black background"),
     ],
 )
-def test_colours_are_counted_side_by_side(lesson, read, found):
-    assert lesson["tick"](Reading("beside", ("fox", "car"), read, "flat", "snow"), ["red", "blue", "green"]) == found
-
-
-@torch.no_grad()
-def test_vectors_are_exchanged_at_the_positions_alone(pipe, monkeypatch):
-    lesson, drawn = definitions(LESSON, pipe=pipe, own=randn(2, 6, 3), x_T=None), []
-    lesson |= {"decode": lambda pipe, latents: [], "read_pocket": lambda pipe, pictures: []}
-    lesson["draw"] = lambda words, x: drawn.append(words)
-    twin, own = randn(2, 6, 3, seed=1), lesson["own"].clone()
-    lesson["exchanged"](twin, [1, 4])
-    assert torch.equal(drawn[0][:, [1, 4]], twin[:, [1, 4]])
-    assert torch.equal(drawn[0][:, [0, 2, 3, 5]], own[:, [0, 2, 3, 5]]) and torch.equal(lesson["own"], own)
+def test_each_twin_differs_from_its_prompt_in_one_part(chosen, text):
+    lesson = definitions(LESSON, wishes=[WISH])
+    lesson |= {"to_ids": lambda *texts: texts, "encode": lambda texts: texts}
+    assert lesson["told"](**chosen) == (text,)
 
 
 # Helpers that this lesson alone uses

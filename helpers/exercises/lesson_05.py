@@ -1,119 +1,65 @@
-"""The exercises of lesson 05: the next merge of byte pair encoding, and CLIP's loss. And its quiz."""
+"""The exercise of lesson 05, the answer to one query; the hunt after it is answered by the counts that it prints."""
 
-from collections import Counter
-from collections.abc import Sequence
+import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-Pieces = Sequence[tuple[Sequence[str], int]]
 
+def mixture(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The answer (d,) of one head to one query (d,): Vaswani et al. (2017), arXiv:1706.03762, equation 1.
 
-def next_pair(words: Pieces) -> tuple[str, str]:
-    """The most frequent pair of neighbouring pieces (Sennrich et al., 2016, arXiv:1508.07909, algorithm 1).
-
-    words: (pieces, how often the word occurs).
+    k, v: (tokens, d), the keys and the values.
     """
-    counts: Counter[tuple[str, str]] = Counter()
-    for pieces, times in words:
-        for i in range(len(pieces) - 1):
-            counts[pieces[i], pieces[i + 1]] += times
-    return max(counts, key=counts.__getitem__)
+    return (k @ q / math.sqrt(len(q))).softmax(dim=-1) @ v
 
 
-def _without_times(words: Pieces) -> tuple[str, str]:
-    return next_pair([(pieces, 1) for pieces, _ in words])
-
-
-def _across_words(words: Pieces) -> tuple[str, str]:
-    return next_pair([([piece for pieces, times in words for _ in range(times) for piece in pieces], 1)])
-
-
-def _rarest(words: Pieces) -> tuple[str, str]:
-    counts: Counter[tuple[str, str]] = Counter()
-    for pieces, times in words:
-        for i in range(len(pieces) - 1):
-            counts[pieces[i], pieces[i + 1]] += times
-    return min(counts, key=counts.__getitem__)
-
-
-NEXT_PAIR = Exercise(
-    name="05.next_pair",
-    solution=next_pair,
-    cases=(
-        ([(["o", "n·"], 9), (["f", "o", "x·"], 4), (["b", "o", "x·"], 3), (["o", "w", "l·"], 2)],),
-        ([(["a", "b", "c·"], 1), (["x", "b", "c·"], 1), (["y", "z·"], 5)],),
-        ([(["a"], 30), (["b", "a", "n", "a", "n", "a·"], 2), (["p", "a", "n·"], 3), (["a", "n·"], 1)],),
-        ([(["fl", "a", "t·"], 3), (["f", "l", "a", "t·"], 2), (["fl", "y·"], 4)],),
-    ),
-    hints=(
-        "Go through the words, and within each word through all pairs of neighbours.",
-        "A Counter holds a number for each pair: add how often the word occurs.",
-        "Of the pairs in the Counter, max(...) with a key gives the one with the largest number.",
-    ),
-    mistakes=(
-        Mistake(_without_times, "a word that occurs five times counts its pairs five times."),
-        Mistake(_across_words, "a pair that reaches from one word into the next does not count."),
-        Mistake(lambda words: "".join(next_pair(words)), "give the two pieces as a tuple, not joined."),
-        Mistake(_rarest, "this is the rarest pair."),
-    ),
-)
-
-
-def clip_loss(pictures: Tensor, texts: Tensor, tau: float) -> Tensor:
-    """CLIP's loss for the vectors (N, d) of N pairs (Radford et al., 2021, arXiv:2103.00020, figure 3)."""
-    cosines = F.normalize(pictures, dim=-1) @ F.normalize(texts, dim=-1).T
-    right = torch.arange(len(cosines))
-    return (F.cross_entropy(cosines / tau, right) + F.cross_entropy(cosines.T / tau, right)) / 2
-
-
-def _vectors() -> list[tuple[Tensor, Tensor, float]]:
+def _heads() -> list[tuple[Tensor, Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(5)
-    u, v = (torch.randn((4, 3), generator=generator) for _ in range(2))
-    return [(u, v, 0.5), (3 * u, u + v, 0.1), (u[:2], 0.2 * v[:2], 1.0)]
+    sizes = ((16, 32), (9, 5), (4, 14))  # numbers in a query, tokens
+    return [tuple(2 * torch.randn((3, tokens, d), generator=generator)) for d, tokens in sizes]
 
 
-def _loss(scores: Tensor) -> Tensor:
-    right = torch.arange(len(scores))
-    return (F.cross_entropy(scores, right) + F.cross_entropy(scores.T, right)) / 2
+def _cases() -> list[tuple[Tensor, Tensor, Tensor]]:
+    return [(queries[0], k, v) for queries, k, v in _heads()]
 
 
-def _cosines(u: Tensor, v: Tensor) -> Tensor:
-    return F.normalize(u, dim=-1) @ F.normalize(v, dim=-1).T
-
-
-CLIP_LOSS = Exercise(
-    name="05.clip_loss",
-    solution=clip_loss,
-    cases=_vectors,
+MIXTURE = Exercise(
+    name="05.mixture",
+    solution=mixture,
+    cases=_cases,
     hints=(
-        "First the table of all N x N cosines: vectors of length 1, multiplied by each other's transpose.",
-        "The right answer of row i is column i: torch.arange(N). F.cross_entropy takes the table divided by tau.",
-        "The columns are the rows of the transposed table. The loss is the mean of both halves.",
+        "Scores first: one number for each token, the dot product of its key and the query.",
+        "`k @ q` gives all scores at once. Which number divides them, and what turns them into shares?",
+        "Each value counts with its token's share: a vector (tokens,) `@` a matrix (tokens, d) gives (d,).",
     ),
     mistakes=(
+        Mistake(lambda q, k, v: (k @ q).softmax(dim=-1) @ v, "the scores are not divided by the root of d yet."),
+        Mistake(lambda q, k, v: (k @ q / len(q)).softmax(dim=-1) @ v, "this divides by d. The formula has its root."),
         Mistake(
-            lambda u, v, tau: F.cross_entropy(_cosines(u, v) / tau, torch.arange(len(u))),
-            "each picture has chosen its text; let each text choose its picture, too.",
+            lambda q, k, v: (k @ q / math.sqrt(len(k))).softmax(dim=-1) @ v,
+            "d is the count of numbers in a query, not of tokens.",
         ),
         Mistake(
-            lambda u, v, tau: F.cross_entropy(_cosines(u, v).T / tau, torch.arange(len(u))),
-            "each text has chosen its picture; let each picture choose its text, too.",
+            lambda q, k, v: (k @ q / math.sqrt(len(q))) @ v,
+            "these are scores. Shares add up to 1: where is the softmax?",
         ),
-        Mistake(lambda u, v, tau: 2 * _loss(_cosines(u, v) / tau), "the sum of both halves: take their mean."),
         Mistake(
-            lambda u, v, tau: _loss(u @ v.T / tau),
-            "these are products of vectors of any length: a cosine needs both divided by their lengths.",
+            lambda q, k, v: (k @ q / math.sqrt(len(q))).softmax(dim=-1) @ k,
+            "the keys are mixed here. They only find the shares; what is passed on are the values.",
         ),
-        Mistake(lambda u, v, tau: _loss(_cosines(u, v) * tau), "the cosines are divided by the temperature."),
-        Mistake(lambda u, v, tau: _loss(_cosines(u, v)), "the temperature is missing."),
-        Mistake(lambda u, v, tau: -_loss(_cosines(u, v) / tau), "the sign: minus the logarithm is at least 0."),
+        Mistake(
+            lambda q, k, v: (k @ q / math.sqrt(len(q))).softmax(dim=-1),
+            "these are the shares. Now mix the values with them.",
+        ),
+        Mistake(
+            lambda q, k, v: (v @ q / math.sqrt(len(q))).softmax(dim=-1) @ v,
+            "the query is compared with the values here. It is the keys that answer it.",
+        ),
     ),
 )
-
 
 WHO_KNOWS = Quiz(
     name="05.who_knows",
@@ -134,5 +80,5 @@ WHO_KNOWS = Quiz(
     ),
 )
 
-EXERCISES = (NEXT_PAIR, CLIP_LOSS)
+EXERCISES = (MIXTURE,)
 QUIZZES = (WHO_KNOWS,)
