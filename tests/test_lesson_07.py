@@ -3,6 +3,7 @@
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
+import re
 from types import SimpleNamespace
 
 import nbformat
@@ -17,7 +18,7 @@ from helpers.exercises import EXERCISES, lesson_07
 from helpers.inputs import prompt_notes
 from helpers.judge import NOTHING, read_pocket
 from helpers.loading import ARTICLE_MODEL, load_pipeline
-from tests.lessons import NOTEBOOKS, cell_with, constants, definitions, imports
+from tests.lessons import NOTEBOOKS, cell_with, constants, definitions, imports, solutions
 from tests.pipelines.tiny import SIDE, tiny_pipeline
 
 LESSON = NOTEBOOKS / "07_stable_diffusion_pipeline.ipynb"
@@ -41,9 +42,12 @@ def lesson(pipe) -> dict:
     """The imports and functions of the lesson, with the course's own parts and a small model."""
     size = pipe.unet.config.sample_size
     shape = (pipe.unet.config.in_channels, size, size)
-    space = definitions(LESSON, pipe=pipe, shape=shape, alpha_bar=pipe.scheduler.alphas_cumprod, seed=0)
+    space = definitions(LESSON, pipe=pipe)
+    networks = {name: getattr(pipe, name) for name in ("tokenizer", "text_encoder", "unet", "vae")}
+    space["given"] = SimpleNamespace(shape=shape, alpha_bar=pipe.scheduler.alphas_cumprod, **networks)
     given = {name: space[name] for name in GIVEN}
     space["parts"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
+    space["pipeline"] = EXERCISES["07.draw"].solution
     return space
 
 
@@ -61,7 +65,7 @@ def apart(a, b) -> int:
 def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
     seeds = [3, 1]
     with torch.no_grad():
-        pictures = lesson["draw"](lesson["parts"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+        pictures = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, seeds, steps=STEPS, guidance=4.0)
     generators = [seeded(seed) for seed in seeds]
     theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
     assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
@@ -71,8 +75,8 @@ def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
 
 def test_in_a_batch_and_alone_a_seed_gives_the_same_picture_but_for_rounding(lesson, pipe):
     with torch.no_grad():
-        batch = lesson["draw"](lesson["parts"], PROMPT, [7, 3, 11, 0], steps=STEPS)
-        alone = lesson["draw"](lesson["parts"], PROMPT, [3], steps=STEPS)
+        batch = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [7, 3, 11, 0], steps=STEPS)
+        alone = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [3], steps=STEPS)
     assert [apart(one, alone[0]) <= 1 for one in batch] == [False, True, False, False]
 
 
@@ -82,7 +86,9 @@ def test_with_short_padding_nothing_raises_and_the_picture_is_another(lesson, pi
     assert rows[1] == pipe.tokenizer(PROMPT).input_ids
     assert len(rows[0]) == len(rows[1]) < pipe.tokenizer.model_max_length
     with torch.no_grad():
-        right, bare = (lesson["draw"](one, PROMPT, [0], steps=STEPS) for one in (lesson["parts"], short))
+        right, bare = (
+            lesson["pipeline"](one, lesson["given"], PROMPT, [0], steps=STEPS) for one in (lesson["parts"], short)
+        )
     assert apart(bare, right) > 1
 
 
@@ -102,28 +108,37 @@ def test_one_short_set_leaves_the_other_as_it_is_and_full_length_changes_nothing
     length = ids[0].shape[1]
     with torch.no_grad():
         full = lesson["text_vectors"](pipe.text_encoder, *ids)
-        right = lesson["draw"](lesson["parts"], PROMPT, [0], steps=STEPS)
+        right = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [0], steps=STEPS)
         for which in (0, 1):
-            sets = lesson["one_set_short"](which, 6).text_vectors(pipe.text_encoder, *ids)
-            assert [one.shape[1] for one in sets] == [6 if number == which else length for number in (0, 1)]
-            assert all(torch.equal(one[0], whole[: one.shape[1]]) for one, whole in zip(sets, full, strict=True))
+            handed = []
+
+            def unet(x, t, encoder_hidden_states):
+                handed.append(encoder_hidden_states)  # noqa: B023
+                return SimpleNamespace(sample=x)
+
+            lesson["one_set_short"](which, 6).guided_noise(unet, torch.zeros(1, 4, 8, 8), 1, full, 4.0)
+            assert [one.shape[1] for one in handed] == [6 if number == which else length for number in (0, 1)]
+            assert all(torch.equal(one[0], whole[: one.shape[1]]) for one, whole in zip(handed, full, strict=True))
             short, same = (
-                lesson["draw"](lesson["one_set_short"](which, left), PROMPT, [0], steps=STEPS) for left in (6, length)
+                lesson["pipeline"](lesson["one_set_short"](which, left), lesson["given"], PROMPT, [0], steps=STEPS)
+                for left in (6, length)
             )
             assert apart(short, right) > 1
             assert apart(same, right) <= 1
 
 
 def test_the_learners_parts_are_told_from_the_courses(lesson):
-    assert lesson_07.yours(lesson["parts"]) == "none yet"
+    assert lesson_07.yours(lesson["parts"], lesson_07.draw) == "nothing yet"
     own = {"guided_noise": lambda *arguments: None, "to_pixels": lambda vae, x: None}
-    assert lesson_07.yours(SimpleNamespace(**{**vars(lesson["parts"]), **own})) == "5, 7"
+    parts = SimpleNamespace(**{**vars(lesson["parts"]), **own})
+    assert lesson_07.yours(parts, lesson_07.draw) == "5, 7"
+    assert lesson_07.yours(parts, lambda *arguments: None) == "5, 7, draw"
+    assert lesson_07.yours(lesson["parts"], lambda *arguments: None) == "draw"
 
 
-def test_parts_3_and_7_are_the_courses_until_the_end():
-    assert "parts.start_noise, parts.to_pixels = lesson_07.start_noise, lesson_07.to_pixels" in cell_with(
-        LESSON, "parts.text_vectors, parts.timesteps ="
-    )
+def test_parts_3_6_and_7_are_the_courses_until_the_end():
+    given = cell_with(LESSON, "parts.text_vectors, parts.timesteps =")
+    assert "for part in (lesson_07.start_noise, lesson_07.ddim_loop, lesson_07.to_pixels):" in given
     headings = [
         line
         for cell in nbformat.read(LESSON, as_version=4).cells
@@ -131,26 +146,86 @@ def test_parts_3_and_7_are_the_courses_until_the_end():
         for line in cell.source.splitlines()
         if line.startswith("#")
     ]
-    after = headings[headings.index("## For afterwards (25 minutes)") :]
-    assert "## Summary" in headings and "## Summary" not in after
-    assert [line[:10] for line in after[1:3]] == ["### Part 3", "### Part 7"]
-    assert not [line for line in headings if line.startswith(("### Part 3", "### Part 7")) and line not in after]
+    cut = headings.index("## For afterwards (35 minutes)")
+    before, after = headings[:cut], headings[cut:]
+    assert "## Summary" in before
+    assert [line[:10] for line in before if line.startswith("### ")] == ["### Part 5", "### `draw`"]
+    assert [line[:10] for line in after[1:4]] == ["### Part 3", "### Part 6", "### Part 7"]
+    minutes = [int(found) for line in after[1:] for found in re.findall(r"\((\d+) minutes\)", line)]
+    assert sum(minutes) == 35
+
+
+# --- the assembly
+
+
+def assembled(change):
+    """An answer to 07.draw, written as in the lesson, one line of it changed."""
+    code = solutions(LESSON)["07.draw"]
+    old, new = change
+    assert code.count(old) == 1
+    space = {}
+    exec(code.replace(old, new), space)
+    return space["draw"]
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("given.tokenizer, text", "text, given.tokenizer"), "part 1 wants given.tokenizer first, and got: str"),
+        (("given.text_encoder, *ids", "given.unet, *ids"), "part 2 wants given.text_encoder first, and got: _Unet"),
+        (("given.text_encoder, *ids", "given.text_encoder, ids"), "text_vectors() missing 1 required positional"),
+        (("seeds, given.shape", "seeds[0], given.shape"), "part 3 wants the list of all seeds first, and got: int"),
+        (("seeds, given.shape", "seeds, (4, 16, 16)"), "part 3 wants given.shape second"),
+        ((".to(vectors)", ""), "the noise is still as part 3 drew it"),
+        (("given.unet, x, t, ", "given.unet, t, x, "), "part 5 wants latents second, and got: int"),
+        (("vectors, guidance)", "guidance, vectors)"), "part 5 wants the vectors of part 2 fourth"),
+        (("        return parts.guided", "        parts.guided"), "part 6 wants a tensor from predict"),
+        (
+            ("ddim_loop(predict, ", "ddim_loop(parts.guided_noise, "),
+            "part 6 calls what it is handed with x and t alone",
+        ),
+        (("ddim_loop(predict, ", "ddim_loop(predict(noise, 1), "), "part 6 wants predict itself first"),
+        (("parts.timesteps(steps)", "steps"), "part 6 wants the list of part 4 third, and got: int"),
+        (("given.alpha_bar", "torch.linspace(1, 0, 1000)"), "part 6 wants given.alpha_bar fourth, and got: tensor"),
+        (("given.vae, latents", "latents, given.vae"), "part 7 wants given.vae first, and got: tensor"),
+    ],
+)
+def test_a_part_that_is_handed_something_else_says_what_it_wants(change, says):
+    answer = assembled(change)
+    answer.__globals__["torch"] = torch
+    found = exercises.verdict("07.draw", answer)
+    assert found.kind == "raised"
+    assert says in found.text
+
+
+def test_parts_may_be_called_by_keyword_and_a_right_answer_is_used():
+    for change in [
+        ("given.unet, x, t, vectors, guidance)", "unet=given.unet, x=x, t=t, vectors=vectors, guidance=guidance)"),
+        (".to(vectors)", ".to(vectors.device, vectors.dtype)"),
+        (
+            "predict, noise, parts.timesteps(steps), given.alpha_bar",
+            "predict, noise, timesteps=parts.timesteps(steps), alpha_bar=given.alpha_bar",
+        ),
+    ]:
+        answer = assembled(change)
+        assert exercises.or_reference("07.draw", answer) is answer
+    assert exercises.or_reference("07.draw", lambda *handed: None) is lesson_07.draw
 
 
 def test_with_an_end_at_1_the_picture_is_that_of_the_librarys_setting(lesson, pipe):
-    noise = lesson["parts"].start_noise([0], lesson["shape"])
-    ends_at_1 = lesson["alpha_bar"].clone()
+    noise = lesson["parts"].start_noise([0], lesson["given"].shape)
+    ends_at_1 = lesson["given"].alpha_bar.clone()
     ends_at_1[0] = 1
-    parts = SimpleNamespace(**vars(lesson["parts"]))
-    parts.ddim_loop = lambda predict, x, times, alpha_bar: EXERCISES["07.ddim_loop"].solution(
-        predict, x, times, ends_at_1
-    )
+    changed = lesson["changed"](lesson["given"], alpha_bar=ends_at_1)
     scheduler = pipe.scheduler
     pipe.scheduler = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=True)
     try:
         theirs = pipe(PROMPT, latents=noise, num_inference_steps=STEPS, guidance_scale=4.0).images[0]
         with torch.no_grad():
-            mine, other = (lesson["draw"](one, PROMPT, [0], steps=STEPS)[0] for one in (parts, lesson["parts"]))
+            mine, other = (
+                lesson["pipeline"](lesson["parts"], one, PROMPT, [0], steps=STEPS)[0]
+                for one in (changed, lesson["given"])
+            )
     finally:
         pipe.scheduler = scheduler
     assert apart(mine, theirs) <= 1

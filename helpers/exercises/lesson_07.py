@@ -1,5 +1,6 @@
-"""The exercises of lesson 07: four of Stable Diffusion's seven parts."""
+"""The exercises of lesson 07: four of Stable Diffusion's seven parts, and the function that puts all seven together."""
 
+import inspect
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
@@ -52,11 +53,31 @@ def unrounded(vae: nn.Module, x: Tensor) -> np.ndarray:
     return _scaled(_painted(vae, x / vae.config.scaling_factor))
 
 
-def yours(parts: SimpleNamespace) -> str:
-    """The numbers of the parts that are not the course's own, such as "5, 6"; without any, "none yet"."""
+def draw(
+    parts: SimpleNamespace,
+    given: SimpleNamespace,
+    prompt: str,
+    seeds: Sequence[int],
+    steps: int = 20,
+    guidance: float = 4.0,
+) -> np.ndarray:
+    """The seven parts put together: pictures (B, height, width, 3), one for each seed, in one batch."""
+    ids = [parts.token_ids(given.tokenizer, text) for text in ("", prompt)]
+    vectors = parts.text_vectors(given.text_encoder, *ids)
+    noise = parts.start_noise(seeds, given.shape).to(vectors)
+
+    def predict(x: Tensor, t: int) -> Tensor:
+        return parts.guided_noise(given.unet, x, t, vectors, guidance)
+
+    latents = parts.ddim_loop(predict, noise, parts.timesteps(steps), given.alpha_bar)
+    return parts.to_pixels(given.vae, latents)
+
+
+def yours(parts: SimpleNamespace, pipeline: Callable[..., np.ndarray]) -> str:
+    """What is not the course's own, such as "5, draw": parts by their numbers, then draw; or "nothing yet"."""
     own = {3: start_noise, 5: guided_noise, 6: ddim_loop, 7: to_pixels}
     found = [str(number) for number, part in own.items() if getattr(parts, part.__name__) is not part]
-    return ", ".join(found) or "none yet"
+    return ", ".join([*found, *(["draw"] if pipeline is not draw else [])]) or "nothing yet"
 
 
 def _generator(seed: int) -> torch.Generator:
@@ -341,7 +362,188 @@ TO_PIXELS = Exercise(
 )
 
 
-EXERCISES = (START_NOISE, GUIDED_NOISE, DDIM_LOOP, TO_PIXELS)
+# --- all seven together
+
+
+class _Tokenizer:
+    """In place of a tokenizer."""
+
+
+class _TextEncoder:
+    """In place of a text encoder."""
+
+
+# As in the lesson, but in other numbers: what is taken from the notebook instead is noticed.
+_SHAPE = (4, 3, 5)
+_ALPHA_BAR = torch.linspace(0.999, 0.01, 1000)
+
+
+def _expect(kept: bool, part: int, wants: str, got: Any) -> None:
+    """Say in words that a part was handed what is not meant for it."""
+    if not kept:
+        kind = {torch.Tensor: "tensor", np.ndarray: "array", type(None): "None"}.get(type(got), type(got).__name__)
+        raise ValueError(f"part {part} wants {wants}, and got: {kind}")
+
+
+def _latents(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.dim() == 4
+
+
+def _small_ids(tokenizer: Any, text: Any) -> Tensor:
+    _expect(isinstance(tokenizer, _Tokenizer), 1, "given.tokenizer first", tokenizer)
+    _expect(isinstance(text, str), 1, "one text", text)
+    return torch.tensor([[len(text), sum(map(ord, text)) % 89]])
+
+
+def _small_vectors(text_encoder: Any, empty_ids: Any, word_ids: Any) -> Tensor:
+    _expect(isinstance(text_encoder, _TextEncoder), 2, "given.text_encoder first", text_encoder)
+    for ids in (empty_ids, word_ids):
+        _expect(isinstance(ids, Tensor), 2, "the ids of two texts, one after the other", ids)
+    # Double, as on a GPU they would be half: whoever forgets to move the noise notices here.
+    return torch.cat([empty_ids, word_ids]).double()[..., None] / 50
+
+
+def _small_noise(seeds: Any, shape: Any) -> Tensor:
+    _expect(isinstance(seeds, list | tuple), 3, "the list of all seeds first", seeds)
+    _expect(shape == _SHAPE, 3, "given.shape second", shape)
+    return start_noise(seeds, shape)
+
+
+def _small_guided(unet: Any, x: Any, t: Any, vectors: Any, guidance: Any) -> Tensor:
+    _expect(isinstance(unet, _Unet), 5, "given.unet first", unet)
+    _expect(_latents(x), 5, "latents second", x)
+    _expect(isinstance(t, int), 5, "the timestep third", t)
+    _expect(isinstance(vectors, Tensor) and len(vectors) == 2, 5, "the vectors of part 2 fourth", vectors)
+    _expect(isinstance(guidance, int | float), 5, "guidance fifth", guidance)
+    return guided_noise(unet, x, t, vectors, guidance)
+
+
+def _small_loop(predict: Any, x: Any, timesteps: Any, alpha_bar: Any) -> Tensor:
+    _expect(callable(predict), 6, "predict itself first, not its answer", predict)
+    try:
+        inspect.signature(predict).bind(None, None)
+    except TypeError:
+        raise ValueError(
+            "part 6 calls what it is handed with x and t alone; inside draw, define a function that adds the rest"
+        ) from None
+    _expect(_latents(x), 6, "the noise second", x)
+    _expect(isinstance(timesteps, list), 6, "the list of part 4 third", timesteps)
+    known = isinstance(alpha_bar, Tensor) and torch.equal(alpha_bar, _ALPHA_BAR)
+    _expect(known, 6, "given.alpha_bar fourth", alpha_bar)
+    if x.dtype != torch.float64:
+        raise ValueError("the noise is still as part 3 drew it; before part 6, `.to(vectors)` takes it to the vectors")
+
+    def asked(x: Tensor, t: int) -> Tensor:
+        answer = predict(x, t)
+        _expect(isinstance(answer, Tensor), 6, "a tensor from predict, given back with return", answer)
+        return answer
+
+    return ddim_loop(asked, x, timesteps, alpha_bar)
+
+
+def _small_pixels(vae: Any, x: Any) -> np.ndarray:
+    _expect(isinstance(vae, _Vae), 7, "given.vae first", vae)
+    _expect(_latents(x), 7, "the latents of part 6 second", x)
+    # The size of the batch leaves its mark, so that pictures drawn one by one are others.
+    return to_pixels(vae, x) // 2 + np.uint8(20 * len(x))
+
+
+def _draw_cases() -> list[tuple[SimpleNamespace, SimpleNamespace, str, list[int], int, float]]:
+    parts = SimpleNamespace(
+        token_ids=_small_ids,
+        text_vectors=_small_vectors,
+        start_noise=_small_noise,
+        timesteps=timesteps,
+        guided_noise=_small_guided,
+        ddim_loop=_small_loop,
+        to_pixels=_small_pixels,
+    )
+    for name, part in vars(parts).items():
+        part.__qualname__ = name  # as Python's own messages have it
+    given = SimpleNamespace(
+        tokenizer=_Tokenizer(),
+        text_encoder=_TextEncoder(),
+        unet=_Unet(),
+        vae=_Vae(),
+        shape=_SHAPE,
+        alpha_bar=_ALPHA_BAR,
+    )
+    return [(parts, given, "a fox", [3, 1], 4, 7.5), (parts, given, "a red car", [5, 2, 9], 7, 2.0)]
+
+
+def _with(**others: Callable[..., Any]) -> Callable[..., np.ndarray]:
+    """The solution with some parts called otherwise; each of `others` gets the part, then what it is called with."""
+
+    def wrong(parts: SimpleNamespace, *rest: Any) -> np.ndarray:
+        def other(name: str) -> Callable[..., Any]:
+            return lambda *handed: others[name](getattr(parts, name), *handed)
+
+        return draw(SimpleNamespace(**(vars(parts) | {name: other(name) for name in others})), *rest)
+
+    return wrong
+
+
+def _asked_about_the_noise(part: Callable[..., Tensor], predict: Callable[..., Tensor], x: Tensor, *rest: Any) -> Any:
+    return part(lambda _, t: predict(x, t), x, *rest)
+
+
+def _one_by_one(parts: SimpleNamespace, given: SimpleNamespace, prompt: str, seeds: list[int], *how: Any) -> np.ndarray:
+    return np.concatenate([draw(parts, given, prompt, [seed], *how) for seed in seeds])
+
+
+DRAW = Exercise(
+    name="07.draw",
+    solution=draw,
+    cases=_draw_cases,
+    hints=(
+        "Go backwards from `to_pixels`: what does it need, which part makes that, and what does that part need?",
+        'Part 1 is called twice, with `""` and with the prompt; part 2 takes both answers, the empty prompt\'s first. '
+        "Parts 3 and 4 are called once each.",
+        "Inside `draw`, `def predict(x, t):` calls part 5 with the U-Net, x, t, the vectors and the guidance. Part 6 "
+        "gets `predict` itself, without brackets, then the noise, the timesteps and `given.alpha_bar`.",
+    ),
+    mistakes=(
+        Mistake(
+            _with(text_vectors=lambda part, encoder, empty, words: part(encoder, words, empty)),
+            "the words come first here, so that guidance leads away from them. In part 2 the empty prompt's are first.",
+        ),
+        Mistake(
+            _with(text_vectors=lambda part, encoder, empty, words: part(encoder, words, words)),
+            "both sets of vectors are the words', so that guidance has nothing to compare. One text is the empty one.",
+        ),
+        Mistake(
+            _with(start_noise=lambda part, seeds, shape: part(seeds[:1], shape)),
+            "only the first seed has a picture: part 3 takes the whole list.",
+        ),
+        Mistake(
+            _one_by_one,
+            "each picture went through alone. Hand part 3 all seeds; the other parts take a batch as it is.",
+        ),
+        Mistake(
+            _with(guided_noise=lambda part, unet, x, t, vectors, guidance: part(unet, x, t, vectors, 4.0)),
+            "the guidance is 4 whatever is asked for: hand on `guidance`.",
+        ),
+        Mistake(
+            _with(timesteps=lambda part, steps: part(20)),
+            "there are 20 steps whatever is asked for: hand on `steps`.",
+        ),
+        Mistake(
+            _with(ddim_loop=_asked_about_the_noise),
+            "part 5 is asked about the starting noise at every step. It needs the x that the loop hands to predict.",
+        ),
+        Mistake(
+            _with(to_pixels=lambda part, vae, x: x),
+            "these are latents. One part is missing, the one that makes pictures of them.",
+        ),
+        Mistake(
+            lambda *handed: draw(*handed)[0],
+            "this is the first picture alone. Give back one for each seed, also if there is one.",
+        ),
+    ),
+)
+
+
+EXERCISES = (START_NOISE, GUIDED_NOISE, DRAW, DDIM_LOOP, TO_PIXELS)
 
 ONE_GENERATOR = Quiz(
     name="07.one_generator",
