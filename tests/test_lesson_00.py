@@ -27,7 +27,6 @@ from tests.pipelines import sd15
 LESSON = NOTEBOOKS / "00_first_picture.ipynb"
 PROMPT, OWL = "a blue fox in the snow, noto style", "an owl on grass, noto style"
 SPACE, TURTLE = "a red rocket in space, flat style", "a green turtle in space, flat style"
-APPLE, STAR = "a green apple in space, flat style", "a yellow star in space, flat style"
 SEEDS = 20  # of the planets
 PADDING, SIDE, GAP = 56, 384, 16  # around the pictures above the lesson, of each, between them; in pixels
 
@@ -194,15 +193,13 @@ def test_planets_stay_with_the_noise_and_change_sides_with_it(planet, lesson):
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(SEEDS)]
     noises = torch.cat([torch.randn((1, 4, 16, 16), generator=generator) for generator in generators])
     assert constants(LESSON, "n")["n"] == SEEDS
-    flights, turtles, apples, stars, mirrored = (
+    flights, turtles, mirrored = (
         [planet(picture) for picture in draw(prompt, x)]
-        for prompt, x in (*((prompt, noises) for prompt in (SPACE, TURTLE, APPLE, STAR)), (SPACE, noises.flip(-1)))
+        for prompt, x in ((SPACE, noises), (TURTLE, noises), (SPACE, noises.flip(-1)))
     )
     other = constants(LESSON, "OTHER_SIDE")["OTHER_SIDE"]
     assert agree(flights, turtles) == "19 of 19"
     assert agree(flights, ["top right"] * SEEDS) == "10 of 19"
-    assert agree(flights, apples) == "18 of 19"
-    assert agree(flights, stars) == "17 of 19"
     assert agree([other.get(corner) for corner in flights], mirrored) == "14 of 16"
     assert agree(flights, mirrored) == "1 of 16"
     # What the answer says of single seeds.

@@ -169,7 +169,7 @@ EVERY_STEP = Quiz(
         Option(
             "A fox much like that of the pipeline",
             "The four steps go the whole way, too, at t = 751, 501, 251 and 1, and each takes away more of the noise. "
-            "Details differ.",
+            "Run it and compare: details differ.",
             right=True,
         ),
         Option(
