@@ -49,6 +49,9 @@ def test_a_blur_keeps_a_plain_picture_and_the_mean_and_averages_noise_as_a_gauss
     noise = lesson["normal"](1, 1, torch.empty(1, 3, 400, 400))
     expected = 1 / (2 * math.sqrt(math.pi) * 2)  # of a Gaussian of radius 2 in two dimensions
     assert blurred(noise, 2).std().item() == pytest.approx(expected, rel=0.02)
+    noisy = lesson["x0"] + lesson["normal"](1, 2, lesson["x0"])
+    best = max(lesson["decibels"](blurred(noisy, radius)) for radius in range(1, 9))
+    assert lesson["decibels"](lesson["best_blur"](noisy)) == best
 
 
 def test_six_decibels_more_are_half_the_error(lesson):
@@ -101,7 +104,7 @@ def test_no_answer_beats_the_weighted_mean_of_the_noises_that_may_have_gone_in(l
 
 
 def test_the_squares_on_top_are_found_as_often_as_the_noise_of_a_mean_allows(lesson):
-    runs = torch.stack([lesson["squares"](torch.zeros(1, 3, 128, 128), seed) for seed in range(8)])
+    runs = torch.stack([lesson["squares"](torch.zeros(1, 3, 128, 128), seed, 32) for seed in range(8)])
     assert runs.shape == (8, 3, 4, 4)
     factor = ALPHA_BAR[999].sqrt()
     assert runs.std().item() == pytest.approx(((1 - ALPHA_BAR[999]).sqrt() / factor / 32).item(), rel=0.15)

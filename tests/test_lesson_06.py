@@ -89,3 +89,12 @@ def test_the_small_world_keeps_its_shares_at_one_and_loses_a_way_above():
     left = space["left"]
     assert left[1] == pytest.approx(0.7, abs=1e-3)
     assert left[1] > left[4] > left[7.5]
+
+
+def test_the_distance_is_that_of_the_card_and_its_error_that_of_leaving_one_picture_out(lesson):
+    rows = torch.rand((6, 48), generator=torch.Generator().manual_seed(3))
+    table = lesson["distances"](rows)
+    torch.testing.assert_close(table[torch.triu(torch.ones(6, 6), 1) > 0], torch.pdist(rows) / 48**0.5)
+    left_out = [torch.pdist(torch.cat([rows[:i], rows[i + 1 :]])).mean() / 48**0.5 for i in range(6)]
+    error = torch.stack(left_out).std(correction=0) * 5**0.5
+    assert lesson["mean_of_pairs"](table) == f" {torch.pdist(rows).mean() / 48**0.5:.2f} ± {error:.2f}"
