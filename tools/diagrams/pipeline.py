@@ -107,7 +107,7 @@ def _loop(drawing: Drawing, step) -> None:
     drawing.arrow([(312, 504), (326, 504), (326, 491)], kit.SECOND, line=1.5, tip=7, radius=5)
     drawing.arrow([(274, 434), (300, 434)], kit.XT)
     drawing.unet(304, 378)
-    drawing.text(336, 510, "**U-Net**, twice")
+    drawing.text(336, 510, "**U-Net**")
 
     answers = ((400, step.noise_uncond, kit.SECOND, "5 4"), (472, step.noise_text, kit.WORDS, None))
     for y, noise, colour, dash in answers:
