@@ -85,6 +85,15 @@ def test_the_weighted_mean_is_that_of_the_posterior(lesson):
     x = x.detach()
     assert_close(lesson["fits"](x, 400).sum(dim=1), torch.ones(7))
     assert_close(lesson["best_look"](x, 400), (x + (1 - a) * slope) / a**0.5, rtol=1e-4, atol=1e-4)
+    look = lesson["estimate"](x, lesson["exact"](x, 400), 400, ALPHA_BAR)
+    assert_close(look, lesson["best_look"](x, 400), rtol=1e-4, atol=1e-4)
+
+
+def test_a_look_that_goes_straight_moves_by_the_whole_way_in_all(lesson):
+    looks = torch.tensor([0.0, 1, 3, 4])[:, None, None] * torch.tensor([[1.0, 1], [2, 0]])  # (steps, runs, 2)
+    from_last, moves = lesson["shares"](looks)
+    assert_close(from_last, torch.tensor([1, 0.75, 0.25, 0])[:, None].expand(-1, 2))
+    assert_close(moves, torch.tensor([0.25, 0.5, 0.25])[:, None].expand(-1, 2))
 
 
 def test_an_average_that_turns_once_turns_in_its_worst_step(lesson):

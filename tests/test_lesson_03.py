@@ -1,5 +1,6 @@
 """The functions of lesson 03: its hook is the helper's, and what it counts and draws is right."""
 
+from contextlib import ExitStack
 from types import SimpleNamespace
 
 import numpy as np
@@ -60,6 +61,8 @@ def test_a_sketch_marks_one_part_in_red_and_the_others_not(lesson):
     assert not reds("").any()
     assert all(reds(part).any() for part in parts)
     assert len({reds(part).tobytes() for part in parts}) == len(parts)
+    several = (np.asarray(lesson["sketch"]("skip 0", "words at level 1")) == (166, 27, 27)).all(axis=2)
+    assert (several == (reds("skip 0") | reds("words at level 1"))).all()
 
 
 @torch.no_grad()
@@ -86,6 +89,23 @@ def test_neighbours_change_places_in_both_halves_of_a_guided_batch(lesson):
     guided = torch.arange(8.0).reshape(8, 1, 1, 1)
     assert lesson["partners"](guided).flatten().tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
     assert guided.flatten().tolist() == list(range(8))
+
+
+@torch.no_grad()
+def test_words_swapped_on_the_way_down_and_at_every_level_on_the_way_up_are_all_the_words(lesson, pipe):
+    unet, partners = pipe.unet, lesson["partners"]
+    side = unet.config.sample_size
+    x, text = randn(1, 4, side, side).expand(2, -1, -1, -1), randn(2, 5, WIDTH, seed=1)
+    whole, other = unet(x, 100, text).sample, unet(x, 100, partners(text)).sample
+    with lesson["words_down"](partners):
+        down = unet(x, 100, text).sample
+        with ExitStack() as levels:
+            for level in range(len(unet.up_blocks)):
+                levels.enter_context(surgery.cut_words(unet, level, put=partners))
+            everywhere = unet(x, 100, text).sample
+    assert_close(everywhere, other)
+    assert not torch.allclose(down, whole) and not torch.allclose(down, other)
+    assert_close(unet(x, 100, text).sample, whole, rtol=0, atol=0)
 
 
 def reading(layout, *words, colours=("red",)):
@@ -230,3 +250,14 @@ def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
     right_of, above = (line.split()[-3:] for line in capsys.readouterr().out.splitlines()[-2:])
     assert int(right_of[1]) >= 2 and int(above[1]) >= 3
     assert int(right_of[2]) >= int(right_of[1]) and int(above[2]) == 0
+
+    def first(*swap):
+        """In how many of six the thing named first is at the left or on top after a swap, for both relations."""
+        lesson["relations_swapped"](*swap)
+        return [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[-2:]]
+
+    left, right = first("left of", "right of")
+    assert left >= 5 and right <= 1
+    left, right = first("left of", "right of", "words at level 1")
+    assert left <= 1 and right >= 5
+    assert max(first("left of", "above", "words at level 1")) <= 1

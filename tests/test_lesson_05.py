@@ -133,10 +133,12 @@ def test_a_cross_attention_layer_by_hand_is_the_unet_s(pipe, lesson, ids):
     torch.testing.assert_close(by_hand, seen["output"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("place", [0, 5])
-def test_one_place_by_hand_is_a_row_of_attention(lesson, place):
+@pytest.mark.parametrize(("place", "gone"), [(0, 0), (5, 4), (5, 2)])
+def test_one_place_by_hand_is_a_row_of_attention_without_the_token(lesson, place, gone):
     q, k, v = randn(1, 6, 8), randn(1, 5, 8, seed=1), randn(1, 5, 8, seed=2)
-    torch.testing.assert_close(mixture(q[0, place], k[0], v[0]), lesson["attention_by_hand"](q, k, v, 1)[0, place])
+    others = [token for token in range(5) if token != gone]
+    expected = lesson["attention_by_hand"](q, k[:, others], v[:, others], 1)[0, place]
+    torch.testing.assert_close(mixture(q[0, place], k[0], v[0], gone), expected)
 
 
 # The loop
