@@ -21,7 +21,7 @@ PLAYER_BYTES = 45_000  # a third more as text in a notebook
 # Measured on Pocket's run of "a fox on a blue background" over 20 steps: decoded pictures differ by 31 dB at
 # 80 and by 29 dB at 40 (noise by 30 and 27 dB), mostly in the finest colours; latents by 41 dB at 6 and 37 dB at 12.
 QUALITIES = ((90, 4), (80, 6), (65, 8), (50, 10), (40, 12), (30, 16))
-SMALL = 48  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows in large dots
+SMALL = 64  # pixels of the shorter side: lossy WebP halves the resolution of colours, which shows in large dots
 END = 48  # characters at the end of the film's file, its checksum among them, by which the player finds it
 TEMPLATE = Path(__file__).with_name("player.html")
 

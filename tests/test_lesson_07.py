@@ -375,4 +375,4 @@ def test_the_prompts_in_pockets_place_are_of_its_world(monkeypatch, tmp_path):
 def test_the_text_names_the_articles_model_and_the_cell_the_librarys_line():
     texts = [cell.source for cell in nbformat.read(LESSON, as_version=4).cells if cell.cell_type == "markdown"]
     assert [text for text in texts if f"`{ARTICLE_MODEL}`" in text]
-    assert "from_pretrained(FINE_TUNE, dtype=torch.float16)" in cell_with(LESSON, "load_pipeline(FINE_TUNE")
+    assert f'from_pretrained("{ARTICLE_MODEL}", dtype=torch.float16)' in cell_with(LESSON, "load_pipeline(FINE_TUNE")
