@@ -38,7 +38,7 @@ JUMP = Exercise(
     hints=(
         "Between s and t lie the timesteps s + 1 to t. Which product says what they leave of the variance?",
         "alpha_bar[t] is the product of all steps up to t, and alpha_bar[s] of those up to s. Divide.",
-        "Then it is the closed form again, with that share in place of alpha_bar and x_s in place of x0.",
+        "Then it is the formula for x_t again, with that share in place of alpha_bar and x_s in place of x0.",
     ),
     mistakes=(
         Mistake(
