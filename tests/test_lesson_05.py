@@ -1,6 +1,7 @@
 """What lesson 05 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
 import itertools
+from collections import Counter
 
 import matplotlib.pyplot as plt
 import pytest
@@ -14,9 +15,9 @@ from helpers.judge import NOTHING, Reading, read_pocket
 from helpers.loading import POCKET
 from helpers.plots import faults
 from helpers.sampling import normal
-from helpers.scenes import WORDS
+from helpers.scenes import COLOURS, PLAIN, WORDS
 from helpers.token_chips import chips, merging
-from tests.lessons import NOTEBOOKS, cell_with, definitions
+from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
 from tests.pipelines.tiny import randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "05_text_conditioning.ipynb"
@@ -171,12 +172,12 @@ def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
         assert len(pieces) == 12 and pieces[3:5] == ["left", "of"] and pieces[-1] == "background"
 
 
-def test_colours_are_counted_side_by_side():
+def test_colours_are_found_side_by_side():
     colours = [("red", "blue"), ("green", "blue"), ("blue", "red"), ("red",), ()]
     readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
     lesson = definitions(LESSON, wishes=[WISH] * len(readings))
-    counts = {(side, which): lesson["coloured"](readings, side, which) for side in (0, 1) for which in (0, 1, 2)}
-    assert counts == {(0, 0): 2, (0, 1): 1, (0, 2): 1, (1, 0): 1, (1, 1): 2, (1, 2): 0}
+    found = {(side, which): lesson["turned"](readings, side, which) for side in (0, 1) for which in (0, 1, 2)}
+    assert found == {(0, 0): [1, 4], (0, 1): [3], (0, 2): [2], (1, 0): [3], (1, 1): [1, 2], (1, 2): []}
 
 
 def test_the_counts_of_a_side_stand_under_their_heads(capsys):
@@ -186,8 +187,18 @@ def test_the_counts_of_a_side_stand_under_their_heads(capsys):
     count({"mine": ([], readings)}, side=0)
     count({"mine": ([], readings)}, side=1)
     heads, left, _, right = capsys.readouterr().out.splitlines()
-    assert left.split() == ["mine", "3", "1", "1"] and right.split() == ["mine", "1", "2", "3"]
-    assert heads.split("  ")[-1] == "right: its own" and len(heads) >= len(left) == len(right)
+    assert left.split() == ["mine", "3", "1", "1", "4"] and right.split() == ["mine", "1", "2", "3", "1", "2"]
+    for head, number in (("left: its own", "3"), ("the twin's", "1"), ("right: its own", "1")):
+        end = heads.index(head) + len(head)
+        assert left[:end].split()[-1] == number and left[end : end + 1] in ("", " ")
+
+
+def test_the_twins_have_all_colours_and_no_ground_has_the_colour_of_a_thing():
+    wishes = constants(LESSON, "wishes")["wishes"]
+    twins = Counter(colours[2] for _, colours, _ in wishes)
+    assert set(twins) == set(COLOURS) and max(twins.values()) == 2
+    for things, colours, grounds in wishes:
+        assert len({*things}) == 2 and len({*colours, *grounds}) == 5 and {*grounds} < {*PLAIN} - {"orange"}
 
 
 @pytest.mark.parametrize("positions", [(1, 4), ()])
