@@ -106,7 +106,7 @@ MIXTURE = Exercise(
 
 WHO_KNOWS = Quiz(
     name="05.who_knows",
-    question="`a red fox left of a blue car`: which of these vectors has read all it takes to tell that the left thing "
+    question="`a red fox left of a blue car`: which of these vectors may read all it takes to tell that the left thing "
     "is red and the right one blue?",
     options=(
         Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
@@ -116,10 +116,11 @@ WHO_KNOWS = Quiz(
         ),
         Option(
             "That of `car`",
-            "It has read both colours and `left`, and so has the padding. What they keep of it is another question.",
+            "The mask lets it read both colours and `left`, and the padding, too. What they keep of it is another "
+            "question.",
             right=True,
         ),
-        Option("None: only together do they say it", "One late vector is enough: it has read all earlier ones."),
+        Option("None: only together do they say it", "One late vector is enough: it may read all earlier ones."),
     ),
 )
 
