@@ -129,7 +129,7 @@ NO_FOX = Quiz(
         Option(
             "A fox in the snow",
             "Its training had no sentence with this word, and the token of `fox` is there as ever. To keep something "
-            "out takes another input, a negative prompt (lesson 06).",
+            "out takes another input, a negative prompt (lesson 06b).",
             right=True,
         ),
         Option(
