@@ -135,13 +135,7 @@ def _curve(figure: Figure, points: Sequence[tuple[float, float] | None], count: 
 
 
 def run_viewer(
-    pipe: "StableDiffusionPipeline",
-    steps: Sequence[Step],
-    *,
-    picture: int = 0,
-    side: int = 128,
-    alt: str | None = None,
-    film_bytes: int = FILM_BYTES,
+    pipe: "StableDiffusionPipeline", steps: Sequence[Step], *, picture: int = 0, side: int = 128, alt: str | None = None
 ) -> StepViewer:
     """A slider over the steps of a run, with all that is known at each, as in `run(...).steps` or from `denoise`.
 
@@ -155,7 +149,7 @@ def run_viewer(
 
     steps: in any number, also a part of a run: `result.steps[::2]`. picture: which one of the batch.
     side: of the pictures, in pixels: larger ones are made smaller, latents are enlarged by a whole factor.
-    alt, film_bytes: as in `step_viewer`.
+    alt: as in `step_viewer`.
 
     Everything is decoded and drawn in this call. Raises ValueError for no steps, or a picture that the batch lacks.
     """
@@ -185,8 +179,7 @@ def run_viewer(
     whole = [step.index for step in steps] == list(range(len(steps)))  # as far as one can tell
     of = f" of {len(steps)}" if whole else ""
     labels = [f"step {step.index + 1}{of}, t = {step.t:g}" for step in steps]
-    frames = list(zip(*columns.values(), strict=True))
-    return step_viewer(frames, labels, names=tuple(columns), side=side, alt=alt, film_bytes=film_bytes)
+    return step_viewer(list(zip(*columns.values(), strict=True)), labels, names=tuple(columns), side=side, alt=alt)
 
 
 def _as_shown(x: Tensor, eps: Tensor, x0: Tensor) -> Tensor:

@@ -153,6 +153,8 @@ def test_a_point_moves_along_a_curve():
 def test_noise_is_compressed_as_far_as_it_needs_and_flat_pictures_are_not_touched():
     viewer = step_viewer(noise(12), [f"t = {i}" for i in range(12)])
     assert len(viewer.html) + 4 * len(viewer.film) / 3 < 250_000  # of 590,000 numbers that are all random
+    larger = step_viewer(noise(12), [f"t = {i}" for i in range(12)], film_bytes=1_000_000)
+    assert len(viewer.film) < len(larger.film) < 1_000_000, "what a film may take is not asked"
     flat = [np.full((128, 128, 3), i, np.uint8) for i in range(12)]
     viewer = step_viewer(flat, [f"t = {i}" for i in range(12)])
     assert all((shown(viewer, i) == i).all() for i in range(12))
