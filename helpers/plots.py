@@ -12,6 +12,7 @@ import base64
 import html
 import io
 import warnings
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,7 +28,7 @@ from helpers.picture_grids import PER_INCH, Map, attention, difference, grid, he
 
 # What other modules draw is found here too.
 __all__ = ["Map", "attention", "axes", "difference", "grid", "heat_map", "lines", "multiples"]
-__all__ += ["as_picture", "faults", "figure_file", "picture_file", "show"]
+__all__ += ["as_picture", "faults", "figure_file", "folded", "picture_file", "show"]
 
 # A figure is stored as a palette picture if that changes no value of any pixel by more than this, or by more than a
 # quarter of what its neighbours differ by, but for a small share of pixels. A mean error will not do: flat backgrounds
@@ -39,7 +40,7 @@ PALETTE_EXCEPT = 0.001
 ROUNDED = (3, 6)
 # Photographs do not compress as PNG. A figure above PNG_BYTES is stored as JPEG if that is smaller, which notebooks
 # show just the same, at the best of these qualities that brings it below FIGURE_BYTES, or the last one.
-PNG_BYTES = 45_000
+PNG_BYTES = 45_000  # unless a figure asks for more
 FIGURE_BYTES = 60_000
 JPEG_QUALITIES = (92, 85, 75, 60)
 CAPTION = "max-width: 904px; margin: 6px 0 16px; font-size: 14px; line-height: 1.45"
@@ -53,7 +54,7 @@ def figure_file(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def show(figure: Figure, caption: str) -> None:
+def show(figure: Figure, caption: str, *, png_bytes: int = PNG_BYTES) -> None:
     """Show a figure in the notebook with its caption beneath, and close it.
 
     caption: what there is to see, with its number, in one to three sentences: for every reader, and for those who do
@@ -70,7 +71,7 @@ def show(figure: Figure, caption: str) -> None:
         raise ValueError("A figure needs a caption: tell in a sentence what there is to see")
     for fault in faults(figure):
         warnings.warn(fault, stacklevel=2)
-    kind, data, width = _encoded(figure)
+    kind, data, width = _encoded(figure, png_bytes)
     plt.close(figure)
     if get_ipython() is None:  # a plain script: there is nowhere to show a picture
         print(caption)
@@ -79,6 +80,16 @@ def show(figure: Figure, caption: str) -> None:
     display(bundle, raw=True, metadata={kind: {"alt": caption, "width": width}})
     line = f'<p style="{CAPTION}">{html.escape(caption)}</p>'
     display({"text/html": line, "text/plain": caption}, raw=True)
+
+
+def folded(summary: str, lines: Sequence[str]) -> None:
+    """Show a line that opens on lines of figures: for a reader who wants to guess first. A script prints them all."""
+    text = "\n".join(lines)
+    if get_ipython() is None:
+        print(summary, text, sep="\n")
+        return
+    body = f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
+    display({"text/html": body, "text/plain": f"{summary}\n{text}"}, raw=True)
 
 
 def faults(figure: Figure) -> list[str]:
@@ -109,7 +120,7 @@ def faults(figure: Figure) -> list[str]:
     return found
 
 
-def _encoded(figure: Figure) -> tuple[str, bytes, int]:
+def _encoded(figure: Figure, png_bytes: int) -> tuple[str, bytes, int]:
     """The figure as (MIME type, file, width on the page in pixels): the smallest form that looks the same."""
     image = Image.open(io.BytesIO(figure_file(figure))).convert("RGB")
     width = round(image.width * PER_INCH / figure.dpi)
@@ -118,9 +129,9 @@ def _encoded(figure: Figure) -> tuple[str, bytes, int]:
     rounded = [image.point([min(255, step * round(value / step)) for value in range(256)] * 3) for step in ROUNDED]
     for full in [palette] if _looks_like(palette, image) else rounded:
         # At its fastest, PNG makes no file twice as large as at its best: so that of photographs is not tried in vain.
-        if len(picture_file(full, compress_level=1)) <= 2 * PNG_BYTES:
+        if len(picture_file(full, compress_level=1)) <= 2 * png_bytes:
             png = picture_file(full, optimize=True)
-            if len(png) <= PNG_BYTES:
+            if len(png) <= png_bytes:
                 return "image/png", png, width
     # Stored in the pixels of the page: a quarter of them, and each pixel of a picture is still one.
     image = image.reduce(2)

@@ -1,13 +1,10 @@
 """Lesson 07 in figures: one run of Stable Diffusion, part by part."""
 
-import html
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython import get_ipython
-from IPython.display import display
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
@@ -116,16 +113,6 @@ def seven_parts(
             _text(figure, x, 1192 + LARGE + 4, words, ha="center", va="top")
         hairline(figure)
     return figure
-
-
-def folded(summary: str, lines: Sequence[str]) -> None:
-    """Show a line that opens on lines of figures: for a reader who wants to guess first. A script prints them all."""
-    text = "\n".join(lines)
-    if get_ipython() is None:
-        print(summary, text, sep="\n")
-        return
-    body = f"<details><summary>{html.escape(summary)}</summary><pre>{html.escape(text)}</pre></details>"
-    display({"text/html": body, "text/plain": f"{summary}\n{text}"}, raw=True)
 
 
 def _beyond(painted: Tensor) -> np.ndarray:

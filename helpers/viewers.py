@@ -135,7 +135,14 @@ def _curve(figure: Figure, points: Sequence[tuple[float, float] | None], count: 
 
 
 def run_viewer(
-    pipe: "StableDiffusionPipeline", steps: Sequence[Step], *, picture: int = 0, side: int = 128, alt: str | None = None
+    pipe: "StableDiffusionPipeline",
+    steps: Sequence[Step],
+    *,
+    picture: int = 0,
+    curve: tuple[Figure, Sequence[tuple[float, float] | None]] | None = None,
+    side: int = 128,
+    alt: str | None = None,
+    film_bytes: int = FILM_BYTES,
 ) -> StepViewer:
     """A slider over the steps of a run, with all that is known at each, as in `run(...).steps` or from `denoise`.
 
@@ -148,8 +155,8 @@ def run_viewer(
         "x_t decoded": the VAE's picture of x_t. "x0 estimate": its picture of the clean latents the noise implies.
 
     steps: in any number, also a part of a run: `result.steps[::2]`. picture: which one of the batch.
-    side: of the pictures, in pixels: larger ones are made smaller, latents are enlarged by a whole factor.
-    alt: as in `step_viewer`.
+    side: of the pictures, in pixels: larger ones are made smaller, smaller ones enlarged by a whole factor.
+    curve, alt, film_bytes: as in `step_viewer`.
 
     Everything is decoded and drawn in this call. Raises ValueError for no steps, or a picture that the batch lacks.
     """
@@ -179,7 +186,8 @@ def run_viewer(
     whole = [step.index for step in steps] == list(range(len(steps)))  # as far as one can tell
     of = f" of {len(steps)}" if whole else ""
     labels = [f"step {step.index + 1}{of}, t = {step.t:g}" for step in steps]
-    return step_viewer(list(zip(*columns.values(), strict=True)), labels, names=tuple(columns), side=side, alt=alt)
+    frames = list(zip(*columns.values(), strict=True))
+    return step_viewer(frames, labels, names=tuple(columns), curve=curve, side=side, alt=alt, film_bytes=film_bytes)
 
 
 def _as_shown(x: Tensor, eps: Tensor, x0: Tensor) -> Tensor:

@@ -291,11 +291,6 @@ def test_the_seven_parts_are_drawn_without_texts_that_touch(length):
     plots.plt.close(figure)
 
 
-def test_folded_numbers_are_printed_where_nothing_can_be_folded(capsys):
-    stations.folded("The numbers", ["a 1", "b 2"])
-    assert capsys.readouterr().out == "The numbers\na 1\nb 2\n"
-
-
 # --- the article's pictures
 
 

@@ -137,6 +137,19 @@ def test_what_is_stored_looks_like_the_figure(pictures, shown, noise):
     assert len(data[kind]) < 500_000
 
 
+def test_a_figure_that_may_take_more_keeps_twice_the_pixels_of_the_page(shown):
+    torch.manual_seed(0)
+    noise = torch.randn(3, 128, 128)
+    plots.show(plots.grid([[noise]]), "At its usual size.")
+    plots.show(plots.grid([[noise]]), "As sharp as it is drawn.", png_bytes=200_000)
+    sizes = []
+    for data, options in shown[::2]:
+        (kind,) = data.keys() - {"text/plain"}
+        with Image.open(io.BytesIO(base64.b64decode(data[kind]))) as image:
+            sizes.append(image.width / options["metadata"][kind]["width"])
+    assert sizes == [1, 2]
+
+
 def test_show_needs_a_caption(pictures):
     with pytest.raises(ValueError, match="needs a caption"):
         plots.show(plots.grid([pictures[:1]]), " ")
@@ -145,6 +158,11 @@ def test_show_needs_a_caption(pictures):
 def test_outside_a_notebook_the_caption_is_printed(pictures, capsys):
     plots.show(plots.grid([pictures[:1]]), "One scene.")
     assert capsys.readouterr().out == "One scene.\n"
+
+
+def test_folded_numbers_are_printed_where_nothing_can_be_folded(capsys):
+    plots.folded("The numbers", ["a 1", "b 2"])
+    assert capsys.readouterr().out == "The numbers\na 1\nb 2\n"
 
 
 def place(axis, figure):
