@@ -180,6 +180,14 @@ def test_colours_are_found_side_by_side():
     assert found == {(0, 0): [1, 4], (0, 1): [3], (0, 2): [2], (1, 0): [3], (1, 1): [1, 2], (1, 2): []}
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_thing_of_which_no_colour_is_read_gets_a_question_mark(side):
+    colour = definitions(LESSON)["colour"]
+    assert colour(NOTHING, side) == "?"
+    assert colour(Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "snow"), side) == ("red", "blue")[side]
+    assert colour(Reading("one", ("fox",), ("red",), "flat", "snow"), side) == ("red", "?")[side]
+
+
 def test_the_counts_of_a_side_stand_under_their_heads(capsys):
     colours = [("red", "green"), ("red", "green"), ("red", "blue"), ("green", "red")]
     readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]

@@ -112,7 +112,7 @@ WHO_KNOWS = Quiz(
         Option("That of `fox`", "It stands before `blue` and `car`, and the mask hides from it all that comes later."),
         Option(
             "That of `left`, which says where things stand",
-            "It has read `a red fox` and itself. What stands right of the fox comes only after it.",
+            "It may read `a red fox` and itself. What stands right of the fox comes only after it.",
         ),
         Option(
             "That of `car`",
