@@ -50,8 +50,18 @@ def test_a_blur_keeps_a_plain_picture_and_the_mean_and_averages_noise_as_a_gauss
     expected = 1 / (2 * math.sqrt(math.pi) * 2)  # of a Gaussian of radius 2 in two dimensions
     assert blurred(noise, 2).std().item() == pytest.approx(expected, rel=0.02)
     noisy = lesson["x0"] + lesson["normal"](1, 2, lesson["x0"])
-    best = max(lesson["decibels"](blurred(noisy, radius)) for radius in range(1, 9))
-    assert lesson["decibels"](lesson["best_blur"](noisy)) == best
+    rated = [lesson["decibels"](blurred(noisy, radius)) for radius in range(1, 9)]
+    assert rated[lesson["best_radius"](noisy) - 1] == max(rated)
+
+
+def test_on_the_way_back_the_error_of_the_picture_is_a_multiple_of_that_of_the_answer(lesson):
+    x0, t = lesson["x0"], 499
+    eps = lesson["normal"](1, 7, x0)
+    x_t = lesson["add_noise"](x0, eps, t)
+    assert_close(lesson["way_back"](x_t, eps, t), x0, rtol=0, atol=1e-5)
+    wrong = lesson["normal"](1, 8, x0)
+    times = math.sqrt((1 - ALPHA_BAR[t]) / ALPHA_BAR[t])
+    assert_close((lesson["way_back"](x_t, wrong, t) - x0).std(), times * (eps - wrong).std(), rtol=1e-4, atol=0)
 
 
 def test_six_decibels_more_are_half_the_error(lesson):
@@ -89,26 +99,17 @@ def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(
 
 def test_no_answer_beats_the_weighted_mean_of_the_noises_that_may_have_gone_in(lesson):
     code = cell_with(LESSON, "def squared_error(")
-    made = {"torch": torch, "alpha_bar": ALPHA_BAR}
+    made = {"torch": torch, "alpha_bar": ALPHA_BAR, "way_back": lesson["way_back"]}
     exec(code, made)
     back = ALPHA_BAR[99].sqrt() * made["values"] + (1 - ALPHA_BAR[99]).sqrt() * made["noises"]
     assert_close(back, torch.full((2,), made["seen"]))  # both lead to the number that is seen
     best = made["best"].item()
     assert made["squared_error"](best) < min(made["squared_error"](best + off) for off in (-0.01, 0.01))
+    # One line back from it: the mean of the clean numbers, with the same weights.
+    assert_close(lesson["way_back"](made["seen"], made["best"], made["t"]), made["weights"] @ made["values"])
     # Of many numbers noised, those that land near the one seen: the mean of their noises is that answer.
     generator = torch.Generator().manual_seed(3)
     clean = made["values"].repeat(1_000_000)
     eps = torch.randn(len(clean), generator=generator)
     near = (lesson["add_noise"](clean, eps, 99) - made["seen"]).abs() < 0.01
     assert eps[near].mean().item() == pytest.approx(best, abs=4 * eps[near].std().item() / near.sum().item() ** 0.5)
-
-
-def test_the_squares_on_top_are_found_as_often_as_the_noise_of_a_mean_allows(lesson):
-    runs = torch.stack([lesson["squares"](torch.zeros(1, 3, 128, 128), seed, 32) for seed in range(8)])
-    assert runs.shape == (8, 3, 4, 4)
-    factor = ALPHA_BAR[999].sqrt()
-    assert runs.std().item() == pytest.approx(((1 - ALPHA_BAR[999]).sqrt() / factor / 32).item(), rel=0.15)
-    assert runs.mean().item() == pytest.approx(0, abs=0.1)
-    where = torch.tensor([[True, False], [False, True]])
-    assert lesson["on_top"](torch.tensor([[2.0, 1.0], [0.0, 3.0]]), where)
-    assert not lesson["on_top"](torch.tensor([[2.0, 2.5], [0.0, 3.0]]), where)
