@@ -83,18 +83,61 @@ def test_at_scales_nought_and_one_the_network_is_asked_once(pipe, lesson, fox, m
     assert len(asked) == 4
 
 
-def test_the_small_world_keeps_its_shares_at_one_and_loses_a_way_above():
-    space = {"torch": torch}
+@pytest.fixture(scope="module")
+def world(pipe):
+    """The world of one number: its bells, its sharpened densities, and the runs with exact answers."""
+    space = definitions(LESSON, alpha_bar=pipe.scheduler.alphas_cumprod, TIMES=[])
     exec(cell_with(LESSON, "def bells("), space)
-    left = space["left"]
+    return space
+
+
+def shares_and_widths(world, density):
+    """On each side of 0: the share of a density over the lesson's line, and its width there."""
+    line, found = world["line"], []
+    for part in (density * (line < 0), density * (line > 0)):
+        mean = (part * line).sum() / part.sum()
+        width = ((part * (line - mean) ** 2).sum() / part.sum()).sqrt()
+        found.append((float(part.sum() / density.sum()), float(width)))
+    return found
+
+
+def test_sharpening_keeps_the_shares_at_one_and_loses_a_way_above(world):
+    left = {s: shares_and_widths(world, q)[0][0] for s, q in world["sharpened"].items()}
     assert left[1] == pytest.approx(0.7, abs=1e-3)
     assert left[1] > left[4] > left[7.5]
 
 
-def test_the_distance_is_that_of_the_card_and_its_error_that_of_leaving_one_picture_out(lesson):
+def test_the_line_that_tells_a_density_gives_its_shares_and_widths(world):
+    (left, narrow), (right, wide) = shares_and_widths(world, world["sharpened"][4])
+    assert world["told"](world["sharpened"][4]) == (
+        f"{left:4.0%} at -2.00, width {narrow:.2f};  {right:4.0%} at  2.15, width {wide:.2f}"
+    )
+
+
+@pytest.mark.parametrize("s", [0, 1, 4])
+def test_the_exact_answers_are_those_known_for_one_bell(world, monkeypatch, s):
+    monkeypatch.setitem(world, "everything", [(1, -2, 1.5)])
+    monkeypatch.setitem(world, "called_c", [(1, 1, 0.5)])
+    x, a = torch.linspace(-3, 3, 7), float(world["alpha_bar"][500])
+    empty, words = ((1 - a) ** 0.5 * (x - a**0.5 * m) / (a * w**2 + 1 - a) for m, w in ((-2, 1.5), (1, 0.5)))
+    torch.testing.assert_close(world["exact"](s)(x, 500), guide(empty, words, s), rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_exact_runs_give_back_the_density_at_one_and_are_not_the_sharpened_one_at_four(world):
+    dots = torch.randn(4000, generator=torch.Generator().manual_seed(1))
+    for s in (1, 4):
+        ends = world["draw"](dots, world["exact"](s), range(999, 0, -9))
+        left, width = float((ends < 0).float().mean()), float(ends[ends < 0].std())
+        share, wide = shares_and_widths(world, world["sharpened"][s])[0]
+        if s == 1:
+            assert (left, width) == pytest.approx((share, wide), abs=0.04)
+        else:
+            assert left > share + 0.1 and width < wide / 2
+
+
+def test_the_error_of_a_mean_of_pairs_is_that_of_leaving_one_picture_out(lesson):
     rows = torch.rand((6, 48), generator=torch.Generator().manual_seed(3))
-    table = lesson["distances"](rows)
-    torch.testing.assert_close(table[torch.triu(torch.ones(6, 6), 1) > 0], torch.pdist(rows) / 48**0.5)
-    left_out = [torch.pdist(torch.cat([rows[:i], rows[i + 1 :]])).mean() / 48**0.5 for i in range(6)]
+    left_out = [torch.pdist(torch.cat([rows[:i], rows[i + 1 :]])).mean() for i in range(6)]
     error = torch.stack(left_out).std(correction=0) * 5**0.5
-    assert lesson["mean_of_pairs"](table) == f" {torch.pdist(rows).mean() / 48**0.5:.2f} ± {error:.2f}"
+    assert lesson["mean_of_pairs"](torch.cdist(rows, rows)) == f"{torch.pdist(rows).mean():.2f} ± {error:.2f}"
