@@ -103,27 +103,35 @@ def test_short_padding_of_one_text_a_call_fails_and_of_both_keeps_the_vectors_th
     torch.testing.assert_close(all_of_them[:, : few.shape[1]], few, rtol=1e-4, atol=1e-4)
 
 
-def test_one_short_set_leaves_the_other_as_it_is_and_full_length_changes_nothing(lesson, pipe):
+def test_each_change_reaches_one_set_of_vectors_and_full_length_changes_nothing(lesson, pipe):
     ids = [lesson["token_ids"](pipe.tokenizer, text) for text in ("", PROMPT)]
-    length = ids[0].shape[1]
+    length, left = ids[0].shape[1], 6
     with torch.no_grad():
         full = lesson["text_vectors"](pipe.text_encoder, *ids)
+        empty, words = full
         right = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [0], steps=STEPS)
-        for which in (0, 1):
+        wanted = {
+            "words' set short": (empty, words[:left]),
+            "empty set short": (empty[:left], words),
+            "padding exchanged": (empty, torch.cat([words[:left], empty[left:]])),
+        }
+        assert not torch.equal(words[left:], empty[left:])
+        assert lesson["three_changes"](left).keys() == wanted.keys()
+        for head, sets in wanted.items():
             handed = []
 
             def unet(x, t, encoder_hidden_states):
                 handed.append(encoder_hidden_states)  # noqa: B023
                 return SimpleNamespace(sample=x)
 
-            lesson["one_set_short"](which, 6).guided_noise(unet, torch.zeros(1, 4, 8, 8), 1, full, 4.0)
-            assert [one.shape[1] for one in handed] == [6 if number == which else length for number in (0, 1)]
-            assert all(torch.equal(one[0], whole[: one.shape[1]]) for one, whole in zip(handed, full, strict=True))
-            short, same = (
-                lesson["pipeline"](lesson["one_set_short"](which, left), lesson["given"], PROMPT, [0], steps=STEPS)
-                for left in (6, length)
+            change = lesson["three_changes"](left)[head]
+            lesson["with_sets"](change).guided_noise(unet, torch.zeros(1, 4, 8, 8), 1, full, 4.0)
+            assert all(torch.equal(one[0], whole) for one, whole in zip(handed, sets, strict=True))
+            other, same = (
+                lesson["pipeline"](lesson["with_sets"](one), lesson["given"], PROMPT, [0], steps=STEPS)
+                for one in (change, lesson["three_changes"](length)[head])
             )
-            assert apart(short, right) > 1
+            assert apart(other, right) > 1
             assert apart(same, right) <= 1
 
 
@@ -149,7 +157,7 @@ def test_parts_3_6_and_7_are_the_courses_until_the_end():
     cut = headings.index("## For afterwards (30 minutes)")
     before, after = headings[:cut], headings[cut:]
     assert "## Summary" in before
-    assert [line[:10] for line in before if line.startswith("### ")] == ["### Part 5", "### `draw`", "### Where "]
+    assert [line[:10] for line in before if line.startswith("### ")] == ["### Part 5", "### `draw`", "### A sche"]
     assert [line[:10] for line in after[1:4]] == ["### Part 3", "### Part 6", "### Part 7"]
     minutes = [int(found) for line in after[1:] for found in re.findall(r"\((\d+) minutes\)", line)]
     assert sum(minutes) == 30
@@ -212,24 +220,38 @@ def test_parts_may_be_called_by_keyword_and_a_right_answer_is_used():
     assert exercises.or_reference("07.draw", lambda *handed: None) is lesson_07.draw
 
 
-def test_with_an_end_at_1_the_picture_is_that_of_the_librarys_setting(lesson, pipe):
-    noise = lesson["parts"].start_noise([0], lesson["given"].shape)
-    ends_at_1 = lesson["given"].alpha_bar.clone()
-    ends_at_1[0] = 1
-    changed = lesson["changed"](lesson["given"], alpha_bar=ends_at_1)
-    scheduler = pipe.scheduler
-    pipe.scheduler = DDIMScheduler.from_config(scheduler.config, set_alpha_to_one=True)
-    try:
-        theirs = pipe(PROMPT, latents=noise, num_inference_steps=STEPS, guidance_scale=4.0).images[0]
-        with torch.no_grad():
-            mine, other = (
-                lesson["pipeline"](lesson["parts"], one, PROMPT, [0], steps=STEPS)[0]
-                for one in (changed, lesson["given"])
-            )
-    finally:
-        pipe.scheduler = scheduler
-    assert apart(mine, theirs) <= 1
-    assert (mine != other).any()
+def test_the_four_changes_are_all_that_a_scheduler_without_the_config_has_otherwise(pipe):
+    changes = constants(LESSON, "CHANGES")["CHANGES"]
+    defaults = DDIMScheduler().config
+    all_four = {key: defaults[key] for keys in changes.values() for key in keys}
+    assert len(changes) == 4
+    assert all(pipe.scheduler.config[key] != value for key, value in all_four.items())
+    # Pocket's settings, whatever the small pipeline of the tests was made with
+    pocket = load_pipeline("pocket", device="cpu").scheduler.config
+    settings = constants(LESSON, "settings")["settings"]
+    changed = DDIMScheduler.from_config(pocket, **(settings | all_four))
+    told = {key: value for key, value in changed.config.items() if not key.startswith("_")}
+    assert told == {key: defaults[key] for key in told}
+
+
+def test_exchanged_keeps_what_it_is_handed_under_the_other_noise_at_the_same_timestep(lesson, pipe):
+    asked, noise, kept = [], torch.randn(1, 4, 8, 8, generator=seeded(1)), torch.randn(1, 4, 8, 8, generator=seeded(2))
+
+    def predict(x, t):
+        asked.append((t, x))
+        return x
+
+    space = {"times": [751, 501, 251, 1], "alpha_bar": pipe.scheduler.alphas_cumprod, "other": noise, "pipe": pipe}
+    lesson["exchanged"].__globals__.update(space, predict=predict)
+    with torch.no_grad():
+        x, answer, picture = lesson["exchanged"](1, kept)
+    a = pipe.scheduler.alphas_cumprod[501]
+    torch.testing.assert_close(x, a.sqrt() * kept + (1 - a).sqrt() * noise)
+    assert answer is x, "the answer is to the exchanged latent"
+    assert [t for t, _ in asked] == [501, 251, 1, 501]
+    parts = lesson["parts"]
+    end = parts.ddim_loop(lambda x, t: x, x, [501, 251, 1], pipe.scheduler.alphas_cumprod)
+    assert np.array_equal(picture, parts.to_pixels(pipe.vae, end)[0])
 
 
 def test_unrounded_and_then_rounded_a_picture_is_that_of_part_7(lesson, pipe):
