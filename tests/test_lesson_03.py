@@ -1,6 +1,6 @@
 """The functions of lesson 03: its hook is the helper's, and what it counts and draws is right."""
 
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from types import SimpleNamespace
 
 import numpy as np
@@ -81,8 +81,14 @@ def test_the_lessons_own_hook_cuts_the_skips_of_level_0(lesson, pipe):
 
 def test_the_judges_readings_are_counted_where_they_agree(lesson):
     readings = [SimpleNamespace(words=("fox", "car"), colours=("red",)), SimpleNamespace(words=("owl",), colours=())]
-    assert lesson["agreeing"](readings, "words", ["car", "fox"]) == 1
-    assert lesson["agreeing"](readings, "colours", ["red", "red"]) == 1
+    own, partners = lesson["own_and_partners"]("thing", "words", ["car", "fox"]).items()
+    assert (own[0], [own[1](i, seen) for i, seen in enumerate(readings)]) == ("own thing", [True, False])
+    assert (partners[0], [partners[1](i, seen) for i, seen in enumerate(readings)]) == (
+        "partner's thing",
+        [True, False],
+    )
+    own = lesson["own_and_partners"]("colour", "colours", ["red", "blue"])["own colour"]
+    assert [own(i, seen) for i, seen in enumerate(readings)] == [True, False]
 
 
 def test_neighbours_change_places_in_both_halves_of_a_guided_batch(lesson):
@@ -113,14 +119,20 @@ def reading(layout, *words, colours=("red",)):
 
 
 def test_layouts_are_counted_beside_the_partners(lesson, capsys):
-    lesson |= {"things": ["fox", "owl"], "read_pocket": lambda pipe, drawings: drawings}
+    lesson |= {"asked": ["a fox", "an owl"], "read_pocket": lambda pipe, drawings: drawings}
     one, both, twice = reading("one", "fox"), reading("above", "owl", "fox"), reading("above", "fox", "fox")
     sets = {"as asked": [one, both], "swapped": [twice, one]}
     as_asked = [(0, one), (1, both)]
-    found = lesson["arranged"](sets, ["a", "b"], ["one", "above"], "as asked", lambda *seen: seen in as_asked)
-    assert found == sets
-    counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert counts == [["1", "0", "1"], ["1", "0", "1"], ["0", "1", "0"], ["0", "1", "0"]]
+    columns = lesson["own_and_partners"]("layout", "layout", ["one", "above"])
+    columns |= {"as asked": lambda *seen: seen in as_asked}
+    assert lesson["counted"](sets, columns, ["a", "b"]) == sets
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("of 1 ") and all(len(line) == len(head) for line in lines)
+    assert [line.split()[-3:] for line in lines] == [["1", "0", "1"], ["1", "0", "1"], ["0", "1", "0"], ["0", "1", "0"]]
+    lesson["counted"](sets, columns)
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.startswith("of 2 ")
+    assert [line.split()[-3:] for line in lines] == [["2", "0", "2"], ["0", "2", "0"]]
 
 
 def test_the_things_are_as_asked_if_they_are_those_of_the_prompt_and_no_other(lesson):
@@ -132,34 +144,23 @@ def test_the_things_are_as_asked_if_they_are_those_of_the_prompt_and_no_other(le
 
 
 def test_relations_are_drawn_whole_and_swapped_and_the_order_is_counted(lesson, capsys, monkeypatch):
-    drawn = {"whole": ["beside fox owl", "above fox owl"] * 6, "swapped": ["above owl cat", "one owl"] * 6}
+    drawn = [["beside fox owl", "above fox owl"] * 6, ["above owl cat", "one owl"] * 6]  # whole, then swapped
     texts = []
 
-    def drawn_as(name):
-        return lambda *args: texts.append(args[-1]) or drawn[name]
+    def drawn_asked(changed, asked):
+        texts.append(asked)
+        assert isinstance(changed, nullcontext) == (len(texts) == 1)
+        return drawn[len(texts) - 1]
 
     monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
     monkeypatch.setattr(lesson["plots"], "grid", lambda *rows, **more: None)
     lesson |= {"asked": ["a fox", "an owl"] * 6, "things": ["fox", "owl"] * 6}
-    lesson |= {"drawn_whole": drawn_as("whole"), "drawn_asked": drawn_as("swapped")}
+    lesson |= {"drawn_asked": drawn_asked}
     lesson |= {"read_pocket": lambda pipe, drawings: [reading(*one.split()) for one in drawings]}
     lesson["relations_swapped"]("left of", "above")
     assert texts[0] == texts[1] == ["a fox left of an owl", "a fox above an owl"] * 6
     counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
     assert counts == [["6", "0", "6"], ["6", "0", "6"], ["0", "6", "0"], ["0", "0", "0"]]
-
-
-def test_the_whole_network_draws_no_picture_twice(lesson):
-    calls = []
-
-    def drawn_asked(changed, texts, latents):
-        calls.append((texts, latents.tolist()))
-        return [f"picture of {text}" for text in texts]
-
-    lesson |= {"asked": ["a fox", "an owl"], "noises": torch.tensor([0.0, 1.0]), "kept": {}, "drawn_asked": drawn_asked}
-    assert lesson["drawn_whole"]() == lesson["drawn_whole"]() == ["picture of a fox", "picture of an owl"]
-    assert lesson["drawn_whole"](["a fox", "two owls"]) == ["picture of a fox", "picture of two owls"]
-    assert calls == [(["a fox", "an owl"], [0.0, 1.0]), (["two owls"], [1.0])]
 
 
 @pytest.fixture
@@ -172,15 +173,17 @@ def tried(lesson):
         "pictures": {"whole": "whole"},
         "cut_by": lambda mine: "skip 1",
         "drawn_asked": lambda changed: changed,
-        "read": lambda sets: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, owl]},
-        "pairs_shown": lambda sets, found, caption, wire: shown.append((wire, sets)),
+        "counted": lambda sets, columns: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, owl]},
+        "all_shown": lambda sets, found, names, caption: shown.append((caption, sets)),
     }
     return SimpleNamespace(experiment=lesson["experiment"], partners=lesson["partners"], shown=shown, lesson=lesson)
 
 
 def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(tried, capsys):
     tried.experiment("skip 1", lambda put: put, {"cut": 2, "swapped": 0})
-    assert tried.shown == [("skip 1", {"whole": "whole", "cut": torch.zeros_like, "swapped": tried.partners})]
+    [(caption, sets)] = tried.shown
+    assert "“skip 1” is cut" in caption
+    assert sets == {"whole": "whole", "cut": torch.zeros_like, "swapped": tried.partners}
     told = capsys.readouterr().out
     assert "cut: 2 of 2 expected, 1 read" in told and "swap: 0 of 2 expected, 1 read" in told
     assert "try another wire" not in told
@@ -231,14 +234,15 @@ def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
     pocket = load_pipeline("pocket", device="cpu")
     side = pocket.unet.config.sample_size
     lesson = definitions(LESSON, pipe=pocket, unet=pocket.unet)
-    wanted = "rng", "paintable", "things", "colours", "asked", "noises", "kept"
+    wanted = "rng", "paintable", "things", "colours", "asked", "noises"
     lesson |= constants(LESSON, *wanted, x0=torch.zeros(1, 4, side, side), **lesson)
     monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
 
     def things_read(changed):
         """In how many of twelve the judge reads the own thing, and the partner's."""
-        lesson["read"]({"wire": lesson["drawn_asked"](changed)})
-        return [int(count) for count in capsys.readouterr().out.splitlines()[1].split()[-4:-2]]
+        columns = lesson["own_and_partners"]("thing", "words", lesson["things"])
+        lesson["counted"]({"wire": lesson["drawn_asked"](changed)}, columns)
+        return [int(count) for count in capsys.readouterr().out.splitlines()[1].split()[-2:]]
 
     for number, left in ((0, range(2)), (1, range(9, 13))):
         assert things_read(surgery.cut(pocket.unet, number))[0] in left
@@ -260,4 +264,3 @@ def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
     assert left >= 5 and right <= 1
     left, right = first("left of", "right of", "words at level 1")
     assert left <= 1 and right >= 5
-    assert max(first("left of", "above", "words at level 1")) <= 1
