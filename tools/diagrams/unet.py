@@ -177,7 +177,7 @@ def draw_pocket() -> Drawing:
         548,
         ("**time**: sines and cosines of $t$, turned", f"into a vector; {_hearing(blocks)} boxes add their map of it"),
         (
-            f"**words**: {len(vectors)} vectors. In the same blocks attention lets every",
+            f"**words**: {len(vectors)} vectors. In the same boxes attention lets every",
             "place look at all places, then at the words",
         ),
         ("pictures: the strongest pattern in a box,", "the first principal component of its numbers"),
