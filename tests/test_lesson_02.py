@@ -40,7 +40,7 @@ def pairs_of_timesteps(steps=25):
         yield t, t_next, float(ALPHA_BAR[t]), float(ALPHA_BAR[t_next])
 
 
-def test_the_loop_is_the_librarys():
+def test_the_loop_is_the_librarys(lesson):
     """With a network that is a formula, so that nothing but the loop is compared."""
     x = randn(*SHAPE)
     for steps in (1, 4, 25):
@@ -49,7 +49,7 @@ def test_the_loop_is_the_librarys():
         theirs = x
         for t in ddim.timesteps:
             theirs = ddim.step(theirs.tanh() + t / 1000, t, theirs).prev_sample
-        ours = loop(x, ddim.timesteps.tolist(), lambda x, t: x.tanh() + t / 1000, ALPHA_BAR)
+        ours = loop(x, ddim.timesteps.tolist(), lambda x, t: x.tanh() + t / 1000, ALPHA_BAR, lesson["ddim"])
         assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -89,11 +89,15 @@ def test_the_weighted_mean_is_that_of_the_posterior(lesson):
     assert_close(look, lesson["best_look"](x, 400), rtol=1e-4, atol=1e-4)
 
 
-def test_a_look_that_goes_straight_moves_by_the_whole_way_in_all(lesson):
+def test_how_far_a_look_has_to_go_is_told_of_the_first_ones_way(lesson):
     looks = torch.tensor([0.0, 1, 3, 4])[:, None, None] * torch.tensor([[1.0, 1], [2, 0]])  # (steps, runs, 2)
-    from_last, moves = lesson["shares"](looks)
-    assert_close(from_last, torch.tensor([1, 0.75, 0.25, 0])[:, None].expand(-1, 2))
-    assert_close(moves, torch.tensor([0.25, 0.5, 0.25])[:, None].expand(-1, 2))
+    assert_close(lesson["to_go"](looks), torch.tensor([1, 0.75, 0.25, 0])[:, None].expand(-1, 2))
+
+
+def test_what_is_nearer_to_the_mean_to_the_left(lesson):
+    lesson["to_left"], lesson["to_right"] = means = randn(2, 1, 4, 3, 3)
+    mixed = torch.cat([share * means[0] + (1 - share) * means[1] for share in (1, 0.6, 0.4, 0)])
+    assert lesson["nearer_left"](mixed).tolist() == [True, True, False, False]
 
 
 def test_an_average_that_turns_once_turns_in_its_worst_step(lesson):
@@ -123,7 +127,7 @@ def test_the_loop_draws_what_the_library_draws(lesson, pipe):
     start = randn(2, 4, side, side)
     ddim = DDIMScheduler(**SCHEDULE, set_alpha_to_one=False, timestep_spacing="leading", steps_offset=1)
     run = sampling.run(pipe, ["a fox"] * 2, steps=5, guidance=1.0, latents=start, sampler=ddim)
-    ours = loop(start, lesson["evenly"](5), lesson["network"], ALPHA_BAR)
+    ours = loop(start, lesson["evenly"](5), lesson["network"], ALPHA_BAR, lesson["ddim"])
     assert_close(ours, run.latents, rtol=1e-3, atol=1e-3)
 
 
@@ -140,18 +144,22 @@ def test_the_step_with_fresh_noise_is_the_librarys(lesson):
         assert_close(ours, sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z), rtol=1e-3, atol=1e-4)
 
 
-@torch.no_grad()
-def test_the_loop_with_other_steps_is_the_loop_without_fresh_noise(lesson, pipe):
-    words, _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
-    start = randn(2, 4, pipe.unet.config.sample_size, pipe.unet.config.sample_size)
-    times = lesson["evenly"](5)
+def test_the_loop_draws_with_fresh_noise(lesson):
+    start, times = randn(*SHAPE), lesson["evenly"](5)
 
-    def drawn(step, seed):
-        return lesson["denoise_with"](step, pipe, start, times, words, seed)
+    def network(x, t):
+        return x.tanh() + t / 1000
 
-    without = drawn(lambda x0, eps, a, a_next, z: a_next**0.5 * x0 + (1 - a_next) ** 0.5 * eps, 3)
-    by_loop = loop(start, times, lambda x, t: lesson["predict"](pipe, x, t, words), ALPHA_BAR)
-    assert_close(without, by_loop, rtol=1e-4, atol=1e-4)
-    thrown = [drawn(lesson["ddpm"], seed) for seed in (1, 1, 2)]
-    assert torch.equal(thrown[0], thrown[1])
-    assert not torch.allclose(thrown[0], thrown[2], atol=1e-2)
+    def drawn(step):
+        return loop(start, times, network, ALPHA_BAR, step)
+
+    x = start
+    for t, t_next in zip(times, [*times[1:], 0], strict=True):
+        z = sampling.normal(len(x), seed=2000 + t, like=x)
+        x = sampling.ddpm_step(x, network(x, t), t, t_next, ALPHA_BAR, z)
+    assert_close(drawn(lesson["with_dice"](lesson["ddpm"], 2)), x, rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(drawn(lesson["with_dice"](lesson["ddpm"], 1)), x, atol=1e-2)
+
+    nowhere = torch.zeros(SHAPE[-2:])
+    without = lesson["with_dice"](lambda x0, eps, a, a_next, z: dice_at(x0, eps, a, a_next, nowhere, z), 2)
+    assert_close(drawn(without), drawn(lesson["ddim"]), rtol=1e-4, atol=1e-4)

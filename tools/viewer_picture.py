@@ -14,7 +14,7 @@ from playwright.sync_api import sync_playwright
 from tests.browser import FLAGS, ROOT, Notebook, find_chromium, jupyter_lab
 
 LESSON = ROOT / "notebooks" / "02_denoising_loop.ipynb"
-CALL = "step_viewer("
+CALL = "run_viewer("
 SCALE = 1.6  # dots of the picture for a pixel of the page
 WINDOW = {"width": 960, "height": 1000}
 

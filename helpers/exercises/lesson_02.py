@@ -2,17 +2,20 @@
 
 import math
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
-from helpers.sampling import ddim_step, predict_x0
+from helpers.sampling import predict_x0
+from helpers.schedules import add_noise, betas
 from helpers.schedules import alpha_bar as alpha_bar_of
-from helpers.schedules import betas
 
 Network = Callable[[Tensor, int], Tensor]
+Mix = Callable[[Tensor, Tensor, int, int], Tensor]  # (x0, eps, t, t_next): the next latent
+Loop = Callable[[Tensor, list[int], Network, Tensor, Mix], Tensor]
+
+ALPHA_BAR = alpha_bar_of(betas())
 
 
 def _tensors(*shape: int, count: int) -> list[Tensor]:
@@ -20,12 +23,11 @@ def _tensors(*shape: int, count: int) -> list[Tensor]:
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-def loop(
-    x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Callable[..., Tensor] = ddim_step
-) -> Tensor:
-    """DDIM from noise x to an almost clean latent; network(x, t) predicts the noise: Song et al. (2020), eq. 12."""
+def loop(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
+    """From noise x to an almost clean latent; network(x, t) predicts the noise, step makes the next latent."""
     for t, t_next in _pairs(timesteps):
-        x = step(x, network(x, t), t, t_next, alpha_bar)
+        eps = network(x, t)
+        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
     return x
 
 
@@ -51,33 +53,57 @@ def _toy(x: Tensor, t: int) -> Tensor:
     return torch.tanh(x) + t / 1000
 
 
-def _loop_cases() -> list[tuple[Tensor, list[int], Network, Tensor]]:
+def _ddim(x0: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
+    return add_noise(x0, eps, t_next, ALPHA_BAR)
+
+
+def _other(x0: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
+    """A step that no formula of the lesson gives: what it gives depends on both timesteps."""
+    return (x0 * (1 - t_next / 1000) + eps * t / 2000).tanh()
+
+
+def _loop_cases() -> list[tuple[Tensor, list[int], Network, Tensor, Mix]]:
     (x,) = _tensors(2, 4, 3, 3, count=1)
-    return [(x, timesteps, _toy, alpha_bar_of(betas())) for timesteps in ([700, 300, 20], [961, 501], [400])]
+    runs = (([700, 300, 20], _ddim), ([961, 501], _ddim), ([400], _ddim), ([801, 401, 1], _other))
+    return [(x, timesteps, _toy, ALPHA_BAR, step) for timesteps, step in runs]
 
 
-def _without_the_last(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+def _without_the_last(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
     for t, t_next in _pairs(timesteps)[:-1]:
-        x = ddim_step(x, network(x, t), t, t_next, alpha_bar)
+        eps = network(x, t)
+        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
     return x
 
 
-def _ends_with_a_look(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
-    x = _without_the_last(x, timesteps, network, alpha_bar)
+def _ends_with_a_look(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
+    x = _without_the_last(x, timesteps, network, alpha_bar, step)
     return predict_x0(x, network(x, timesteps[-1]), timesteps[-1], alpha_bar)
 
 
-def _asks_once(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
+def _asks_once(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
     eps = network(x, timesteps[0])
-    for t, t_next in _pairs(timesteps):
-        x = ddim_step(x, eps, t, t_next, alpha_bar)
-    return x
+    return loop(x, timesteps, lambda x, t: eps, alpha_bar, step)
 
 
-def _tells_the_next(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor) -> Tensor:
-    for t, t_next in _pairs(timesteps):
-        x = ddim_step(x, network(x, t_next), t, t_next, alpha_bar)
-    return x
+def _with(turn: Callable[[Tensor, int, int, Network, Tensor, Mix], Tensor]) -> Loop:
+    """A loop with another round: turn(x, t, t_next, network, alpha_bar, step) gives the next x."""
+
+    def wrong(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
+        for t, t_next in _pairs(timesteps):
+            x = turn(x, t, t_next, network, alpha_bar, step)
+        return x
+
+    return wrong
+
+
+def _tells_the_next(x: Tensor, t: int, t_next: int, network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
+    eps = network(x, t_next)
+    return step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
+
+
+def _estimates_for_the_next(x: Tensor, t: int, t_next: int, network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
+    eps = network(x, t)
+    return step(predict_x0(x, eps, t_next, alpha_bar), eps, t, t_next)
 
 
 LOOP = Exercise(
@@ -88,8 +114,7 @@ LOOP = Exercise(
         "Each round needs a timestep and the one after it: pair `timesteps` with the list that begins one later and "
         "ends with 0.",
         "Three lines in each round: eps from `network(x, t)`; the x0 estimate from x, eps and t; and the new x.",
-        "The new x is a noised picture at the next timestep: `schedules.add_noise`, with the estimate as the picture "
-        "and eps as the noise.",
+        "The new x comes from `step`: give it the estimate, eps, the timestep that x is at, and the next one.",
     ),
     mistakes=(
         Mistake(
@@ -102,22 +127,34 @@ LOOP = Exercise(
             "noise is left.",
         ),
         Mistake(_asks_once, "here the network is asked once. Ask it again in each round, about the new x."),
-        Mistake(_tells_the_next, "the network has to be told the timestep that x is at, not the next one."),
+        Mistake(_with(_tells_the_next), "the network has to be told the timestep that x is at, not the next one."),
         Mistake(
-            partial(loop, step=lambda x, eps, t, t_next, bar: ddim_step(x, eps, t, t, bar)),
-            "x stays where it was: picture and noise are mixed for the same timestep again. Mix them for the next one.",
+            _with(_estimates_for_the_next),
+            "the x0 estimate is made for the next timestep here; make it for the one that x is at.",
         ),
         Mistake(
-            partial(loop, step=lambda x, eps, t, t_next, bar: ddim_step(x, eps, t_next, t, bar)),
-            "the two timesteps are exchanged: the estimate belongs to the one that x is at, the mix to the next one.",
+            lambda x, timesteps, network, alpha_bar, step: loop(
+                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next: step(x0, eps, t_next, t)
+            ),
+            "the two timesteps are exchanged in `step`: first the one that x is at, then the next one.",
         ),
         Mistake(
-            partial(loop, step=lambda x, eps, t, t_next, bar: predict_x0(x, eps, t, bar)),
-            "here each round ends at the x0 estimate. Put noise on it again, as much as belongs to the next timestep.",
+            lambda x, timesteps, network, alpha_bar, step: loop(
+                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next: step(x0, eps, t, t)
+            ),
+            "`step` is given the same timestep twice, so x stays at its noise level. Its second one is the next one.",
         ),
         Mistake(
-            partial(loop, step=lambda x, eps, t, t_next, bar: bar[t_next].sqrt() * predict_x0(x, eps, t, bar)),
-            "the noise is missing in the mix: the next x is the estimate with the predicted noise on it.",
+            _with(lambda x, t, t_next, network, alpha_bar, step: step(x, network(x, t), t, t_next)),
+            "`step` takes the x0 estimate, and here it is given x itself.",
+        ),
+        Mistake(
+            _with(lambda x, t, t_next, network, alpha_bar, step: predict_x0(x, network(x, t), t, alpha_bar)),
+            "here each round ends at the x0 estimate. Let `step` make the next x of it.",
+        ),
+        Mistake(
+            lambda x, timesteps, network, alpha_bar, step: loop(x, timesteps, network, alpha_bar, _ddim),
+            "this draws with DDIM's formula whatever `step` it is given. Let `step` make the next x.",
         ),
     ),
 )
