@@ -159,7 +159,7 @@ def test_the_loop_by_hand_is_the_pipeline_s(pipe, lesson):
 
 # Measuring
 
-WISH = (["fox", "car"], ["red", "blue", "green"], ["white", "black"])
+WISH = definitions(LESSON)["Wish"]("fox", "car", "red", "blue", "green", "white", "black")
 
 
 def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
@@ -176,24 +176,25 @@ def test_colours_are_found_side_by_side():
     colours = [("red", "blue"), ("green", "blue"), ("blue", "red"), ("red",), ()]
     readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
     lesson = definitions(LESSON, wishes=[WISH] * len(readings))
-    found = {(side, which): lesson["turned"](readings, side, which) for side in (0, 1) for which in (0, 1, 2)}
-    assert found == {(0, 0): [1, 4], (0, 1): [3], (0, 2): [2], (1, 0): [3], (1, 1): [1, 2], (1, 2): []}
+    colours = ("left", "right", "twin")
+    assert [lesson["turned"](readings, "left", whose) for whose in colours] == [[1, 4], [3], [2]]
+    assert [lesson["turned"](readings, "right", whose) for whose in colours] == [[3], [1, 2], []]
 
 
-@pytest.mark.parametrize("side", [0, 1])
-def test_a_thing_of_which_no_colour_is_read_gets_a_question_mark(side):
+@pytest.mark.parametrize(("side", "of_two", "of_one"), [("left", "red", "red"), ("right", "blue", "?")])
+def test_a_thing_of_which_no_colour_is_read_gets_a_question_mark(side, of_two, of_one):
     colour = definitions(LESSON)["colour"]
     assert colour(NOTHING, side) == "?"
-    assert colour(Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "snow"), side) == ("red", "blue")[side]
-    assert colour(Reading("one", ("fox",), ("red",), "flat", "snow"), side) == ("red", "?")[side]
+    assert colour(Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "snow"), side) == of_two
+    assert colour(Reading("one", ("fox",), ("red",), "flat", "snow"), side) == of_one
 
 
 def test_the_counts_of_a_side_stand_under_their_heads(capsys):
     colours = [("red", "green"), ("red", "green"), ("red", "blue"), ("green", "red")]
     readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
     count = definitions(LESSON, wishes=[WISH] * len(readings))["count"]
-    count({"mine": ([], readings)}, side=0)
-    count({"mine": ([], readings)}, side=1)
+    count({"mine": ([], readings)}, "left")
+    count({"mine": ([], readings)}, "right")
     heads, left, _, right = capsys.readouterr().out.splitlines()
     assert left.split() == ["mine", "3", "1", "1", "4"] and right.split() == ["mine", "1", "2", "3", "1", "2"]
     for head, number in (("left: its own", "3"), ("the twin's", "1"), ("right: its own", "1")):
@@ -202,38 +203,40 @@ def test_the_counts_of_a_side_stand_under_their_heads(capsys):
 
 
 def test_the_twins_have_all_colours_and_no_ground_has_the_colour_of_a_thing():
-    wishes = constants(LESSON, "wishes")["wishes"]
-    twins = Counter(colours[2] for _, colours, _ in wishes)
+    wishes = constants(LESSON, "wishes", Wish=definitions(LESSON)["Wish"])["wishes"]
+    twins = Counter(wish.twin for wish in wishes)
     assert set(twins) == set(COLOURS) and max(twins.values()) == 2
-    for things, colours, grounds in wishes:
-        assert len({*things}) == 2 and len({*colours, *grounds}) == 5 and {*grounds} < {*PLAIN} - {"orange"}
+    for wish in wishes:
+        grounds = {wish.ground, wish.twin_ground}
+        assert wish.left_thing != wish.right_thing and grounds < {*PLAIN} - {"orange"}
+        assert len({wish.left, wish.right, wish.twin, *grounds}) == 5
 
 
 @pytest.mark.parametrize("positions", [(1, 4), ()])
 def test_vectors_are_exchanged_at_the_positions_alone(positions):
     own, twin = randn(2, 6, 3), randn(2, 6, 3, seed=1)
     lesson = definitions(LESSON, pipe=None, x_T=None)
-    lesson |= {"told": lambda left=0: (twin if left else own).clone(), "draw": lambda vectors, x: vectors}
+    lesson |= {"told": lambda side=None: (twin if side else own).clone(), "draw": lambda vectors, x: vectors}
     lesson |= {"decode": lambda pipe, latents: latents, "read_pocket": lambda pipe, pictures: len(pictures)}
-    mixed, readings = lesson["seen"](positions, left=2)
+    mixed, readings = lesson["seen"](positions, "left")
     others = [i for i in range(6) if i not in positions]
     assert torch.equal(mixed[:, positions], twin[:, positions]) and torch.equal(mixed[:, others], own[:, others])
-    assert readings == 2 and lesson["seen"](positions, left=2)[0] is mixed
+    assert readings == 2 and lesson["seen"](positions, "left")[0] is mixed
 
 
 @pytest.mark.parametrize(
-    ("chosen", "text"),
+    ("twin", "text"),
     [
-        ({}, "a red fox left of a blue car on a white background"),
-        ({"left": 2}, "a green fox left of a blue car on a white background"),
-        ({"right": 2}, "a red fox left of a green car on a white background"),
-        ({"ground": 1}, "a red fox left of a blue car on a black background"),
+        (None, "a red fox left of a blue car on a white background"),
+        ("left", "a green fox left of a blue car on a white background"),
+        ("right", "a red fox left of a green car on a white background"),
+        ("ground", "a red fox left of a blue car on a black background"),
     ],
 )
-def test_each_twin_differs_from_its_prompt_in_one_part(chosen, text):
+def test_each_twin_differs_from_its_prompt_in_one_part(twin, text):
     lesson = definitions(LESSON, wishes=[WISH])
     lesson |= {"to_ids": lambda *texts: texts, "encode": lambda texts: texts}
-    assert lesson["told"](**chosen) == (text,)
+    assert lesson["told"](twin) == (text,)
 
 
 # Helpers that this lesson alone uses
