@@ -116,8 +116,8 @@ WHO_KNOWS = Quiz(
         ),
         Option(
             "That of `car`",
-            "The mask lets it read both colours and `left`. The padding may, too: it comes later. What they keep of it is "
-            "another question.",
+            "The mask lets it read both colours and `left`. The padding may, too: it comes later. What they keep of it "
+            "is another question.",
             right=True,
         ),
         Option("None: only together do they say it", "One late vector is enough: it may read all earlier ones."),
