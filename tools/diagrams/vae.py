@@ -46,7 +46,7 @@ def draw() -> list[Drawing]:
         f"encoder gives a mean mu and a standard deviation sigma for each of {z.numel():,} latent numbers. Sigma, "
         f"darker where it is larger, is {normal.std.mean():.3f} on average, small beside the spread of mu, "
         f"{normal.mean.std():.2f}. The mean is the latent z; the U-Net of Pocket was trained on s times it. Dashed, "
-        f"what happens only while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
+        f"what happens while the VAE is trained: sigma times xi, noise of its own (seed {SEED}), not the noise of "
         f"diffusion, is added to the mean, and the sum, the draw, goes straight to the decoder. "
         f"Times s = {scale:.4f} makes z into x0, paler, with a standard deviation of {x0.std():.2f} here and of 1 over "
         "many pictures: the latent that diffusion starts from. At the right, lessons 01 and 02 add noise and take it "
@@ -69,8 +69,8 @@ def draw() -> list[Drawing]:
     drawing.picture(JOIN - 24, SIGMA + 36, 48, 48, channel_pictures(noise, limit=LIMIT)[0][0], frame=kit.VAE)
     drawing.text(JOIN - 32, SIGMA + 57, "$ξ$", size=19, colour=kit.VAE, anchor="end")
     drawing.text(JOIN - 32, SIGMA + 78, "noise, std 1", size=kit.SMALL, colour=kit.SECOND, anchor="end")
-    only_in = "in Pocket only to train the VAE"
-    drawing.text(DRAW - 14, ENTER - 9, only_in, size=kit.SMALL, colour=kit.SECOND, anchor="end")
+    use = "a draw: to train the VAE"
+    drawing.text(DRAW - 14, ENTER - 9, use, size=kit.SMALL, colour=kit.SECOND, anchor="end")
     _pictures(drawing, picture, back, z)
     return [drawing]
 
