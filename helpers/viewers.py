@@ -139,7 +139,6 @@ def run_viewer(
     steps: Sequence[Step],
     *,
     picture: int = 0,
-    curve: tuple[Figure, Sequence[tuple[float, float] | None]] | None = None,
     side: int = 128,
     alt: str | None = None,
     film_bytes: int = FILM_BYTES,
@@ -156,7 +155,7 @@ def run_viewer(
 
     steps: in any number, also a part of a run: `result.steps[::2]`. picture: which one of the batch.
     side: of the pictures, in pixels: larger ones are made smaller, smaller ones enlarged by a whole factor.
-    curve, alt, film_bytes: as in `step_viewer`.
+    alt, film_bytes: as in `step_viewer`.
 
     Everything is decoded and drawn in this call. Raises ValueError for no steps, or a picture that the batch lacks.
     """
@@ -187,7 +186,7 @@ def run_viewer(
     of = f" of {len(steps)}" if whole else ""
     labels = [f"step {step.index + 1}{of}, t = {step.t:g}" for step in steps]
     frames = list(zip(*columns.values(), strict=True))
-    return step_viewer(frames, labels, names=tuple(columns), curve=curve, side=side, alt=alt, film_bytes=film_bytes)
+    return step_viewer(frames, labels, names=tuple(columns), side=side, alt=alt, film_bytes=film_bytes)
 
 
 def _as_shown(x: Tensor, eps: Tensor, x0: Tensor) -> Tensor:

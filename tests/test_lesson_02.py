@@ -89,23 +89,22 @@ def test_the_weighted_mean_is_that_of_the_posterior(lesson):
     assert_close(look, lesson["best_look"](x, 400), rtol=1e-4, atol=1e-4)
 
 
-def test_how_far_a_look_has_to_go_is_told_of_the_first_ones_way(lesson):
-    looks = torch.tensor([0.0, 1, 3, 4])[:, None, None] * torch.tensor([[1.0, 1], [2, 0]])  # (steps, runs, 2)
-    assert_close(lesson["to_go"](looks), torch.tensor([1, 0.75, 0.25, 0])[:, None].expand(-1, 2))
-
-
 def test_what_is_nearer_to_the_mean_to_the_left(lesson):
     lesson["to_left"], lesson["to_right"] = means = randn(2, 1, 4, 3, 3)
     mixed = torch.cat([share * means[0] + (1 - share) * means[1] for share in (1, 0.6, 0.4, 0)])
     assert lesson["nearer_left"](mixed).tolist() == [True, True, False, False]
 
 
-def test_an_average_that_turns_once_turns_in_its_worst_step(lesson):
+def test_a_look_that_moves_once_moves_so_far_at_most(lesson):
     lesson["five"] = five = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
     taken = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[0.6, 0.8], [0.0, 0.0]]])  # (steps, runs, 2)
     places = torch.stack([torch.zeros(2, 2), torch.zeros(2, 2), five[[1, 0]]])
-    off = 4 / 2**0.5  # in the first run; 0 in the second
-    assert lesson["worst_step"](places, taken) == pytest.approx(off / 2, abs=1e-4)
+    assert_close(lesson["longest_move"](places, taken), torch.tensor([4 / 2**0.5, 0.0]), rtol=0, atol=1e-4)
+
+
+def test_how_far_a_place_is_off_the_nearest_picture(lesson):
+    lesson["five"] = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
+    assert_close(lesson["from_nearest"](torch.tensor([[0.6, 0.8], [3.0, 5.0]])), torch.ones(2) / 2**0.5)
 
 
 def test_how_far_off_is_a_number_for_each(lesson):

@@ -12,7 +12,7 @@ from helpers.schedules import add_noise, betas
 from helpers.schedules import alpha_bar as alpha_bar_of
 
 Network = Callable[[Tensor, int], Tensor]
-Mix = Callable[[Tensor, Tensor, int, int], Tensor]  # (x0, eps, t, t_next): the next latent
+Mix = Callable[[Tensor, Tensor, int, int], Tensor]  # (x0_hat, eps, t, t_next): the next latent
 Loop = Callable[[Tensor, list[int], Network, Tensor, Mix], Tensor]
 
 ALPHA_BAR = alpha_bar_of(betas())
@@ -35,9 +35,9 @@ def _pairs(timesteps: list[int]) -> list[tuple[int, int]]:
     return list(zip(timesteps, [*timesteps[1:], 0], strict=True))
 
 
-def dice_at(x0: Tensor, eps: Tensor, a: float, a_next: float, places: Tensor, z: Tensor) -> Tensor:
+def dice_at(x0_hat: Tensor, eps: Tensor, a: float, a_next: float, places: Tensor, z: Tensor) -> Tensor:
     """DDPM's step where places is 1, DDIM's where it is 0: Song et al. (2020), equation 12, with a sigma per place."""
-    return _mixed(x0, eps, a_next, places * _fresh(a, a_next), z)
+    return _mixed(x0_hat, eps, a_next, places * _fresh(a, a_next), z)
 
 
 def _fresh(a: float, a_next: float) -> float:
