@@ -47,7 +47,7 @@ def lesson(pipe) -> dict:
     space["given"] = SimpleNamespace(shape=shape, alpha_bar=pipe.scheduler.alphas_cumprod, **networks)
     given = {name: space[name] for name in GIVEN}
     space["parts"] = SimpleNamespace(**given, **{name: EXERCISES[f"07.{name}"].solution for name in WRITTEN})
-    space["pipeline"] = EXERCISES["07.draw"].solution
+    space["draw_with"] = EXERCISES["07.draw"].solution
     return space
 
 
@@ -65,7 +65,7 @@ def apart(a, b) -> int:
 def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
     seeds = [3, 1]
     with torch.no_grad():
-        pictures = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, seeds, steps=STEPS, guidance=4.0)
+        pictures = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, seeds, steps=STEPS, guidance=4.0)
     generators = [seeded(seed) for seed in seeds]
     theirs = pipe([PROMPT] * 2, num_inference_steps=STEPS, guidance_scale=4.0, generator=generators).images
     assert [apart(*pair) <= 1 for pair in zip(pictures, theirs, strict=True)] == [True, True]
@@ -75,8 +75,8 @@ def test_the_seven_parts_draw_the_pipelines_pictures(lesson, pipe):
 
 def test_in_a_batch_and_alone_a_seed_gives_the_same_picture_but_for_rounding(lesson, pipe):
     with torch.no_grad():
-        batch = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [7, 3, 11, 0], steps=STEPS)
-        alone = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [3], steps=STEPS)
+        batch = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, [7, 3, 11, 0], steps=STEPS)
+        alone = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, [3], steps=STEPS)
     assert [apart(one, alone[0]) <= 1 for one in batch] == [False, True, False, False]
 
 
@@ -87,7 +87,7 @@ def test_with_short_padding_nothing_raises_and_the_picture_is_another(lesson, pi
     assert len(rows[0]) == len(rows[1]) < pipe.tokenizer.model_max_length
     with torch.no_grad():
         right, bare = (
-            lesson["pipeline"](one, lesson["given"], PROMPT, [0], steps=STEPS) for one in (lesson["parts"], short)
+            lesson["draw_with"](one, lesson["given"], PROMPT, [0], steps=STEPS) for one in (lesson["parts"], short)
         )
     assert apart(bare, right) > 1
 
@@ -109,11 +109,11 @@ def test_each_change_reaches_one_set_of_vectors_and_full_length_changes_nothing(
     with torch.no_grad():
         full = lesson["text_vectors"](pipe.text_encoder, *ids)
         empty, words = full
-        right = lesson["pipeline"](lesson["parts"], lesson["given"], PROMPT, [0], steps=STEPS)
+        right = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, [0], steps=STEPS)
         wanted = {
-            "words' set short": (empty, words[:left]),
-            "empty set short": (empty[:left], words),
-            "padding exchanged": (empty, torch.cat([words[:left], empty[left:]])),
+            "words' set cut": (empty, words[:left]),
+            "empty's set cut": (empty[:left], words),
+            "empty's padding": (empty, torch.cat([words[:left], empty[left:]])),
         }
         assert not torch.equal(words[left:], empty[left:])
         assert lesson["three_changes"](left).keys() == wanted.keys()
@@ -128,7 +128,7 @@ def test_each_change_reaches_one_set_of_vectors_and_full_length_changes_nothing(
             lesson["with_sets"](change).guided_noise(unet, torch.zeros(1, 4, 8, 8), 1, full, 4.0)
             assert all(torch.equal(one[0], whole) for one, whole in zip(handed, sets, strict=True))
             other, same = (
-                lesson["pipeline"](lesson["with_sets"](one), lesson["given"], PROMPT, [0], steps=STEPS)
+                lesson["draw_with"](lesson["with_sets"](one), lesson["given"], PROMPT, [0], steps=STEPS)
                 for one in (change, lesson["three_changes"](length)[head])
             )
             assert apart(other, right) > 1
@@ -234,24 +234,32 @@ def test_the_four_changes_are_all_that_a_scheduler_without_the_config_has_otherw
     assert told == {key: defaults[key] for key in told}
 
 
-def test_exchanged_keeps_what_it_is_handed_under_the_other_noise_at_the_same_timestep(lesson, pipe):
-    asked, noise, kept = [], torch.randn(1, 4, 8, 8, generator=seeded(1)), torch.randn(1, 4, 8, 8, generator=seeded(2))
+def test_exchange_keeps_what_it_is_handed_under_the_other_noise_at_the_same_timestep(lesson, pipe):
+    asked, noise, x0 = [], torch.randn(1, 4, 8, 8, generator=seeded(1)), torch.randn(1, 4, 8, 8, generator=seeded(2))
 
     def predict(x, t):
         asked.append((t, x))
         return x
 
-    space = {"times": [751, 501, 251, 1], "alpha_bar": pipe.scheduler.alphas_cumprod, "other": noise, "pipe": pipe}
-    lesson["exchanged"].__globals__.update(space, predict=predict)
+    space = {"times": [751, 501, 251, 1], "alpha_bar": pipe.scheduler.alphas_cumprod, "other_noise": noise}
+    lesson["exchange"].__globals__.update(space, predict=predict)
     with torch.no_grad():
-        x, answer, picture = lesson["exchanged"](1, kept)
+        x, answer, picture = lesson["exchange"](1, x0)
     a = pipe.scheduler.alphas_cumprod[501]
-    torch.testing.assert_close(x, a.sqrt() * kept + (1 - a).sqrt() * noise)
+    torch.testing.assert_close(x, a.sqrt() * x0 + (1 - a).sqrt() * noise)
     assert answer is x, "the answer is to the exchanged latent"
     assert [t for t, _ in asked] == [501, 251, 1, 501]
     parts = lesson["parts"]
     end = parts.ddim_loop(lambda x, t: x, x, [501, 251, 1], pipe.scheduler.alphas_cumprod)
     assert np.array_equal(picture, parts.to_pixels(pipe.vae, end)[0])
+
+
+def test_the_library_draws_several_seeds_in_one_batch_as_the_seven_parts_do(lesson, pipe):
+    lesson["library"].__globals__["prompt"] = PROMPT
+    theirs = np.stack(lesson["library"]([3, 1]))
+    with torch.no_grad():
+        mine = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, [3, 1])
+    assert [apart(*pair) <= 1 for pair in zip(mine, theirs, strict=True)] == [True, True]
 
 
 def test_unrounded_and_then_rounded_a_picture_is_that_of_part_7(lesson, pipe):
