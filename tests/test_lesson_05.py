@@ -1,18 +1,24 @@
 """What lesson 05 does by hand, held to transformers and diffusers. The functions are taken from the notebook itself."""
 
+import base64
+import io
 import itertools
 from collections import Counter
 
 import matplotlib.pyplot as plt
+import nbformat
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from diffusers import DDIMScheduler
+from PIL import Image
 from transformers import CLIPTokenizer
 
 from helpers.exercises.lesson_05 import mixture
+from helpers.images import as_picture
 from helpers.judge import NOTHING, Reading, read_pocket
-from helpers.loading import POCKET
+from helpers.loading import POCKET, load_pipeline
 from helpers.plots import faults
 from helpers.sampling import normal
 from helpers.scenes import COLOURS, PLAIN, WORDS
@@ -196,8 +202,8 @@ def test_the_counts_of_a_side_stand_under_their_heads(capsys):
     count({"mine": ([], readings)}, "left")
     count({"mine": ([], readings)}, "right")
     heads, left, _, right = capsys.readouterr().out.splitlines()
-    assert left.split() == ["mine", "3", "1", "1", "4"] and right.split() == ["mine", "1", "2", "3", "1", "2"]
-    for head, number in (("left: its own", "3"), ("the twin's", "1"), ("right: its own", "1")):
+    assert left.split() == ["mine", "3", "1", "4"] and right.split() == ["mine", "1", "2", "1", "2"]
+    for head, number in (("own colour", "3"), ("the twin's", "1")):
         end = heads.index(head) + len(head)
         assert left[:end].split()[-1] == number and left[end : end + 1] in ("", " ")
 
@@ -216,12 +222,12 @@ def test_the_twins_have_all_colours_and_no_ground_has_the_colour_of_a_thing():
 def test_vectors_are_exchanged_at_the_positions_alone(positions):
     own, twin = randn(2, 6, 3), randn(2, 6, 3, seed=1)
     lesson = definitions(LESSON, pipe=None, x_T=None)
-    lesson |= {"told": lambda side=None: (twin if side else own).clone(), "draw": lambda vectors, x: vectors}
+    lesson |= {"vectors_of": lambda side=None: (twin if side else own).clone(), "draw": lambda vectors, x: vectors}
     lesson |= {"decode": lambda pipe, latents: latents, "read_pocket": lambda pipe, pictures: len(pictures)}
-    mixed, readings = lesson["seen"](positions, "left")
+    mixed, readings = lesson["draw_with"](positions, "left")
     others = [i for i in range(6) if i not in positions]
     assert torch.equal(mixed[:, positions], twin[:, positions]) and torch.equal(mixed[:, others], own[:, others])
-    assert readings == 2 and lesson["seen"](positions, "left")[0] is mixed
+    assert readings == 2 and lesson["draw_with"](positions, "left")[0] is mixed
 
 
 @pytest.mark.parametrize(
@@ -236,7 +242,32 @@ def test_vectors_are_exchanged_at_the_positions_alone(positions):
 def test_each_twin_differs_from_its_prompt_in_one_part(twin, text):
     lesson = definitions(LESSON, wishes=[WISH])
     lesson |= {"to_ids": lambda *texts: texts, "encode": lambda texts: texts}
-    assert lesson["told"](twin) == (text,)
+    assert lesson["vectors_of"](twin) == (text,)
+
+
+@torch.no_grad()
+def test_the_picture_in_the_hunt_s_answer_is_of_prompts_5_and_7_with_the_twin_s_vector_at_10():
+    pipe = load_pipeline("pocket", device="cpu")
+    empty, alpha_bar = pipe.encode_prompt("", "cpu", 1, False)[0], pipe.scheduler.alphas_cumprod
+    lesson = {
+        "pipe": pipe,
+        "empty": empty,
+        "alpha_bar": alpha_bar,
+        "heads": pipe.text_encoder.config.num_attention_heads,
+    }
+    lesson["encoder"] = getattr(pipe.text_encoder, "text_model", pipe.text_encoder)
+    lesson = definitions(LESSON, **lesson)
+    wishes = constants(LESSON, "wishes", Wish=lesson["Wish"])["wishes"]
+    noise = normal(len(wishes), 50, torch.zeros(1, pipe.unet.config.in_channels, *[pipe.unet.config.sample_size] * 2))
+    lesson |= {"wishes": [wishes[4], wishes[6]], "x_T": noise[[4, 6]]}
+    (own, _), (alone, _) = lesson["draw_with"](()), lesson["draw_with"]((10,), "right")
+    cells = nbformat.read(LESSON, 4).cells
+    (found,) = (cell.attachments for cell in cells if "ten-alone.jpg" in cell.get("attachments", {}))
+    shown = Image.open(io.BytesIO(base64.b64decode(found["ten-alone.jpg"]["image/jpeg"])))
+    for place, picture in enumerate([own[0], alone[0], own[1], alone[1]]):
+        left = 28 + place * 200
+        tile = np.asarray(shown.crop((left, 50, left + 192, 242)), float)
+        assert np.abs(tile - np.asarray(Image.fromarray(as_picture(picture)).resize((192, 192)), float)).mean() < 4
 
 
 # Helpers that this lesson alone uses
