@@ -155,58 +155,62 @@ def test_relations_are_drawn_whole_and_swapped_and_the_order_is_counted(lesson, 
     monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
     monkeypatch.setattr(lesson["plots"], "grid", lambda *rows, **more: None)
     lesson |= {"asked": ["a fox", "an owl"] * 6, "things": ["fox", "owl"] * 6}
-    lesson |= {"drawn_asked": drawn_asked}
+    lesson |= {"drawn_asked": drawn_asked, "ordered": {}}
     lesson |= {"read_pocket": lambda pipe, drawings: [reading(*one.split()) for one in drawings]}
     lesson["relations_swapped"]("left of", "above")
     assert texts[0] == texts[1] == ["a fox left of an owl", "a fox above an owl"] * 6
     counts = [line.split()[-3:] for line in capsys.readouterr().out.splitlines()[1:]]
     assert counts == [["6", "0", "6"], ["6", "0", "6"], ["0", "6", "0"], ["0", "0", "0"]]
+    assert lesson["ordered"] == {("left of", "above", "from level 2"): {"whole": drawn[0], "from level 2": drawn[1]}}
 
 
 @pytest.fixture
-def tried(lesson):
+def tried(lesson, monkeypatch):
     """The lesson's experiment with its table and pictures taken down: what was shown stands in `shown`."""
     fox, owl = reading("one", "fox"), reading("one", "owl")
+    read = {"skip 0, cut": [owl, fox], "skip 0, swap": [fox, fox]}
+    read |= {"from level 1, cut": [fox, fox], "from level 1, swap": [owl, owl]}
     shown = []
+    monkeypatch.setattr(surgery, "cut", lambda unet, number, put: (number, put))
     lesson |= {
         "things": ["fox", "owl"],
-        "pictures": {"whole": "whole"},
-        "cut_by": lambda mine: "skip 1",
+        "cut_by": lambda mine: "from level 1",
         "drawn_asked": lambda changed: changed,
-        "counted": lambda sets, columns: {"whole": [fox, owl], "cut": [fox, fox], "swapped": [owl, owl]},
-        "all_shown": lambda sets, found, names, caption: shown.append((caption, sets)),
+        "counted": lambda sets, columns: read,
+        "all_shown": lambda sets, found, names, caption: shown.append((sets, names)),
     }
     return SimpleNamespace(experiment=lesson["experiment"], partners=lesson["partners"], shown=shown, lesson=lesson)
 
 
-def test_an_experiment_draws_a_part_cut_and_swapped_and_counts_beside_what_was_expected(tried, capsys):
-    tried.experiment("skip 1", lambda put: put, {"cut": 2, "swapped": 0})
-    [(caption, sets)] = tried.shown
-    assert "“skip 1” is cut" in caption
-    assert sets == {"whole": "whole", "cut": torch.zeros_like, "swapped": tried.partners}
+def test_an_experiment_draws_two_wires_cut_and_swapped_and_counts_beside_what_was_expected(tried, capsys):
+    tried.experiment(lambda put: put, {"skip 0": (2, 1), "from level 1": (0, 2)})
+    [(sets, names)] = tried.shown
+    assert sets == {
+        "skip 0, cut": (0, torch.zeros_like),
+        "skip 0, swap": (0, tried.partners),
+        "from level 1, cut": torch.zeros_like,
+        "from level 1, swap": tried.partners,
+    }
+    assert len(names) == 2 * len(sets)  # the first and the second prompts of each set have a row
     told = capsys.readouterr().out
-    assert "cut: 2 of 2 expected, 1 read" in told and "swap: 0 of 2 expected, 1 read" in told
-    assert "try another wire" not in told
-
-
-def test_an_experiment_says_if_the_partners_thing_comes_by_another_wire(tried, capsys):
-    tried.lesson["things"][:] = ["fox", "cat"]
-    tried.experiment("skip 1", lambda put: put, {"cut": 2, "swapped": 0})
-    assert "hardly comes by “skip 1”" in capsys.readouterr().out and tried.shown
+    assert "skip 0, own thing after the cut: 2 of 2 expected, 0 read" in told
+    assert "skip 0, partner's thing after the swap: 1 of 2 expected, 1 read" in told
+    assert "from level 1, own thing after the cut: 0 of 2 expected, 1 read" in told
 
 
 @pytest.mark.parametrize(
-    ("wire", "part", "expected", "says"),
+    ("mine", "counts", "there", "says"),
     [
-        (..., lambda put: put, {"cut": 1, "swapped": 1}, "skip 0, skip 1, from level 1"),
-        ("skip 1", lambda put: None, {"cut": 1, "swapped": 1}, "`mine` returns nothing"),
-        ("skip 1", lambda put: put, {"cut": ..., "swapped": 1}, "two whole numbers"),
-        ("from level 1", lambda put: put, {"cut": 1, "swapped": 1}, "but `mine` changes “skip 1”"),
-        ("skip 1", lambda put: "the same", {"cut": 1, "swapped": 1}, "put=put"),
+        (lambda put: None, (1, 1), "from level 1", "`mine` returns nothing"),
+        (lambda put: put, (..., 1), "from level 1", "four whole numbers"),
+        (lambda put: put, (1, 1), "skip 1", "`mine` changes “skip 1”"),
+        (lambda put: put, (1, 1), None, "`mine` changes another part"),
+        (lambda put: "the same", (1, 1), "from level 1", "put=put"),
     ],
 )
-def test_an_experiment_says_what_is_missing(tried, capsys, wire, part, expected, says):
-    tried.experiment(wire, part, expected)
+def test_an_experiment_says_what_is_missing(tried, capsys, mine, counts, there, says):
+    tried.lesson["cut_by"] = lambda mine: there
+    tried.experiment(mine, {"skip 0": (1, 1), "from level 1": counts})
     assert says in capsys.readouterr().out and not tried.shown
 
 
@@ -234,7 +238,7 @@ def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
     pocket = load_pipeline("pocket", device="cpu")
     side = pocket.unet.config.sample_size
     lesson = definitions(LESSON, pipe=pocket, unet=pocket.unet)
-    wanted = "rng", "paintable", "things", "colours", "asked", "noises"
+    wanted = "rng", "paintable", "things", "colours", "asked", "noises", "ordered"
     lesson |= constants(LESSON, *wanted, x0=torch.zeros(1, 4, side, side), **lesson)
     monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
 
