@@ -191,7 +191,7 @@ SAME_NOISE = Quiz(
     options=(
         Option(
             "The latent before the first step",
-            "The seed alone makes the noise at the start; the prompt has no part in it.",
+            "Seed and shape make the noise at the start; the prompt has no part in it.",
             right=True,
         ),
         Option(
