@@ -101,7 +101,7 @@ def shares_and_widths(world, density):
     return found
 
 
-def test_sharpening_keeps_the_shares_at_one_and_loses_a_way_above(world):
+def test_sharpening_keeps_the_shares_at_one_and_loses_a_hump_above(world):
     left = {s: shares_and_widths(world, q)[0][0] for s, q in world["sharpened"].items()}
     assert left[1] == pytest.approx(0.7, abs=1e-3)
     assert left[1] > left[4] > left[7.5]
