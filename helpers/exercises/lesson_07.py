@@ -556,7 +556,7 @@ ONE_GENERATOR = Quiz(
         ),
         Option(
             "With a batch of one and seed 7",
-            "That gives the first noise of this generator, and so the first picture again, but for rounding.",
+            "That gives the first noise of this generator, and so the first picture again.",
         ),
         Option(
             "With the first three noises of seed 7, of which you keep the third",
