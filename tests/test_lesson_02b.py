@@ -135,15 +135,28 @@ def test_the_interval_of_a_correlation_covers_it_as_often_as_it_says(lesson):
     assert covered / 2000 == pytest.approx(0.95, abs=0.02)
 
 
+def test_scenes_are_counted_until_they_hold_90_per_cent(lesson):
+    assert lesson["possible"](torch.tensor([0.15, 0.5, 0.05, 0.3])) == 3
+    assert lesson["possible"](torch.tensor([0.01, 0.95, 0.04])) == 1
+
+
 @torch.no_grad()
-def test_a_network_that_is_told_one_timestep_is_called_with_it(lesson, pipe):
-    lesson["words"], _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
-    lesson["taken_as_noise"] = []
-    side = pipe.unet.config.sample_size
-    x = randn(1, 4, side, side)
-    told = lesson["always_900"](x, 20)
-    assert torch.equal(told, lesson["plain"](x, 900))
-    assert not torch.allclose(told, lesson["plain"](x, 20), atol=1e-6)
-    ((alike, size),) = lesson["taken_as_noise"]
-    assert alike == lesson["correlation"](told, x)
-    assert size == pytest.approx(float(told.std() / x.std()))
+def test_the_perfect_network_draws_what_is_in_its_data(lesson):
+    """From noise the lesson's loop ends at one of the pictures with it, and at none that does not stand in the data."""
+    lesson |= {"alpha_bar": ALPHA_BAR, "best": perfect, "truths": 2 * randn(3, *SHAPE[1:], seed=3)}
+    falling = constants(LESSON, "falling")["falling"]
+    starts = randn(20, *SHAPE[1:])
+    for counts, allowed in (([1.0, 1.0, 1.0], {0, 1, 2}), ([1.0, 0.0, 1.0], {0, 2})):
+        _, ends = lesson["denoise"](starts, falling, lesson["perfect_network"](torch.tensor(counts)))
+        nearest, apart = lesson["nearest_to"](ends)
+        assert set(nearest.tolist()) == allowed
+        assert apart.max() < 0.01
+
+
+def test_two_crowds_that_are_one_need_not_move(lesson):
+    lesson |= {"instants": [999, 500], "times": (999, 500), "bins": torch.linspace(-4, 4, 9)}
+    one = torch.tensor([[-0.5, 0.5, 0.5, 2.5], [0.5, 0.5, 0.5, 0.5]])
+    assert lesson["moved"](one, one.flip(1)) == 0
+    other = one.clone()
+    other[0, 0] = 1.5  # one of four, at one of the two times
+    assert lesson["moved"](one, other) == pytest.approx(25)

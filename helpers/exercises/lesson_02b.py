@@ -1,4 +1,4 @@
-"""The exercises of lesson 02b: DDPM's step from two bells, and the perfect network."""
+"""The exercises of lesson 02b: the perfect network, and DDPM's step from two bells."""
 
 import math
 
@@ -187,7 +187,7 @@ PERFECT = Exercise(
     ),
 )
 
-EXERCISES = (TWO_BELLS, PERFECT)
+EXERCISES = (PERFECT, TWO_BELLS)
 
 COPIES = Quiz(
     name="02b.copies",
