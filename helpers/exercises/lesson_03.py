@@ -4,17 +4,18 @@ from helpers.exercises import Option, Quiz
 
 CUT_WIRE = Quiz(
     name="03.cut_wire",
-    question="You cut a connection of another network, and its error stays as it was at every timestep. What follows?",
+    question="You cut a connection of another network, and its error on one picture stays as it was at every timestep. "
+    "What follows?",
     options=(
         Option(
             "The connection carries nothing that matters for the task",
-            "The error shows what the network needs, not what the connection carries. That may matter a great deal, "
-            "and reach the answer by another way as well.",
+            "The error shows what the network needs on this picture, not what the connection carries. That may matter "
+            "a great deal, and reach the answer by another way as well.",
         ),
         Option(
-            "The network, as it is, does well without what the connection carries",
-            "It has learnt not to need it, or to get it from elsewhere. Whether the network takes anything from the "
-            "connection is another question, and needs another test: the next section's.",
+            "The network, as it is, does well on this picture without what the connection carries",
+            "On this picture it does not need it, or gets it from elsewhere. Whether the network takes anything from "
+            "the connection is another question, and needs another test: the next section's.",
             right=True,
         ),
         Option(

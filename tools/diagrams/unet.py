@@ -208,7 +208,7 @@ def draw_sd15() -> Drawing:
         ),
         (
             f"**words**: {SD15_TOKENS} vectors of {unet.config.cross_attention_dim} numbers. "
-            f"In {sum(block.words for block in blocks)} blocks attention lets",
+            f"In {sum(block.words for block in blocks)} boxes attention lets",
             "every place look at all places, then at the words",
         ),
         ("the wider a box, the more numbers at each place;", "the higher, the more places; the marks: what it hears"),
@@ -246,7 +246,7 @@ def _way(blocks: list[Block]) -> str:
         f"each place grow from {min(channels)} to {max(channels)}; on the way up it is the other way round, and the "
         f"noise leaves at the right. {skips} skips, numbered from 0, carry what each box on the way down holds to its "
         f"partner on the way up. Before each rise the grid is doubled and passes a convolution; a last one makes the "
-        f"noise. The time reaches {_hearing(blocks)} blocks, the words "
+        f"noise. The time reaches {_hearing(blocks)} boxes, the words "
         f"{sum(block.words for block in blocks)} of them, through attention; the plain convolutions hear neither."
     )
 
