@@ -119,6 +119,11 @@ def test_the_timesteps_are_the_librarys(lesson):
         assert lesson["evenly"](steps) == scheduler.timesteps.tolist()
 
 
+def test_the_timesteps_of_a_walk_fall_from_999_at_equal_distances(lesson):
+    assert lesson["from_999"](1) == [999]
+    assert lesson["from_999"](5) == [999, 799, 599, 399, 199]
+
+
 @torch.no_grad()
 def test_the_loop_draws_what_the_library_draws(lesson, pipe):
     lesson["words"], _ = pipe.encode_prompt("a fox", "cpu", 1, do_classifier_free_guidance=False)
