@@ -41,42 +41,49 @@ def test_two_bells_give_equation_11_and_the_variance_of_equation_7():
         assert_close(mean + math.sqrt(variance) * z, theirs, rtol=1e-3, atol=1e-4)
 
 
+def fits(x_t, truths, a):
+    """How likely each of the truths is under x_t, by torch's normal densities, if all are equally likely before."""
+    densities = torch.distributions.Normal(a**0.5 * truths, (1 - a) ** 0.5).log_prob(x_t)
+    return densities.flatten(1).sum(dim=1).softmax(dim=0)
+
+
 def test_the_perfect_network_follows_from_the_slope_of_the_density():
-    """Tweedie: the mean of sqrt(a) x0 given x_t is x_t + (1 - a) times the gradient of the log density of x_t."""
+    """Tweedie: the best predicted noise is - sqrt(1 - a) times the gradient of the log density of x_t."""
     truths, counts = randn(6, 4, 3, 3).double(), torch.tensor([1.0, 1.0, 3.0, 50.0, 2.0, 1.0]).double()
     for a in (0.02, 0.4, 0.9):
         x_t = (a**0.5 * truths[:1] + (1 - a) ** 0.5 * randn(1, 4, 3, 3, seed=1)).requires_grad_()
         squares = (x_t - a**0.5 * truths).flatten(1).square().sum(dim=1)
         (slope,) = torch.autograd.grad((counts.log() - squares / (2 * (1 - a))).logsumexp(dim=0), x_t)
         x_t = x_t.detach()
-        assert_close(perfect(x_t, truths, counts, a), (x_t + (1 - a) * slope) / a**0.5)
+        assert_close(perfect(x_t, truths, fits(x_t, truths, a), counts, a), -((1 - a) ** 0.5) * slope)
 
 
 def test_a_picture_that_stands_twice_is_two_pictures():
     truths, x_t, counts = randn(3, 4, 3, 3), randn(1, 4, 3, 3, seed=1), torch.tensor([1.0, 2.0, 1.0])
     twice = truths[[0, 1, 1, 2]]
-    assert_close(perfect(x_t, truths, counts, 0.3), perfect(x_t, twice, torch.ones(4), 0.3))
+    once = perfect(x_t, twice, fits(x_t, twice, 0.3), torch.ones(4), 0.3)
+    assert_close(perfect(x_t, truths, fits(x_t, truths, 0.3), counts, 0.3), once)
 
 
-def test_the_perfect_network_is_as_sure_in_half_precision():
+@torch.no_grad()
+def test_the_perfect_network_is_as_sure_in_half_precision(lesson):
+    """With the lesson's `likely`: a sum of so many squares would be rounded to 8 or 16."""
     truths, counts = randn(4, 4, 64, 64).half(), torch.ones(4).half()
     truths[1] = truths[0]
     truths[1, 0, 0, 0] += 2  # two that differ in one number
     x_t = add_noise(truths[:1].float(), randn(1, 4, 64, 64, seed=1), 300, ALPHA_BAR).half()
     a = float(ALPHA_BAR[300])
-    exact = perfect(x_t.float(), truths.float(), counts.float(), a)
-    assert_close(perfect(x_t, truths, counts, a).float(), exact, rtol=0, atol=0.05)
+    exact = perfect(x_t.float(), truths.float(), fits(x_t.float(), truths.float(), a), counts.float(), a)
+    lesson |= {"alpha_bar": ALPHA_BAR, "truths": truths}
+    assert_close(perfect(x_t, truths, lesson["likely"](x_t, 300), counts, a).float(), exact, rtol=0, atol=0.05)
 
 
 @torch.no_grad()
-def test_the_chances_of_scenes_are_the_weights_of_the_perfect_network(lesson):
-    """What the lesson computes for equally likely scenes is what its second exercise weighs the mean with."""
+def test_the_chances_of_scenes_are_those_of_normal_densities(lesson):
     lesson["truths"] = truths = randn(5, 4, 3, 3)
-    x_t = add_noise(truths[:1], randn(1, 4, 3, 3, seed=1), 700, ALPHA_BAR)
-    chances = lesson["likely"](x_t, 700)
-    assert_close(chances.sum(), torch.tensor(1.0))
-    mean = (chances[:, None, None, None] * truths).sum(dim=0, keepdim=True)
-    assert_close(mean, perfect(x_t, truths, torch.ones(5), float(ALPHA_BAR[700])), rtol=1e-4, atol=1e-5)
+    for t in (999, 700, 400):
+        x_t = add_noise(truths[:1], randn(1, 4, 3, 3, seed=1), t, ALPHA_BAR)
+        assert_close(lesson["likely"](x_t, t), fits(x_t, truths, float(ALPHA_BAR[t])), rtol=1e-4, atol=1e-5)
 
 
 # The functions that the lesson itself writes
@@ -151,12 +158,3 @@ def test_the_perfect_network_draws_what_is_in_its_data(lesson):
         nearest, apart = lesson["nearest_to"](ends)
         assert set(nearest.tolist()) == allowed
         assert apart.max() < 0.01
-
-
-def test_two_crowds_that_are_one_need_not_move(lesson):
-    lesson |= {"instants": [999, 500], "times": (999, 500), "bins": torch.linspace(-4, 4, 9)}
-    one = torch.tensor([[-0.5, 0.5, 0.5, 2.5], [0.5, 0.5, 0.5, 0.5]])
-    assert lesson["moved"](one, one.flip(1)) == 0
-    other = one.clone()
-    other[0, 0] = 1.5  # one of four, at one of the two times
-    assert lesson["moved"](one, other) == pytest.approx(25)

@@ -25,22 +25,22 @@ def _product(one: Tensor, of_one: float, other: Tensor, of_other: float) -> tupl
     return variance * (one / of_one + other / of_other), variance
 
 
-def perfect(x_t: Tensor, truths: Tensor, counts: Tensor, a: float) -> Tensor:
-    """The mean of x0 given x_t, in a world of n pictures (n, ...) that stand in it counts (n,) times: (1, ...)."""
-    return _mean(truths, counts.log() - _squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a)))
+def perfect(x_t: Tensor, truths: Tensor, fit: Tensor, counts: Tensor, a: float) -> Tensor:
+    """The predicted noise for x_t (1, ...) that is best if picture i of n (n, ...) stands in the data counts[i] times.
+
+    fit: how likely each of the n is under x_t if all stand in the data once, (n,).
+    """
+    weights = fit * counts
+    return _noise(x_t, _sum(truths, weights / weights.sum()), a)
 
 
-def _squares(x: Tensor) -> Tensor:
-    at_least_single = torch.promote_types(x.dtype, torch.float32)  # half precision rounds a sum this large to 8 or 16
-    return x.to(at_least_single).flatten(1).square().sum(dim=1)
+def _noise(x_t: Tensor, mean: Tensor, a: float) -> Tensor:
+    """The closed form of lesson 01, solved for the noise."""
+    return (x_t - math.sqrt(a) * mean) / math.sqrt(1 - a)
 
 
 def _sum(truths: Tensor, weights: Tensor) -> Tensor:
     return (weights.reshape(-1, *[1] * (truths.ndim - 1)) * truths).sum(dim=0, keepdim=True)
-
-
-def _mean(truths: Tensor, scores: Tensor) -> Tensor:
-    return _sum(truths, scores.softmax(dim=0))
 
 
 def _two_bells_cases() -> list[tuple[Tensor, Tensor, float, float]]:
@@ -115,16 +115,20 @@ def _weighted(x_t: Tensor, x0: Tensor, a: float, a_next: float, of_picture: floa
     return (of_picture * math.sqrt(a_next) * x0 + of_latent * x_t / math.sqrt(a / a_next)) / total
 
 
-def _perfect_cases() -> list[tuple[Tensor, Tensor, Tensor, float]]:
+def _perfect_cases() -> list[tuple[Tensor, Tensor, Tensor, Tensor, float]]:
     truths = torch.stack(_tensors(2, 2, 2, count=5))
     (eps,) = _tensors(1, 2, 2, 2, count=1)
     counts = torch.tensor([2.0, 1.0, 5.0, 1.0, 20.0])
-    return [(math.sqrt(a) * truths[:1] + math.sqrt(1 - a) * eps, truths, counts, a) for a in (0.01, 0.3, 0.8)]
+    cases = []
+    for a in (0.01, 0.3, 0.8):
+        x_t = math.sqrt(a) * truths[:1] + math.sqrt(1 - a) * eps
+        squares = (x_t - math.sqrt(a) * truths).flatten(1).square().sum(dim=1)
+        cases.append((x_t, truths, torch.softmax(-squares / (2 * (1 - a)), dim=0), counts, a))
+    return cases
 
 
-def _exponents(x_t: Tensor, truths: Tensor, a: float) -> Tensor:
-    """Those of `likely` in the lesson."""
-    return -_squares(x_t - math.sqrt(a) * truths) / (2 * (1 - a))
+def _posterior_mean(truths: Tensor, fit: Tensor, counts: Tensor) -> Tensor:
+    return _sum(truths, fit * counts / (fit * counts).sum())
 
 
 PERFECT = Exercise(
@@ -132,57 +136,64 @@ PERFECT = Exercise(
     solution=perfect,
     cases=_perfect_cases,
     hints=(
-        "Two parts: a weight for each truth, as in `likely`, then a weighted mean. The weights add up to 1.",
-        "Bayes' rule: what is likely afterwards is what was likely before, times how well it fits. So each weight is "
-        "multiplied by its count, before all are made to add up to 1.",
-        "Inside `torch.softmax` a factor becomes a sum: add `counts.log()` to the exponents. Reshape the weights to "
-        "(n, 1, 1, 1) for the mean, and keep the first dimension.",
+        "Three parts: a weight for each truth, their weighted mean, and the noise that is left if this mean is x0.",
+        "Bayes' rule: what is likely afterwards is what was likely before, times how well it fits. So multiply each "
+        "fit by its count, then make the products add up to 1.",
+        "Reshape the weights to (n, 1, 1, 1) for the mean, and keep the first dimension. Then solve the closed form, "
+        "x_t = root of a times x0 + root of (1 - a) times noise, for the noise.",
     ),
     mistakes=(
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, _exponents(x_t, truths, a)),
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, fit), a),
             "here every picture counts once. One that stands in the data twice weighs twice as much.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts + _exponents(x_t, truths, a)),
-            "the counts stand in the exponent as they are. They are factors of the weights: in the exponent that is a "
-            "sum with their logarithm.",
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, (fit + counts) / (fit + counts).sum()), a),
+            "the counts are added to the fits. They are factors.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts * _exponents(x_t, truths, a)),
-            "the counts multiply the exponents. They are factors of the weights themselves.",
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, (fit * counts).softmax(dim=0)), a),
+            "there is a softmax too many: `fit` has gone through one. Divide the products by their sum.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _sum(truths, counts * _exponents(x_t, truths, a).softmax(dim=0)),
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, fit * counts), a),
             "after the counts the weights do not add up to 1 any more: divide by their sum.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _sum(truths, counts / counts.sum()),
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, fit * counts / counts.sum()), a),
+            "the weights do not add up to 1: divide by the sum of the products, not by that of the counts.",
+        ),
+        Mistake(
+            lambda x_t, truths, fit, counts, a: _noise(x_t, _sum(truths, counts / counts.sum()), a),
             "this is right for noise in which nothing is left: truths that fit x_t better weigh more.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: truths[(counts.log() + _exponents(x_t, truths, a)).argmax()][None],
+            lambda x_t, truths, fit, counts, a: _noise(x_t, truths[(fit * counts).argmax()][None], a),
             "this takes the likeliest one. The best answer is a mean, with a weight for each truth.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _exponents(x_t, truths, a)),
-            "the exponent is negative: the larger the distance, the smaller the weight.",
+            lambda x_t, truths, fit, counts, a: _posterior_mean(truths, fit, counts),
+            "that is the mean, the best estimate of x0. The answer is the noise: solve the closed form for it.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - truths) / (2 * (1 - a))),
-            "a truth stands in x_t with only the root of a of its strength: multiply it before you compare.",
+            lambda x_t, truths, fit, counts, a: (x_t - _posterior_mean(truths, fit, counts)) / math.sqrt(1 - a),
+            "a picture stands in x_t with only the root of a of its strength: multiply the mean by that first.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts.log() - _squares(x_t - a * truths) / (2 * (1 - a))),
-            "a is a variance; a truth stands in x_t times its square root.",
+            lambda x_t, truths, fit, counts, a: (x_t - a * _posterior_mean(truths, fit, counts)) / math.sqrt(1 - a),
+            "a is a variance; a picture stands in x_t times its square root.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: _mean(truths, counts.log() + 2 * _exponents(x_t, truths, a)),
-            "the exponent of a normal distribution is divided by twice the variance.",
+            lambda x_t, truths, fit, counts, a: x_t - math.sqrt(a) * _posterior_mean(truths, fit, counts),
+            "this is the noise as it stands in x_t, times the root of (1 - a): divide by it.",
         ),
         Mistake(
-            lambda x_t, truths, counts, a: perfect(x_t, truths, counts, a)[0],
-            "the right numbers; keep the first dimension, so that the answer has the shape of x_t.",
+            lambda x_t, truths, fit, counts, a: (x_t - math.sqrt(a) * _posterior_mean(truths, fit, counts)) / (1 - a),
+            "1 - a is a variance; the noise stands in x_t times its square root.",
+        ),
+        Mistake(
+            lambda x_t, truths, fit, counts, a: -perfect(x_t, truths, fit, counts, a),
+            "the sign: the noise is what is left of x_t when the mean's part is taken away.",
         ),
     ),
 )
@@ -202,12 +213,13 @@ COPIES = Quiz(
         Option(
             "In about a third: 100 of 299",
             "So many end there if the starts are made of these data, by adding noise: then a trace of the scene is "
-            "left in each start. Pure noise holds no trace of any.",
+            "left in each start. Pure noise lacks the trace that the network expects at t = 961.",
         ),
         Option(
             "In more than one of 200, but in fewer than a third",
-            "Among 199 different scenes some fit the noise by chance; a hundred copies fit or miss together. So we "
-            "expect less than their share. The table below counts the ends.",
+            "At t = 961 the network still expects a trace of a picture in the noise, 0.09 of its strength. Among 199 "
+            "different scenes some fit the noise by chance; a hundred copies fit or miss together. So we expect less "
+            "than their share. The table below counts the ends.",
             right=True,
         ),
     ),
