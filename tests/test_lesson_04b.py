@@ -25,18 +25,19 @@ def lesson(pipe):
     return names["redraw"].__globals__
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.0])  # guidance off, and on
 @torch.no_grad()
-def test_redrawing_by_hand_is_diffusers_ddim(pipe, lesson):
+def test_redrawing_by_hand_is_diffusers_ddim(pipe, lesson, scale):
     x0 = torch.randn((1, 4, SIDE // 2, SIDE // 2), generator=torch.Generator().manual_seed(0))
     words, alpha_bar = lesson["vectors"](["a fox"]), pipe.scheduler.alphas_cumprod
     eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(5))
-    redrawn = lesson["redraw"](x0, 101, words, eps, guidance=3.0)
+    redrawn = lesson["redraw"](x0, 101, words, eps, guidance=scale)
     scheduler = DDIMScheduler.from_config(pipe.scheduler.config, set_alpha_to_one=True, clip_sample=False)
     scheduler.set_timesteps(20)
     x = schedules.add_noise(x0, eps, 101, alpha_bar)
     for t in (101, 51, 1):  # as many steps as the lesson takes
         without, told = (pipe.unet(x, t, text).sample for text in (lesson["empty"], words))
-        x = scheduler.step(without + 3.0 * (told - without), t, x).prev_sample
+        x = scheduler.step(without + scale * (told - without), t, x).prev_sample
     torch.testing.assert_close(redrawn, x, rtol=1e-3, atol=1e-3)
 
 
