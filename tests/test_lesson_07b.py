@@ -5,12 +5,13 @@ The functions are those of the notebook, read from it, so that what a learner se
 
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgba
 
-from helpers.exercises import EXERCISES
 from helpers.exercises.lesson_07b import TELLING_REQUEST, make_suspect
 from helpers.loading import load_pipeline
 from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
@@ -31,7 +32,10 @@ def prepared(pipe) -> dict:
     size = pipe.unet.config.sample_size
     space = definitions(LESSON, pipe=pipe, prompt=PROMPT, seed=0, shape=(4, size, size))
     space["settings"] = constants(LESSON, "settings")["settings"]
-    space["alpha_bar"] = pipe.scheduler.alphas_cumprod
+    given = SimpleNamespace(shape=space["shape"], alpha_bar=pipe.scheduler.alphas_cumprod)
+    for name in ("tokenizer", "text_encoder", "unet", "vae"):
+        setattr(given, name, getattr(pipe, name))
+    space["given"] = given
     space["sound"] = SimpleNamespace(**{name: space[name] for name in PARTS})
     space["suspects"] = {number: make_suspect(space["sound"], number) for number in range(1, 6)}
     return space
@@ -72,6 +76,46 @@ def test_the_wrong_settings_of_the_first_pictures_are_the_wrong_parts_that_the_t
         assert not np.array_equal(picture, right), name
 
 
+def test_picture_2_adds_the_difference_to_the_answer_with_words(lesson):
+    pipe, sound = lesson["pipe"], lesson["sound"]
+    x, vectors = lesson["question"](sound)
+    with torch.no_grad():
+        empty, words = (sound.guided_noise(pipe.unet, x, 501, vectors, s) for s in (0.0, 1.0))
+        assert torch.allclose(
+            lesson["from_words"](pipe.unet, x, 501, vectors, 4.0), words + 4 * (words - empty), atol=1e-5
+        )
+
+
+def test_what_is_kept_of_a_call_stays_as_it_was(lesson):
+    """A loop that writes into its noise changes nothing that was kept, nor does one that asks predict once more."""
+    sound = lesson["sound"]
+
+    def in_place(predict, x, times, alpha_bar):
+        end = sound.ddim_loop(predict, x, times, alpha_bar)
+        return x.copy_(end)
+
+    with torch.no_grad():
+        inputs, answers = lesson["run"](sound, PROMPT, [0], steps=STEPS)
+        parts = lesson["changed"](sound, ddim_loop=in_place)
+        others, changed = lesson["run"](parts, PROMPT, [0], steps=STEPS)
+        assert torch.equal(changed["start_noise"], answers["start_noise"])
+        assert torch.equal(others["ddim_loop"][1], inputs["ddim_loop"][1])
+        last = inputs["guided_noise"][1].clone()
+        for _ in range(2):  # asked again, it gets copies
+            assert torch.equal(lesson["again"](parts, "ddim_loop", inputs), answers["ddim_loop"])
+        inputs["ddim_loop"][0](inputs["ddim_loop"][1], 951)
+        assert torch.equal(inputs["guided_noise"][1], last)
+
+
+def test_a_station_keeps_the_last_call(lesson):
+    sound = lesson["sound"]
+    with torch.no_grad():
+        inputs, answers = lesson["run"](sound, PROMPT, [0], steps=STEPS)
+    assert inputs["token_ids"][1] == PROMPT
+    assert inputs["guided_noise"][2] == 1
+    assert not torch.equal(inputs["guided_noise"][1], answers["start_noise"])
+
+
 def test_without_the_offset_the_last_answer_changes_nothing(lesson):
     x = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
     alpha_bar = torch.linspace(0.999, 0.005, 1000)
@@ -83,6 +127,19 @@ def test_without_the_offset_the_last_answer_changes_nothing(lesson):
         return lesson["ddim_loop"](lambda x, t: last if t == 0 else 0.5 * x, x, times, alpha_bar)
 
     assert torch.allclose(ends(torch.zeros_like(x)), ends(torch.ones_like(x)), atol=1e-5)
+
+
+def test_in_suspect_1_too_the_last_answer_changes_nothing(lesson):
+    x = torch.randn((1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+    times = lesson["timesteps"](20)
+
+    def ends(loop, last):
+        answer = {times[-1]: last}
+        return loop(lambda x, t: answer.get(t, 0.5 * x), x, times, torch.linspace(0.999, 0.005, 1000))
+
+    for parts, alike in ((lesson["suspects"][1], True), (lesson["sound"], False)):
+        zeros, ones = (ends(parts.ddim_loop, fill) for fill in (torch.zeros_like(x), torch.ones_like(x)))
+        assert torch.allclose(zeros, ones, atol=1e-5) == alike
 
 
 # --- the search for a wrong part
@@ -128,6 +185,10 @@ def test_in_its_own_run_suspect_3_differs_at_four_stations_and_with_the_same_inp
         alone = {name: lesson["apart"](getattr(suspect, name)(*given[name]), answers[name]) for name in answers}
     assert [name for name in PARTS if far[name] > 0] == ["text_vectors", "guided_noise", "ddim_loop", "to_pixels"]
     assert [name for name in PARTS if alone[name] > 0] == ["text_vectors"]
+    figure = lesson["boxes"]({"its own run": far, "same inputs": alone})
+    red = [patch.get_facecolor() == to_rgba("#F6C1BC") for patch in figure.axes[0].patches]
+    assert red == [far[name] > 0.001 for name in PARTS] + [alone[name] > 0.001 for name in PARTS]
+    plt.close(figure)
 
 
 @pytest.mark.parametrize(
@@ -204,34 +265,55 @@ def test_there_is_no_other_suspect(lesson, number):
 # --- without sound parts
 
 
-def test_the_promises_accuse_each_suspect_of_its_fault_and_no_sound_part(capsys):
-    lesson = prepared(load_pipeline("pocket", device="cpu"))
-    for name in ("alike_in_batch", "ends_right"):  # not answered: the course's own
-        assert lesson[name](*[None] * (6 if name == "alike_in_batch" else 5)) is None
-        assert EXERCISES[f"07b.{name}"].solution.__name__ == name
-    lesson["first_three"] = {
-        "picture 1": lesson["changed"](timesteps=lesson["no_offset"]),
-        "picture 2": lesson["changed"](guided_noise=lesson["from_words"]),
-        "picture 4": lesson["changed"](to_pixels=lesson["not_rounded"]),
+def test_each_promise_is_broken_by_the_part_that_it_was_written_for(lesson):
+    """With a tiny untrained network; what it takes a trained one for is tested below."""
+    sound, changed = lesson["sound"], lesson["changed"]
+
+    def less_in_batch(unet, x, t, vectors, guidance):
+        return sound.guided_noise(unet, x, t, vectors, guidance) - 0.3 * (len(x) - 1)
+
+    wrong = {
+        "noise_alone": changed(sound, start_noise=lambda seeds, shape: sound.start_noise([*seeds][::-1], shape)),
+        "equal_distances": changed(sound, timesteps=lambda steps: [1 + int(1000 / steps * i) for i in range(steps)]),
+        "alike_in_batch": changed(sound, guided_noise=less_in_batch),
     }
     with torch.no_grad():
-        exec(cell_with(LESSON, "def complaints"), lesson)
-        said = [line.split(": ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+        for name, parts in wrong.items():
+            assert lesson[name](sound), name
+            assert not lesson[name](parts), name
+
+
+def test_the_promises_accuse_each_suspect_of_its_fault_and_no_sound_part(capsys):
+    lesson = prepared(load_pipeline("pocket", device="cpu"))
+    assert lesson["ends_right"](*[None] * 5) is None  # not answered: the course's own
+    lesson["first_three"] = {
+        "picture 1": lesson["changed"](lesson["sound"], timesteps=lesson["no_offset"]),
+        "picture 2": lesson["changed"](lesson["sound"], guided_noise=lesson["from_words"]),
+        "picture 4": lesson["changed"](lesson["sound"], to_pixels=lesson["not_rounded"]),
+    }
+    with torch.no_grad():
+        exec(cell_with(LESSON, "promises = ["), lesson)
+        said = [line[18:] for line in capsys.readouterr().out.splitlines()]
         exec(cell_with(LESSON, "def one_more"), lesson)
-        exec(cell_with(LESSON, "def three_more"), lesson)
+        exec(cell_with(LESSON, "def ends_at_1"), lesson)
     asked = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert asked == ["nobody", "picture 1, picture 2, picture 4"]
-    assert len(said) == 10
-    assert said[0] == "no complaint"
-    assert said[6:] == ["no complaint"] * 4, "the first pictures and the layer before, as the text says"
-    assert [words.split(":")[0] for words in said[1:6]] == [
-        "ddim_loop",
-        "timesteps",
-        "text_vectors or guided_noise",
-        "guided_noise",
-        "start_noise",
-    ]
-    assert not any(";" in words for words in said), "one complaint each, as the text says"
+    assert asked == ["nobody", "accuses picture 1", "accuses suspect 4, picture 2", "accuses picture 4"]
+    wanted = ["loop_ends_right", "equal_distances", "like_noise", "alike_in_batch", "noise_alone"]
+    # the last four: the first pictures and the layer before, as the text says
+    assert said == ["keeps all five", *wanted, *["keeps all five"] * 4]
+
+
+def test_an_answer_to_the_last_exercise_names_whom_it_accuses(capsys):
+    source = cell_with(LESSON, "def one_more").replace("    ...", "    return np.bool_(parts != 'wrong')")
+    exec(source, {"everyone": {"sound parts": "sound", "picture 9": "wrong"}, "np": np})
+    assert capsys.readouterr().out == "accused: picture 9\n"
+
+
+def test_sdxl_reads_the_layer_before_and_does_not_normalise_it(capsys):
+    exec(cell_with(LESSON, "StableDiffusionXLPipeline"), {})
+    said = capsys.readouterr().out
+    assert "hidden_states[-2]" in said
+    assert said.splitlines()[-1].endswith(": 0")
 
 
 def folded(summary: str) -> str:
