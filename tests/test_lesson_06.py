@@ -136,6 +136,19 @@ def test_exact_runs_give_back_the_density_at_one_and_are_not_the_sharpened_one_a
             assert left > share + 0.1 and width < wide / 2
 
 
+@torch.no_grad()
+def test_an_exact_answer_for_a_density_is_the_known_one_and_its_runs_end_as_the_density(world):
+    x = torch.linspace(-3, 3, 7)
+    for t in (100, 500, 900):
+        found = world["exact_for"](world["sharpened"][1])(x, t)
+        torch.testing.assert_close(found, world["exact"](1)(x, t), rtol=1e-3, atol=1e-3)
+    dots = torch.randn(2000, generator=torch.Generator().manual_seed(1))
+    ends = world["draw"](dots, world["exact_for"](world["sharpened"][4]), range(999, 0, -9))
+    sides = (ends[ends < 0], ends[ends > 0])
+    for side, (share, width) in zip(sides, shares_and_widths(world, world["sharpened"][4]), strict=True):
+        assert (len(side) / len(ends), float(side.std())) == pytest.approx((share, width), abs=0.05)
+
+
 def test_the_error_of_a_mean_of_pairs_is_that_of_leaving_one_picture_out(lesson):
     rows = torch.rand((6, 48), generator=torch.Generator().manual_seed(3))
     left_out = [torch.pdist(torch.cat([rows[:i], rows[i + 1 :]])).mean() for i in range(6)]
