@@ -286,27 +286,54 @@ def test_each_promise_is_broken_by_the_part_that_it_was_written_for(lesson):
 def test_the_promises_accuse_each_suspect_of_its_fault_and_no_sound_part(capsys):
     lesson = prepared(load_pipeline("pocket", device="cpu"))
     assert lesson["ends_right"](*[None] * 5) is None  # not answered: the course's own
-    lesson["first_three"] = {
+    lesson["pictured"] = {
         "picture 1": lesson["changed"](lesson["sound"], timesteps=lesson["no_offset"]),
         "picture 2": lesson["changed"](lesson["sound"], guided_noise=lesson["from_words"]),
         "picture 4": lesson["changed"](lesson["sound"], to_pixels=lesson["not_rounded"]),
     }
     with torch.no_grad():
         exec(cell_with(LESSON, "promises = ["), lesson)
-        said = [line[18:] for line in capsys.readouterr().out.splitlines()]
         exec(cell_with(LESSON, "def one_more"), lesson)
         exec(cell_with(LESSON, "def ends_at_1"), lesson)
-    asked = [line.split(": ")[1] for line in capsys.readouterr().out.splitlines()]
-    assert asked == ["nobody", "accuses picture 1", "accuses suspect 4, picture 2", "accuses picture 4"]
-    wanted = ["loop_ends_right", "equal_distances", "like_noise", "alike_in_batch", "noise_alone"]
-    # the last four: the first pictures and the layer before, as the text says
-    assert said == ["keeps all five", *wanted, *["keeps all five"] * 4]
+    columns = list(lesson["everyone"])
+    broken = {
+        name: [columns[i] for i, mark in enumerate(row) if mark == "broken"] for name, row in lesson["verdicts"].items()
+    }
+    assert lesson["verdicts"]["one_more"] == ["?"] * 10
+    assert columns[0] == "sound parts"
+    # the first pictures and the layer before keep the first five, as the text says
+    assert broken == {
+        "noise_alone": ["suspect 5"],
+        "equal_distances": ["suspect 2"],
+        "like_noise": ["suspect 3"],
+        "alike_in_batch": ["suspect 4"],
+        "loop_ends_right": ["suspect 1"],
+        "one_more": [],
+        "ends_at_1": ["picture 1"],
+        "words_at_1": ["suspect 4", "picture 2"],
+        "rounded": ["picture 4"],
+    }
+    last = capsys.readouterr().out.splitlines()[-11:]
+    assert last[0].split()[:3] == ["sound", "suspect", "suspect"]
+    assert last[1].split() == ["parts", *"12345124", "before"]
+    assert [line.split() for line in last[2:]] == [[name, *row] for name, row in lesson["verdicts"].items()]
 
 
-def test_an_answer_to_the_last_exercise_names_whom_it_accuses(capsys):
+def test_an_answer_to_the_last_exercise_is_a_row_of_the_table(lesson, monkeypatch, capsys):
+    monkeypatch.setitem(lesson, "everyone", {"sound parts": "sound", "picture 9": "wrong"})
+    monkeypatch.setitem(lesson, "verdicts", {})
     source = cell_with(LESSON, "def one_more").replace("    ...", "    return np.bool_(parts != 'wrong')")
-    exec(source, {"everyone": {"sound parts": "sound", "picture 9": "wrong"}, "np": np})
-    assert capsys.readouterr().out == "accused: picture 9\n"
+    exec(source, dict(lesson))
+    heads = [["sound", "picture"], ["parts", "9"]]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [*heads, ["one_more", ".", "broken"]]
+
+
+def test_the_request_of_the_course_is_searched_under_its_pictures(lesson, capsys):
+    (line,) = [line for line in cell_with(LESSON, "TELLING_REQUEST\n").splitlines() if line.startswith("print(")]
+    with torch.no_grad():
+        exec(line, dict(lesson) | {"runs": [lesson["run"](lesson["sound"], **TELLING_REQUEST)]})
+    found = ", ".join(f"{number} {name}" for number, name in ALL.items())
+    assert capsys.readouterr().out == f"found with this request: {found}\n"
 
 
 def test_sdxl_reads_the_layer_before_and_does_not_normalise_it(capsys):
