@@ -111,18 +111,29 @@ def test_what_is_left_of_the_positions_is_what_is_needed(needed):
     assert positions == [4, 2, 0, 1, 3]
 
 
-def test_the_tokens_taken_away_are_those_of_the_kind(tokenizer):
+def test_the_tokens_of_each_kind_are_found(tokenizer):
     length = tokenizer.model_max_length
     lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer}), empty=torch.zeros(1, length, 4))
     sentence, wish = "a red fox left of a blue car in the snow", (("fox", "car"), ("red", "blue"), "snow")
     pieces = ["start", *tokenizer.tokenize(sentence), "end"]
 
-    def taken(kind):
-        return [pieces[place].removesuffix("</w>") for place in lesson["positions_of"](kind, sentence, wish)]
+    found = lesson["positions_of"](sentence, wish)
+    said = {kind: [pieces[i].removesuffix("</w>") for i in found[kind]] for kind in found if kind != "padding"}
+    assert said == {
+        "own words": ["fox", "car", "red", "blue"],
+        "left of a": ["left", "of", "a"],
+        "other words": ["a", "in", "the", "snow"],
+        "end": ["end"],
+    }
+    assert found["padding"] == list(range(len(pieces), length))
 
-    assert taken("own words") == ["fox", "car", "red", "blue"]
-    assert taken("other words") == ["a", "left", "of", "a", "in", "the", "snow"]
-    assert lesson["positions_of"]("padding", sentence, wish) == list(range(len(pieces), length))
+
+def test_two_things_of_a_colour_and_an_article_before_a_vowel(tokenizer):
+    lesson = definitions(LESSON, pipe=type("Pipe", (), {"tokenizer": tokenizer}), empty=torch.zeros(1, 32, 4))
+    sentence = "an orange car left of an orange cat on a white background"
+    found = lesson["positions_of"](sentence, (("car", "cat"), ("orange", "orange"), "white"))
+    assert found["left of a"] == [4, 5, 6]
+    assert sorted({i for kind in found.values() for i in kind}) == list(range(1, 32))
 
 
 BOTH = ["thing 1", "thing 1 in colour 1", "thing 2", "thing 2 in colour 2"]

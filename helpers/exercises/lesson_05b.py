@@ -135,16 +135,17 @@ OWN_WORDS = Quiz(
     "follows from this alone?",
     options=(
         Option(
-            "These vectors are never read", "Their maps lie on the thing. They are read, and others say it as well."
+            "These vectors are never read",
+            "Lesson 05's map of fox lay on the fox: that vector is read. Others can say the same.",
         ),
         Option(
-            "The other vectors together carry it, too",
+            "The other vectors together carry it",
             "Where others can stand in, taking these away seems to do nothing. Which of them do, more rows must tell.",
             right=True,
         ),
         Option(
             "The words after it carry it all by themselves",
-            "The padding was there as well: this row does not tell them apart. The last row takes both away.",
+            "The padding was there as well: this row does not tell them apart. The last row keeps left of a alone.",
         ),
         Option("The thing comes from the noise", "The same noise draws other things without words: see the third row."),
     ),
