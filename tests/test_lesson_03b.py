@@ -78,3 +78,16 @@ def test_the_place_that_changes_most_is_sought_outside_the_neighbourhood(lesson)
     change[2, 3], change[4, 5], change[6, 3], change[2, 0] = 9.0, 5.0, 2.0, 1.0
     assert lesson["farther"](change, 2, 3) == (6, 3)
     assert lesson["farther"](change, 2, 3, away=1) == (4, 5)
+
+
+@torch.no_grad()
+def test_a_poke_reaches_no_place_past_what_is_held(pipe):
+    """With all of the U-Net's last layer held nothing changes; with nothing held the poked place changes most."""
+    side, unet = pipe.unet.config.sample_size, pipe.unet
+    x_t, words = randn(1, 4, side, side), randn(1, 5, WIDTH, seed=1)
+    poke = definitions(LESSON, pipe=pipe, words=words)["poke"]
+    poke.__globals__["noisy"] = lambda t: x_t.clone()  # the lesson's own stands on its fox
+    assert poke(1, 2, unet.conv_out).max() == 0
+    change = poke(1, 2)
+    assert change.shape == (side, side)
+    assert divmod(change.argmax().item(), side) == (1, 2)
