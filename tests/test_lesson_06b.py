@@ -105,6 +105,13 @@ def test_the_rising_scale_starts_at_one_and_its_mean_is_the_scale_asked_for():
         np.testing.assert_allclose(np.diff(scales, 2), 0, atol=1e-9)
 
 
+def test_each_third_adds_as_many_gaps_as_a_scale_of_four():
+    found = constants(LESSON, "TIMES", "parts")
+    for name, s in found["parts"].items():
+        assert sum(s(t) - 1 for t in found["TIMES"]) == 3 * len(found["TIMES"]), name
+        assert sum(s(t) > 1 for t in found["TIMES"]) == 3, name
+
+
 @pytest.mark.nightly
 @torch.no_grad()
 def test_a_gentle_negative_prompt_and_a_rising_scale_keep_more_grounds():
@@ -127,5 +134,7 @@ def test_a_gentle_negative_prompt_and_a_rising_scale_keep_more_grounds():
     assert not any("purple" in found for found in away)
     three, quarter = (kept(found, usual) for found in away)
     assert three < quarter
+    blue = pocket.encode_prompt(GROUNDS["blue"], "cpu", 1, False)[0]
+    assert grounds(lesson["off_ground"](3, blue))[:4] == ["orange", "yellow", "yellow", "yellow"]
     risen = grounds(lesson["guided"](fox, lambda t: rising(t, 4)))
     assert kept(usual, plain) < kept(risen, plain)
