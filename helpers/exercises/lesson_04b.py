@@ -99,22 +99,22 @@ EXERCISES = (SEEMS_LIKE, OF_MANY)
 
 CHANCE = Quiz(
     name="04b.chance",
-    question="Suppose that redrawing left nothing at all of the halves. In how many of the 16 would their own pair "
+    question="Suppose that redrawing left nothing at all of the halves. In how many of the eight would their own pair "
     "still be the nearest, on average?",
     options=(
         Option(
             "In none: of nothing, nothing can be found again.",
-            "One of the 16 pairs is always the nearest, and by chance it is now and then the right one.",
+            "One of the 8 pairs is always the nearest, and by chance it is now and then the right one.",
         ),
         Option(
             "In about one.",
-            "If every pair were as likely, each picture would have one chance in 16. So the 1 without halves is what "
-            "chance gives; 8 and 16 are far more.",
+            "If each of the 8 pairs were as likely to be the nearest as every other, each picture would have one "
+            "chance in 8: one hit in eight pictures, on average.",
             right=True,
         ),
         Option(
-            "In about eight, like a coin that is thrown 16 times.",
-            "A coin has two sides. Here the right pair is one of 16, so each picture has one chance in 16.",
+            "In about four, like a coin that is thrown eight times.",
+            "A coin has two sides. Here the right pair is one of 8, so each picture has one chance in 8.",
         ),
     ),
 )
