@@ -59,9 +59,10 @@ def show(figure: Figure, caption: str, *, png_bytes: int = PNG_BYTES) -> None:
 
     caption: what there is to see, with its number, in one to three sentences: for every reader, and for those who do
     not see the figure.
+    png_bytes: a figure that takes more than this as PNG is stored as JPEG in the pixels of the page, half of its own.
 
-    It stands in a line below the figure, which every reader shows. It is the image's alt text in the metadata too, for
-    those that look there (JupyterLab 4.6 and nbconvert's usual page do not), and the output's plain text (text
+    The caption stands in a line below the figure, which every reader shows. It is the image's alt text in the metadata
+    too, for those that look there (JupyterLab 4.6 and nbconvert's usual page do not), and the output's plain text (text
     browsers, diffs). An `<img alt=...>` of our own would hide the picture itself: JupyterLab and GitHub remove embedded
     images from untrusted HTML.
 

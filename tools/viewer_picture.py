@@ -16,7 +16,7 @@ from tests.browser import FLAGS, ROOT, Notebook, find_chromium, jupyter_lab
 LESSON = ROOT / "notebooks" / "02_denoising_loop.ipynb"
 CALL = "run_viewer("
 SCALE = 1.6  # dots of the picture for a pixel of the page
-WINDOW = {"width": 960, "height": 1000}
+WINDOW = {"width": 960, "height": 800}
 
 
 def picture() -> Image.Image:
