@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from PIL import Image, ImageOps
+from PIL import Image
 
 from helpers import plots, scenes
 from helpers.exercises import QUIZZES
@@ -187,26 +187,15 @@ def test_agree_counts_equal_corners_where_both_pictures_have_one_planet(lesson):
     assert lesson["agree"](corners, corners) == "3 of 3"
 
 
-def test_the_planet_of_a_flipped_sky_is_on_the_other_side(planet):
-    for variant in range(scenes.VARIANTS):
-        sky = scenes.draw(scenes.Scene((), ground="space", variant=variant))
-        height, side = planet(sky).split()
-        assert planet(ImageOps.mirror(sky)) == f"{height} {'left' if side == 'right' else 'right'}"
-
-
 @pytest.mark.slow
-def test_planets_stay_with_the_noise_and_change_sides_with_it(planet, lesson):
+def test_planets_stay_with_the_noise_when_the_words_change(planet, lesson):
     agree, draw = lesson["agree"], definitions(LESSON, pocket=load_pipeline("pocket", device="cpu"))["draw"]
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(SEEDS)]
     noises = torch.cat([torch.randn((1, 4, 16, 16), generator=generator) for generator in generators])
     assert constants(LESSON, "n")["n"] == SEEDS
-    pictures = [draw(prompt, x) for prompt, x in ((SPACE, noises), (TURTLE, noises), (SPACE, noises.flip(-1)))]
-    flights, turtles, mirrored = ([planet(picture) for picture in drawn] for drawn in pictures)
-    back = [planet(ImageOps.mirror(picture)) for picture in pictures[2]]
+    flights, turtles = ([planet(picture) for picture in draw(prompt, noises)] for prompt in (SPACE, TURTLE))
     assert agree(flights, turtles) == "19 of 19"
     assert agree(flights, ["top right"] * SEEDS) == "10 of 19"
-    assert agree(flights, back) == "14 of 16"
-    assert agree(flights, mirrored) == "1 of 16"
 
 
 @pytest.mark.slow
@@ -222,27 +211,14 @@ def test_the_pictures_in_the_fold_are_those_of_the_exercise():
     (fox,) = generate(pipe, PROMPT, steps=20, guidance=4.0, seed=7)
     for place, picture in enumerate((fox, alone, early, late)):
         assert apart(*tile("changed.webp", place, 192, picture)) < 8
-    # The largest change after round 4 is at the owl's right-hand side.
-    change = plots.difference(alone, early).values
-    row, column = np.unravel_index(change.argmax(), change.shape)
-    assert 60 < row < 110 and 85 < column < 100
     # The ground: grass after round 4, snow after round 12.
     (red, green, blue), snow = (np.asarray(picture, float)[120:, :24].mean(axis=(0, 1)) for picture in (early, late))
     assert green > red + 50 and green > blue + 50
     assert snow.min() > 200
-    # A spot where the fox's left-hand eye would be, dark at last, and a shard at its cheek: the owl alone has neither.
-    spot, shard = (slice(64, 75), slice(48, 59)), (slice(88, 96), slice(97, 104))
-    dark = [
-        [np.asarray(picture, float)[at].mean(axis=2).min() for picture in (alone, early, late)] for at in (spot, shard)
-    ]
-    assert dark[0][0] > dark[0][1] + 20 > dark[0][2] + 60
-    assert min(dark[1][:2]) > dark[1][2] + 30
-
-
-def test_in_training_half_of_all_things_are_mirrored():
-    rng = np.random.default_rng(0)
-    things = [thing for _ in range(1000) for thing in scenes.random_scene(rng, things=1).things]
-    assert 450 < sum(thing.mirrored for thing in things) < 550
+    # A spot where the fox's left-hand eye would be, faint after round 4, darker after round 12.
+    at = slice(64, 75), slice(48, 59)
+    none, faint, dark = (np.asarray(picture, float)[at].mean(axis=2).min() for picture in (alone, early, late))
+    assert none > faint + 20 > dark + 60
 
 
 def test_the_count_of_calls_follows_the_rule_to_be_found():

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from helpers import sampling, schedules
 from helpers.palette import ROLES
-from tests.lessons import NOTEBOOKS, cell_with, definitions
+from tests.lessons import NOTEBOOKS, definitions
 
 LESSON = NOTEBOOKS / "01_forward_noising.ipynb"
 ALPHA_BAR = schedules.alpha_bar(schedules.betas())
@@ -95,21 +95,3 @@ def test_white_and_black_are_told_apart_by_what_is_left_of_them_and_not_without(
     nothing = ALPHA_BAR.clone()
     nothing[999] = 0
     assert lesson["ends"](pair, nothing)[1] == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / 800))
-
-
-def test_no_answer_beats_the_weighted_mean_of_the_noises_that_may_have_gone_in(lesson):
-    code = cell_with(LESSON, "def squared_error(")
-    made = {"torch": torch, "alpha_bar": ALPHA_BAR, "way_back": lesson["way_back"]}
-    exec(code, made)
-    back = ALPHA_BAR[99].sqrt() * made["values"] + (1 - ALPHA_BAR[99]).sqrt() * made["noises"]
-    assert_close(back, torch.full((2,), made["seen"]))  # both lead to the number that is seen
-    best = made["best"].item()
-    assert made["squared_error"](best) < min(made["squared_error"](best + off) for off in (-0.01, 0.01))
-    # One line back from it: the mean of the clean numbers, with the same weights.
-    assert_close(lesson["way_back"](made["seen"], made["best"], made["t"]), made["weights"] @ made["values"])
-    # Of many numbers noised, those that land near the one seen: the mean of their noises is that answer.
-    generator = torch.Generator().manual_seed(3)
-    clean = made["values"].repeat(1_000_000)
-    eps = torch.randn(len(clean), generator=generator)
-    near = (lesson["add_noise"](clean, eps, 99) - made["seen"]).abs() < 0.01
-    assert eps[near].mean().item() == pytest.approx(best, abs=4 * eps[near].std().item() / near.sum().item() ** 0.5)

@@ -57,10 +57,10 @@ def test_fresh_noise_is_put_in_its_places_only(lesson):
     x0, eps, z = (randn(*SHAPE, seed=seed) for seed in range(3))
     places = torch.zeros(4, 4)
     places[:, 2:] = 1
-    for _, t_next, a, a_next in pairs_of_timesteps():
+    for t, t_next, a, a_next in pairs_of_timesteps():
         step = dice_at(x0, eps, a, a_next, places, z)
         assert_close(step[..., :2], add_noise(x0, eps, t_next, ALPHA_BAR)[..., :2])
-        assert_close(step[..., 2:], lesson["ddpm"](x0, eps, a, a_next, z)[..., 2:])
+        assert_close(step[..., 2:], lesson["ddpm"](x0, eps, t, t_next, ALPHA_BAR, z)[..., 2:])
 
 
 # The functions that the lesson itself writes
@@ -87,19 +87,6 @@ def test_the_weighted_mean_is_that_of_the_posterior(lesson):
     assert_close(lesson["best_look"](x, 400), (x + (1 - a) * slope) / a**0.5, rtol=1e-4, atol=1e-4)
     look = lesson["estimate"](x, lesson["exact"](x, 400), 400, ALPHA_BAR)
     assert_close(look, lesson["best_look"](x, 400), rtol=1e-4, atol=1e-4)
-
-
-def test_what_is_nearer_to_the_mean_to_the_left(lesson):
-    lesson["to_left"], lesson["to_right"] = means = randn(2, 1, 4, 3, 3)
-    mixed = torch.cat([share * means[0] + (1 - share) * means[1] for share in (1, 0.6, 0.4, 0)])
-    assert lesson["nearer_left"](mixed).tolist() == [True, True, False, False]
-
-
-def test_a_look_that_moves_once_moves_so_far_at_most(lesson):
-    lesson["five"] = five = torch.tensor([[0.0, 0.0], [3.0, 4.0]])
-    taken = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[0.6, 0.8], [0.0, 0.0]]])  # (steps, runs, 2)
-    places = torch.stack([torch.zeros(2, 2), torch.zeros(2, 2), five[[1, 0]]])
-    assert_close(lesson["longest_move"](places, taken), torch.tensor([4 / 2**0.5, 0.0]), rtol=0, atol=1e-4)
 
 
 def test_how_far_a_place_is_off_the_nearest_picture(lesson):
@@ -139,11 +126,11 @@ def test_the_step_with_fresh_noise_is_the_librarys(lesson):
     x, eps = randn(*SHAPE), randn(*SHAPE, seed=1)
     ddpm = DDPMScheduler(**SCHEDULE, variance_type="fixed_small", timestep_spacing="leading", steps_offset=1)
     ddpm.set_timesteps(25)
-    for t, t_next, a, a_next in pairs_of_timesteps():
+    for t, t_next, _, _ in pairs_of_timesteps():
         x0 = lesson["estimate"](x, eps, t, ALPHA_BAR)
         z = torch.randn(SHAPE, generator=torch.Generator().manual_seed(7))
         theirs = ddpm.step(eps, t, x, generator=torch.Generator().manual_seed(7)).prev_sample
-        ours = lesson["ddpm"](x0, eps, a, a_next, z)
+        ours = lesson["ddpm"](x0, eps, t, t_next, ALPHA_BAR, z)
         assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
         assert_close(ours, sampling.ddpm_step(x, eps, t, t_next, ALPHA_BAR, z), rtol=1e-3, atol=1e-4)
 
@@ -164,6 +151,5 @@ def test_the_loop_draws_with_fresh_noise(lesson):
     assert_close(drawn(lesson["with_dice"](lesson["ddpm"], 2)), x, rtol=1e-3, atol=1e-3)
     assert not torch.allclose(drawn(lesson["with_dice"](lesson["ddpm"], 1)), x, atol=1e-2)
 
-    nowhere = torch.zeros(SHAPE[-2:])
-    without = lesson["with_dice"](lambda x0, eps, a, a_next, z: dice_at(x0, eps, a, a_next, nowhere, z), 2)
-    assert_close(drawn(without), drawn(lesson["ddim"]), rtol=1e-4, atol=1e-4)
+    lesson["partly"], lesson["right_half"] = dice_at, torch.zeros(SHAPE[-2:])  # nowhere
+    assert_close(drawn(lesson["with_dice"](lesson["in_half"], 2)), drawn(lesson["ddim"]), rtol=1e-4, atol=1e-4)

@@ -178,34 +178,40 @@ def test_the_table_s_prompts_have_their_parts_at_one_place(tokenizer, lesson):
         assert len(pieces) == 12 and pieces[3:5] == ["left", "of"] and pieces[-1] == "background"
 
 
-def test_colours_are_found_side_by_side():
-    colours = [("red", "blue"), ("green", "blue"), ("blue", "red"), ("red",), ()]
-    readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
-    lesson = definitions(LESSON, wishes=[WISH] * len(readings))
-    colours = ("left", "right", "twin")
-    assert [lesson["turned"](readings, "left", whose) for whose in colours] == [[1, 4], [3], [2]]
-    assert [lesson["turned"](readings, "right", whose) for whose in colours] == [[3], [1, 2], []]
+@pytest.mark.parametrize(
+    ("part", "of_two", "of_one"), [("left", "red", "red"), ("right", "blue", "?"), ("ground", "snow", "white")]
+)
+def test_what_the_judge_does_not_see_gets_a_question_mark(part, of_two, of_one):
+    read = definitions(LESSON)["read"]
+    assert read(NOTHING, part) == "?"
+    assert read(Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "snow"), part) == of_two
+    assert read(Reading("one", ("fox",), ("red",), "flat", "white"), part) == of_one
 
 
-@pytest.mark.parametrize(("side", "of_two", "of_one"), [("left", "red", "red"), ("right", "blue", "?")])
-def test_a_thing_of_which_no_colour_is_read_gets_a_question_mark(side, of_two, of_one):
-    colour = definitions(LESSON)["colour"]
-    assert colour(NOTHING, side) == "?"
-    assert colour(Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "snow"), side) == of_two
-    assert colour(Reading("one", ("fox",), ("red",), "flat", "snow"), side) == of_one
-
-
-def test_the_counts_of_a_side_stand_under_their_heads(capsys):
+def test_the_counts_of_a_part_stand_under_their_heads(capsys):
     colours = [("red", "green"), ("red", "green"), ("red", "blue"), ("green", "red")]
-    readings = [Reading("beside", ("fox", "car"), read, "flat", "snow") for read in colours]
+    grounds = ["black", "black", "white", "snow"]
+    readings = [
+        Reading("beside", ("fox", "car"), read, "flat", ground) for read, ground in zip(colours, grounds, strict=True)
+    ]
     count = definitions(LESSON, wishes=[WISH] * len(readings))["count"]
-    count({"mine": ([], readings)}, "left")
-    count({"mine": ([], readings)}, "right")
-    heads, left, _, right = capsys.readouterr().out.splitlines()
-    assert left.split() == ["mine", "3", "1", "4"] and right.split() == ["mine", "1", "2", "1", "2"]
-    for head, number in (("own colour", "3"), ("the twin's", "1")):
-        end = heads.index(head) + len(head)
-        assert left[:end].split()[-1] == number and left[end : end + 1] in ("", " ")
+    for part, numbers in (("left", ["3", "1"]), ("right", ["1", "2"]), ("ground", ["1", "2"])):
+        count({"mine": ([], readings)}, part)
+        heads, line = capsys.readouterr().out.splitlines()
+        assert line.split() == ["mine", *numbers]
+        for head, number in zip(("its own", "the twin's"), numbers, strict=True):
+            end = heads.index(head) + len(head)
+            assert line[:end].split()[-1] == number and line[end : end + 1] in ("", " ")
+
+
+def test_prompts_are_compared_in_rows():
+    lesson = definitions(LESSON, wishes=[WISH, WISH._replace(left="pink")])
+    reading = Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "white")
+    pictures = torch.zeros(2, 8, 8, 3, dtype=torch.uint8).numpy()
+    figure = lesson["compare"]({"own": (pictures, [reading] * 2), "other": (pictures, [NOTHING] * 2)}, "left", [2, 1])
+    said = [text.get_text() for text in (*figure.texts, *(text for axis in figure.axes for text in axis.texts))]
+    assert {"own", "other", "2: pink / green", "1: red / green", "red", "?"} <= set(said)
+    plt.close(figure)
 
 
 def test_the_twins_have_all_colours_and_no_ground_has_the_colour_of_a_thing():
@@ -262,8 +268,12 @@ def test_the_picture_in_the_hunt_s_answer_has_the_twin_s_vector_at_7_or_10_alone
     shown_prompts = [1, 3, 4, 6]  # prompts 2, 4, 5 and 7
     lesson |= {"wishes": [wishes[i] for i in shown_prompts], "x_T": noise[shown_prompts]}
     rows = [lesson["draw_with"](positions, "right") for positions in ((), (7,), (10,))]
-    turned = [lesson["turned"](readings, "right", "twin") for _, readings in rows]
-    assert turned == [[], [1, 2], [3, 4]]  # of these four: the star and the fox, then the two apples
+    turned = [
+        [lesson["read"](one, "right") == wish.twin for one, wish in zip(readings, lesson["wishes"], strict=True)]
+        for _, readings in rows
+    ]
+    # Of these four none, then the star and the fox, then the two apples.
+    assert turned == [[False] * 4, [True, True, False, False], [False, False, True, True]]
     cells = nbformat.read(LESSON, 4).cells
     (found,) = (cell.attachments for cell in cells if "one-alone.jpg" in cell.get("attachments", {}))
     shown = Image.open(io.BytesIO(base64.b64decode(found["one-alone.jpg"]["image/jpeg"])))

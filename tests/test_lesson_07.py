@@ -103,36 +103,21 @@ def test_short_padding_of_one_text_a_call_fails_and_of_both_keeps_the_vectors_th
     torch.testing.assert_close(all_of_them[:, : few.shape[1]], few, rtol=1e-4, atol=1e-4)
 
 
-def test_each_change_reaches_one_set_of_vectors_and_full_length_changes_nothing(lesson, pipe):
+def test_with_the_empty_prompts_padding_the_words_alone_change_and_after_their_first_vectors(lesson, pipe):
     ids = [lesson["token_ids"](pipe.tokenizer, text) for text in ("", PROMPT)]
-    length, left = ids[0].shape[1], 6
+    length, left = ids[0].shape[1], len(pipe.tokenizer(PROMPT).input_ids)
     with torch.no_grad():
-        full = lesson["text_vectors"](pipe.text_encoder, *ids)
-        empty, words = full
-        right = lesson["draw_with"](lesson["parts"], lesson["given"], PROMPT, [0], steps=STEPS)
-        wanted = {
-            "words' set cut": (empty, words[:left]),
-            "empty's set cut": (empty[:left], words),
-            "empty's padding": (empty, torch.cat([words[:left], empty[left:]])),
-        }
+        empty, words = lesson["text_vectors"](pipe.text_encoder, *ids)
         assert not torch.equal(words[left:], empty[left:])
-        assert lesson["three_changes"](left).keys() == wanted.keys()
-        for head, sets in wanted.items():
-            handed = []
-
-            def unet(x, t, encoder_hidden_states):
-                handed.append(encoder_hidden_states)  # noqa: B023
-                return SimpleNamespace(sample=x)
-
-            change = lesson["three_changes"](left)[head]
-            lesson["with_sets"](change).guided_noise(unet, torch.zeros(1, 4, 8, 8), 1, full, 4.0)
-            assert all(torch.equal(one[0], whole) for one, whole in zip(handed, sets, strict=True))
-            other, same = (
-                lesson["draw_with"](lesson["with_sets"](one), lesson["given"], PROMPT, [0], steps=STEPS)
-                for one in (change, lesson["three_changes"](length)[head])
-            )
-            assert apart(other, right) > 1
-            assert apart(same, right) <= 1
+        exchanged = lesson["with_empty_padding"](left).text_vectors(pipe.text_encoder, *ids)
+        right, other, same = (
+            lesson["draw_with"](one, lesson["given"], PROMPT, [0], steps=STEPS)
+            for one in (lesson["parts"], lesson["with_empty_padding"](left), lesson["with_empty_padding"](length))
+        )
+    assert torch.equal(exchanged, torch.stack([empty, torch.cat([words[:left], empty[left:]])]))
+    assert left == lesson["padded_short"](PROMPT).token_ids(pipe.tokenizer, PROMPT).shape[1]
+    assert apart(other, right) > 1
+    assert apart(same, right) <= 1
 
 
 def test_the_learners_parts_are_told_from_the_courses(lesson):
@@ -232,26 +217,6 @@ def test_the_four_changes_are_all_that_a_scheduler_without_the_config_has_otherw
     changed = DDIMScheduler.from_config(pocket, **(settings | all_four))
     told = {key: value for key, value in changed.config.items() if not key.startswith("_")}
     assert told == {key: defaults[key] for key in told}
-
-
-def test_exchange_keeps_what_it_is_handed_under_the_other_noise_at_the_same_timestep(lesson, pipe):
-    asked, noise, x0 = [], torch.randn(1, 4, 8, 8, generator=seeded(1)), torch.randn(1, 4, 8, 8, generator=seeded(2))
-
-    def predict(x, t):
-        asked.append((t, x))
-        return x
-
-    space = {"times": [751, 501, 251, 1], "alpha_bar": pipe.scheduler.alphas_cumprod, "other_noise": noise}
-    lesson["exchange"].__globals__.update(space, predict=predict)
-    with torch.no_grad():
-        x, answer, picture = lesson["exchange"](1, x0)
-    a = pipe.scheduler.alphas_cumprod[501]
-    torch.testing.assert_close(x, a.sqrt() * x0 + (1 - a).sqrt() * noise)
-    assert answer is x, "the answer is to the exchanged latent"
-    assert [t for t, _ in asked] == [501, 251, 1, 501]
-    parts = lesson["parts"]
-    end = parts.ddim_loop(lambda x, t: x, x, [501, 251, 1], pipe.scheduler.alphas_cumprod)
-    assert np.array_equal(picture, parts.to_pixels(pipe.vae, end)[0])
 
 
 def test_the_library_draws_several_seeds_in_one_batch_as_the_seven_parts_do(lesson, pipe):

@@ -12,7 +12,7 @@ from helpers.schedules import add_noise, betas
 from helpers.schedules import alpha_bar as alpha_bar_of
 
 Network = Callable[[Tensor, int], Tensor]
-Mix = Callable[[Tensor, Tensor, int, int], Tensor]  # (x0_hat, eps, t, t_next): the next latent
+Mix = Callable[[Tensor, Tensor, int, int, Tensor], Tensor]  # (x0_hat, eps, t, t_next, alpha_bar): the next latent
 Loop = Callable[[Tensor, list[int], Network, Tensor, Mix], Tensor]
 
 ALPHA_BAR = alpha_bar_of(betas())
@@ -27,7 +27,7 @@ def loop(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, s
     """From noise x to an almost clean latent; network(x, t) predicts the noise, step makes the next latent."""
     for t, t_next in _pairs(timesteps):
         eps = network(x, t)
-        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
+        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next, alpha_bar)
     return x
 
 
@@ -53,11 +53,11 @@ def _toy(x: Tensor, t: int) -> Tensor:
     return torch.tanh(x) + t / 1000
 
 
-def _ddim(x0: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
-    return add_noise(x0, eps, t_next, ALPHA_BAR)
+def _ddim(x0: Tensor, eps: Tensor, t: int, t_next: int, alpha_bar: Tensor) -> Tensor:
+    return add_noise(x0, eps, t_next, alpha_bar)
 
 
-def _other(x0: Tensor, eps: Tensor, t: int, t_next: int) -> Tensor:
+def _other(x0: Tensor, eps: Tensor, t: int, t_next: int, alpha_bar: Tensor) -> Tensor:
     """A step that no formula of the lesson gives: what it gives depends on both timesteps."""
     return (x0 * (1 - t_next / 1000) + eps * t / 2000).tanh()
 
@@ -71,7 +71,7 @@ def _loop_cases() -> list[tuple[Tensor, list[int], Network, Tensor, Mix]]:
 def _without_the_last(x: Tensor, timesteps: list[int], network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
     for t, t_next in _pairs(timesteps)[:-1]:
         eps = network(x, t)
-        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
+        x = step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next, alpha_bar)
     return x
 
 
@@ -98,12 +98,12 @@ def _with(turn: Callable[[Tensor, int, int, Network, Tensor, Mix], Tensor]) -> L
 
 def _tells_the_next(x: Tensor, t: int, t_next: int, network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
     eps = network(x, t_next)
-    return step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next)
+    return step(predict_x0(x, eps, t, alpha_bar), eps, t, t_next, alpha_bar)
 
 
 def _estimates_for_the_next(x: Tensor, t: int, t_next: int, network: Network, alpha_bar: Tensor, step: Mix) -> Tensor:
     eps = network(x, t)
-    return step(predict_x0(x, eps, t_next, alpha_bar), eps, t, t_next)
+    return step(predict_x0(x, eps, t_next, alpha_bar), eps, t, t_next, alpha_bar)
 
 
 LOOP = Exercise(
@@ -114,7 +114,8 @@ LOOP = Exercise(
         "Each round needs a timestep and the one after it: pair `timesteps` with the list that begins one later and "
         "ends with 0.",
         "Three lines in each round: eps from `network(x, t)`; the x0 estimate from x, eps and t; and the new x.",
-        "The new x comes from `step`: give it the estimate, eps, the timestep that x is at, and the next one.",
+        "The new x comes from `step`: give it the estimate, eps, the timestep that x is at, the next one, and "
+        "`alpha_bar`.",
     ),
     mistakes=(
         Mistake(
@@ -134,18 +135,18 @@ LOOP = Exercise(
         ),
         Mistake(
             lambda x, timesteps, network, alpha_bar, step: loop(
-                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next: step(x0, eps, t_next, t)
+                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next, bars: step(x0, eps, t_next, t, bars)
             ),
             "the two timesteps are exchanged in `step`: first the one that x is at, then the next one.",
         ),
         Mistake(
             lambda x, timesteps, network, alpha_bar, step: loop(
-                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next: step(x0, eps, t, t)
+                x, timesteps, network, alpha_bar, lambda x0, eps, t, t_next, bars: step(x0, eps, t, t, bars)
             ),
             "`step` is given the same timestep twice, so x stays at its noise level. Its second one is the next one.",
         ),
         Mistake(
-            _with(lambda x, t, t_next, network, alpha_bar, step: step(x, network(x, t), t, t_next)),
+            _with(lambda x, t, t_next, network, alpha_bar, step: step(x, network(x, t), t, t_next, alpha_bar)),
             "`step` takes the x0 estimate, and here it is given x itself.",
         ),
         Mistake(

@@ -1,4 +1,4 @@
-"""The exercise of lesson 05: one head's answer without one token. The hunt after it is answered by printed counts."""
+"""The exercise of lesson 05: one head's answer without one token. Exercise 2, a hunt, is answered by printed counts."""
 
 import math
 
