@@ -3,6 +3,7 @@
 The functions are those of the notebook, read from it, so that what a learner sees is what is tested.
 """
 
+import inspect
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
@@ -86,25 +87,16 @@ def test_picture_2_adds_the_difference_to_the_answer_with_words(lesson):
         )
 
 
-def test_what_is_kept_of_a_call_stays_as_it_was(lesson):
-    """A loop that writes into its noise changes nothing that was kept, nor does one that asks predict once more."""
+def test_what_is_kept_of_a_run_stays_as_it_was(lesson):
+    """A loop asked again asks the run's predict; that changes nothing that was kept."""
     sound = lesson["sound"]
-
-    def in_place(predict, x, times, alpha_bar):
-        end = sound.ddim_loop(predict, x, times, alpha_bar)
-        return x.copy_(end)
-
     with torch.no_grad():
         inputs, answers = lesson["run"](sound, PROMPT, [0], steps=STEPS)
-        parts = lesson["changed"](sound, ddim_loop=in_place)
-        others, changed = lesson["run"](parts, PROMPT, [0], steps=STEPS)
-        assert torch.equal(changed["start_noise"], answers["start_noise"])
-        assert torch.equal(others["ddim_loop"][1], inputs["ddim_loop"][1])
-        last = inputs["guided_noise"][1].clone()
-        for _ in range(2):  # asked again, it gets copies
-            assert torch.equal(lesson["again"](parts, "ddim_loop", inputs), answers["ddim_loop"])
+        kept, answered = inputs["guided_noise"][1].clone(), answers["guided_noise"].clone()
+        assert torch.equal(sound.ddim_loop(*inputs["ddim_loop"]), answers["ddim_loop"])
         inputs["ddim_loop"][0](inputs["ddim_loop"][1], 951)
-        assert torch.equal(inputs["guided_noise"][1], last)
+        assert torch.equal(inputs["guided_noise"][1], kept)
+        assert torch.equal(answers["guided_noise"], answered)
 
 
 def test_a_station_keeps_the_last_call(lesson):
@@ -226,13 +218,19 @@ def test_the_search_tells_of_a_wrong_timestep(lesson):
         assert lesson["wrong_part"](suspect, given, answers) == "ddim_loop"
 
 
-def test_part_2_by_layer_is_the_sound_one_and_suspect_3_where_it_should_be(lesson):
-    sound, tokenizer, encoder = lesson["sound"], lesson["pipe"].tokenizer, lesson["pipe"].text_encoder
-    ids = [sound.token_ids(tokenizer, text) for text in ("", PROMPT)]
+def test_suspect_3_reads_the_layer_before_the_last_as_its_printed_code_says(lesson):
+    sound, suspect, encoder = lesson["sound"], lesson["suspects"][3], lesson["pipe"].text_encoder
+    ids = [sound.token_ids(lesson["pipe"].tokenizer, text) for text in ("", PROMPT)]
     with torch.no_grad():
-        for layer, normalised, parts in ((-1, True, sound), (-2, False, lesson["suspects"][3])):
-            made = lesson["with_layer"](layer, normalised).text_vectors(encoder, *ids)
-            assert torch.equal(made, parts.text_vectors(encoder, *ids))
+        last, before = (
+            torch.cat([encoder(one, output_hidden_states=True).hidden_states[layer] for one in ids])
+            for layer in (-1, -2)
+        )
+        assert torch.equal(encoder.final_layer_norm(last), sound.text_vectors(encoder, *ids))
+        assert torch.equal(before, suspect.text_vectors(encoder, *ids))
+    code = inspect.getsource(suspect.text_vectors)
+    assert "hidden_states[-2]" in code
+    assert code in printed("same-inputs")
 
 
 def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidance(lesson):
@@ -247,13 +245,13 @@ def test_suspect_4_asks_for_one_picture_without_words_and_for_one_without_guidan
             assert torch.allclose(said[number : number + 1], own, atol=1e-5)
 
 
-def test_the_two_lists_of_timesteps_under_the_suspects_are_theirs(lesson):
-    suspect = lesson["suspects"][2]
-    assert suspect.timesteps(15)[:2] == [934, 867]
-    assert lesson["sound"].timesteps(15)[:2] == [925, 859]
-    # As the second hint says.
+def test_suspect_2_rounds_last_and_the_sound_part_first(lesson):
+    suspect, sound = lesson["suspects"][2], lesson["sound"]
+    assert suspect.timesteps(15) == [1 + int(1000 / 15 * i) for i in reversed(range(15))]
+    assert sound.timesteps(15) == [1 + 1000 // 15 * i for i in reversed(range(15))]
+    # As the second hint says: not every other number of steps will do.
     for steps in (20, 27):
-        assert suspect.timesteps(steps) == lesson["sound"].timesteps(steps)
+        assert suspect.timesteps(steps) == sound.timesteps(steps)
 
 
 @pytest.mark.parametrize("number", [0, 6])
@@ -273,9 +271,9 @@ def test_each_promise_is_broken_by_the_part_that_it_was_written_for(lesson):
         return sound.guided_noise(unet, x, t, vectors, guidance) - 0.3 * (len(x) - 1)
 
     wrong = {
-        "noise_alone": changed(sound, start_noise=lambda seeds, shape: sound.start_noise([*seeds][::-1], shape)),
-        "equal_distances": changed(sound, timesteps=lambda steps: [1 + int(1000 / steps * i) for i in range(steps)]),
-        "alike_in_batch": changed(sound, guided_noise=less_in_batch),
+        "noise_alone": changed(start_noise=lambda seeds, shape: sound.start_noise([*seeds][::-1], shape)),
+        "equal_distances": changed(timesteps=lambda steps: [1 + int(1000 / steps * i) for i in range(steps)]),
+        "alike_in_batch": changed(guided_noise=less_in_batch),
     }
     with torch.no_grad():
         for name, parts in wrong.items():
@@ -286,46 +284,25 @@ def test_each_promise_is_broken_by_the_part_that_it_was_written_for(lesson):
 def test_the_promises_accuse_each_suspect_of_its_fault_and_no_sound_part(capsys):
     lesson = prepared(load_pipeline("pocket", device="cpu"))
     assert lesson["ends_right"](*[None] * 5) is None  # not answered: the course's own
-    lesson["pictured"] = {
-        "picture 1": lesson["changed"](lesson["sound"], timesteps=lesson["no_offset"]),
-        "picture 2": lesson["changed"](lesson["sound"], guided_noise=lesson["from_words"]),
-        "picture 4": lesson["changed"](lesson["sound"], to_pixels=lesson["not_rounded"]),
-    }
+    picture = in_bytes(lesson["by_library"]())
+    lesson["four"] = {f"picture {number}": picture for number in (1, 2, 4)}
     with torch.no_grad():
         exec(cell_with(LESSON, "promises = ["), lesson)
-        exec(cell_with(LESSON, "def one_more"), lesson)
-        exec(cell_with(LESSON, "def ends_at_1"), lesson)
     columns = list(lesson["everyone"])
-    broken = {
-        name: [columns[i] for i, mark in enumerate(row) if mark == "broken"] for name, row in lesson["verdicts"].items()
-    }
-    assert lesson["verdicts"]["one_more"] == ["?"] * 10
-    assert columns[0] == "sound parts"
-    # the first pictures and the layer before keep the first five, as the text says
+    last = capsys.readouterr().out.splitlines()[-7:]
+    assert last[0].split() == ["sound", *["suspect"] * 5, *["picture"] * 3]
+    assert last[1].split() == ["parts", *"12345124"]
+    rows = {name: marks for name, *marks in (line.split() for line in last[2:])}
+    broken = {name: [columns[i] for i, mark in enumerate(row) if mark == "broken"] for name, row in rows.items()}
+    assert {mark for row in rows.values() for mark in row} == {".", "broken"}
+    # the first pictures keep all five, as the text says
     assert broken == {
         "noise_alone": ["suspect 5"],
         "equal_distances": ["suspect 2"],
         "like_noise": ["suspect 3"],
         "alike_in_batch": ["suspect 4"],
         "loop_ends_right": ["suspect 1"],
-        "one_more": [],
-        "ends_at_1": ["picture 1"],
-        "words_at_1": ["suspect 4", "picture 2"],
-        "rounded": ["picture 4"],
     }
-    last = capsys.readouterr().out.splitlines()[-11:]
-    assert last[0].split()[:3] == ["sound", "suspect", "suspect"]
-    assert last[1].split() == ["parts", *"12345124", "before"]
-    assert [line.split() for line in last[2:]] == [[name, *row] for name, row in lesson["verdicts"].items()]
-
-
-def test_an_answer_to_the_last_exercise_is_a_row_of_the_table(lesson, monkeypatch, capsys):
-    monkeypatch.setitem(lesson, "everyone", {"sound parts": "sound", "picture 9": "wrong"})
-    monkeypatch.setitem(lesson, "verdicts", {})
-    source = cell_with(LESSON, "def one_more").replace("    ...", "    return np.bool_(parts != 'wrong')")
-    exec(source, dict(lesson))
-    heads = [["sound", "picture"], ["parts", "9"]]
-    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [*heads, ["one_more", ".", "broken"]]
 
 
 def test_the_request_of_the_course_is_searched_under_its_pictures(lesson, capsys):
@@ -336,11 +313,10 @@ def test_the_request_of_the_course_is_searched_under_its_pictures(lesson, capsys
     assert capsys.readouterr().out == f"found with this request: {found}\n"
 
 
-def test_sdxl_reads_the_layer_before_and_does_not_normalise_it(capsys):
-    exec(cell_with(LESSON, "StableDiffusionXLPipeline"), {})
-    said = capsys.readouterr().out
-    assert "hidden_states[-2]" in said
-    assert said.splitlines()[-1].endswith(": 0")
+def printed(cell_id: str) -> str:
+    """What a cell of the lesson printed, as it is stored."""
+    (cell,) = [cell for cell in nbformat.read(LESSON, as_version=4).cells if cell.id == cell_id]
+    return "".join(output.text for output in cell.outputs if output.output_type == "stream")
 
 
 def folded(summary: str) -> str:

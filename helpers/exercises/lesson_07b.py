@@ -151,8 +151,8 @@ FIRST_DIFFERENCE = Quiz(
         ),
         Option(
             "Part 5 or part 6",
-            "Compare the latent and the t that went into the second call. If neither differs, part 5 is wrong. If "
-            "either does, part 6 is, unless part 5 wrote into the latent that it was given.",
+            "Compare the latent and the t that went into the second call. If both are alike, part 5 is wrong. If not, "
+            "part 6 has handed it something else.",
             right=True,
         ),
     ),
