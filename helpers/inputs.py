@@ -55,9 +55,10 @@ def check_guidance(scale: float) -> None:
 
 def check_pipeline_guidance(scale: float) -> None:
     """A guidance scale for diffusers' pipelines: from 1, off. Below, they draw with 1 and do not say so."""
-    check_guidance(scale)
-    if scale < 1:
+    if _is_number(scale) and 0 <= scale < 1:
         raise ValueError(f"guidance is {scale!r}: this pipeline cannot go below 1 (off); choose 1 to {MAX_GUIDANCE:g}")
+    if not _is_number(scale) or not 1 <= scale <= MAX_GUIDANCE:
+        raise ValueError(f"guidance is {scale!r}: choose a number from 1 (off) to {MAX_GUIDANCE:g}; 4 to 8 is usual")
 
 
 def check_strength(strength: float, *, steps: int | None = None) -> None:

@@ -107,7 +107,7 @@ def test_guidance_is_milder_with_pocket(pipe, pocket, calls):
         ({"prompt": ["a fox", 1]}, ["in the list is 1"]),
         ({"negative_prompt": 3}, ["negative_prompt is 3"]),
         ({"steps": 0}, ["steps is 0", "1 to 999"]),
-        ({"guidance": -1}, ["guidance is -1", "0 to 50"]),
+        ({"guidance": -1}, ["guidance is -1", "1 (off) to 50"]),
         ({"guidance": 0.5}, ["guidance is 0.5", "1 (off)", "1 to 50"]),
         ({"seed": -1}, ["seed is -1", "0 to"]),
         ({"height": 100}, ["height is 100", "multiple of 8"]),

@@ -127,7 +127,7 @@ def test_the_pipeline_is_left_as_it_was(pipe):
         ({"prompt": "  "}, "The prompt is empty: write what to draw, such as 'a fox on a blue background'"),
         ({"steps": 0}, "steps is 0: choose a whole number from 1 to 999"),
         ({"steps": 1000}, "steps is 1000: choose"),
-        ({"guidance": 51.0}, r"guidance is 51\.0: choose a number from 0 to 50"),
+        ({"guidance": 51.0}, r"guidance is 51\.0: choose a number from 1 \(off\) to 50"),
         ({"guidance": 0.5}, r"guidance is 0\.5: this pipeline cannot go below 1 \(off\); choose 1 to 50"),
         ({"seed": -1}, "seed is -1: choose a whole number from 0"),
         ({"sampler": "Heun"}, "sampler is 'Heun': choose one of DDIM, DDPM"),
