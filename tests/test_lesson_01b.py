@@ -19,26 +19,20 @@ def lesson():
     return definitions(LESSON, alpha_bar=ALPHA_BAR, SEEN=0.3)
 
 
-def test_averaging_raises_the_ratio_by_the_count_where_numbers_are_equal(lesson):
+def test_averaging_noise_raises_the_ratio_by_the_count_of_the_averaged(lesson):
     snr, shrink = lesson["snr"], lesson["shrink"]
-    noise = sampling.normal(1, 3, torch.empty(1, 3, 256, 256))
-    assert snr(noise, 354) == pytest.approx(1, abs=0.02)  # of variance 1, where the factors cross
-    blocks = torch.nn.functional.interpolate(noise[..., :32, :32], scale_factor=8, mode="nearest")
-    assert_close(shrink(blocks), noise[..., :32, :32])
-    assert snr(blocks, 600, size=8) == pytest.approx(64 * snr(blocks, 600), rel=0.01)
-    # Noise has no equal neighbours: averaging takes as much of it as of other noise.
-    assert snr(noise, 600, size=8) == pytest.approx(snr(noise, 600), rel=0.15)
-    # And the law that it counts with: the mean of 64 noises has a 64th of their variance.
-    assert shrink(noise).var().item() == pytest.approx(1 / 64, rel=0.1)
-
-
-def test_a_picture_twice_as_wide_is_as_noisy_where_its_schedule_has_a_quarter_of_the_ratio():
-    ratio = ALPHA_BAR / (1 - ALPHA_BAR)
-    for t in (100, 300, 600):
-        later = lesson_01b.same_noise(t, ALPHA_BAR, ALPHA_BAR, 2)
-        assert later > t
-        assert (ratio[later] / ratio[t]).item() == pytest.approx(1 / 4, rel=0.01)
-    assert lesson_01b.same_noise(600, ALPHA_BAR, ALPHA_BAR, 1) == 600
+    noises = sampling.normal(100, 3, torch.empty(1, 3, 128, 128))
+    picture = sampling.normal(1, 4, torch.empty(1, 3, 16, 16))
+    small = schedules.add_noise(picture, noises[..., :16, :16], 600, ALPHA_BAR)
+    assert snr(small, picture, 600) == pytest.approx(
+        (picture.var() * ALPHA_BAR[600] / (1 - ALPHA_BAR[600])).item(), rel=0.02
+    )
+    blocks = torch.nn.functional.interpolate(picture, scale_factor=8, mode="nearest")
+    assert_close(shrink(blocks), picture)
+    large = shrink(schedules.add_noise(blocks, noises, 600, ALPHA_BAR))
+    assert snr(large, picture, 600) == pytest.approx(64 * snr(small, picture, 600), rel=0.03)
+    # The law behind it: the mean of 64 noises has a 64th of their variance.
+    assert shrink(noises).var().item() == pytest.approx(1 / 64, rel=0.02)
 
 
 def test_the_mean_before_a_step_follows_from_the_mean_noise(lesson):

@@ -1,4 +1,4 @@
-"""The exercises of lesson 01b: schedules of fewer, larger steps, and pictures of two sizes that are equally noisy."""
+"""The exercise of lesson 01b, a schedule of fewer, larger steps, and its quiz."""
 
 import torch
 from torch import Tensor
@@ -18,16 +18,6 @@ def fewer_steps(alpha_bar: Tensor, every: int) -> Tensor:
     kept = alpha_bar[every - 1 :: every]
     before = torch.cat([torch.ones(1), kept[:-1]])
     return 1 - kept / before
-
-
-def same_noise(t: int, alpha_bar: Tensor, other: Tensor, size: int) -> int:
-    """The timestep of `other` at which means of size × size pixels have the SNR nearest to that of `alpha_bar` at t.
-
-    The clean means are the clean pixels of the smaller picture: Hoogeboom et al. (2023), arXiv:2301.11093.
-    """
-    yours = alpha_bar[t] / (1 - alpha_bar[t])
-    of_means = size**2 * other / (1 - other)
-    return int((of_means - yours).abs().argmin())
 
 
 FEWER_STEPS = Exercise(
@@ -70,54 +60,7 @@ FEWER_STEPS = Exercise(
 )
 
 
-def _same_noise_cases() -> list[tuple[int, Tensor, Tensor, int]]:
-    stable, linear, cosine = _schedules()
-    return [(100, stable, cosine, 4), (354, stable, linear, 2), (400, linear, stable, 2), (700, stable, cosine, 3)]
-
-
-def _nearest(yours: Tensor, theirs: Tensor) -> int:
-    return int((theirs - yours).abs().argmin())
-
-
-def _snr(alpha_bar: Tensor) -> Tensor:
-    return alpha_bar / (1 - alpha_bar)
-
-
-SAME_NOISE = Exercise(
-    name="01b.same_noise",
-    solution=same_noise,
-    cases=_same_noise_cases,
-    hints=(
-        "What does averaging size × size pixels do to the variance of the noise? And to that of the picture?",
-        "The noise of a mean has a share 1 / size² of the variance, so the SNR of `other` is multiplied by size².",
-        "Write both SNRs from alpha_bar, and look for the place where the distance between them is smallest.",
-    ),
-    mistakes=(
-        Mistake(lambda t, a, b, n: t, "the same t means another SNR in each schedule, and at each size."),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b)),
-            "this is right for single pixels. Means of size × size pixels have less noise: by how much?",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], n * _snr(b)),
-            "a square of side `size` has more than `size` pixels in it.",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(_snr(a)[t], _snr(b) / n**2),
-            "averaging lowers the noise, so it multiplies the SNR of the larger picture. This divides it.",
-        ),
-        Mistake(
-            lambda t, a, b, n: _nearest(a[t], n**2 * b),
-            "alpha_bar is the picture's share of the variance. Asked for is its ratio to the noise, to 1 - alpha_bar.",
-        ),
-        Mistake(
-            lambda t, a, b, n: int((n**2 * _snr(b) - _snr(a)[t]).argmin()),
-            "without the distance's absolute value the smallest is always the last timestep.",
-        ),
-    ),
-)
-
-EXERCISES = (FEWER_STEPS, SAME_NOISE)
+EXERCISES = (FEWER_STEPS,)
 
 BEST_GUESS = Quiz(
     name="01b.best_guess",
