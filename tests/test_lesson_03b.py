@@ -39,12 +39,6 @@ def test_a_resnet_by_hand_is_the_librarys_with_its_clock(lesson, pipe):
             assert_close(lesson["resnet_by_hand"](resnet, x, clock), resnet(x, clock), rtol=0, atol=1e-5)
 
 
-def test_an_answer_is_taken_apart_into_what_it_was_made_of(lesson):
-    one, two, rest = randn(4, 4, 16, 16), randn(1, 4, 16, 16, seed=1), randn(4, 4, 16, 16, seed=2)
-    first, second = lesson["made_of"](0.9 * one - 0.2 * two + 0.3 * rest, one, two)
-    assert abs(first - 0.9) < 0.02 and abs(second + 0.2) < 0.02
-
-
 @torch.no_grad()
 def test_self_attention_by_hand_is_the_layers_own(lesson, pipe):
     layer = list(surgery.self_attention(pipe.unet).values())[-1]
@@ -71,13 +65,6 @@ def test_a_head_knows_no_places():
     answer, shares = head(q[order], k[order], v[order])
     assert_close(answer, head(q, k, v)[0][order])
     assert_close(shares, head(q, k, v)[1][order][:, order])
-
-
-def test_the_place_that_changes_most_is_sought_outside_the_neighbourhood(lesson):
-    change = torch.zeros(8, 8)
-    change[2, 3], change[4, 5], change[6, 3], change[2, 0] = 9.0, 5.0, 2.0, 1.0
-    assert lesson["farther"](change, 2, 3) == (6, 3)
-    assert lesson["farther"](change, 2, 3, away=1) == (4, 5)
 
 
 @torch.no_grad()

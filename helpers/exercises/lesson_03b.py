@@ -106,8 +106,7 @@ CLOCK = Quiz(
         ),
         Option(
             "Only if all its latents are equally noisy",
-            "Then it need not know the time. But even with latents of every kind, each shows how noisy it is, and a "
-            "network can learn to judge that.",
+            "The models of Sun et al. (2025) learnt from latents of every noisiness, and most got only somewhat worse.",
         ),
     ),
 )
