@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from helpers import scenes
-from helpers.exercises.lesson_00b import nearest, strange_words
+from helpers.exercises.lesson_00b import nearest
 from helpers.grammar import unknown_words
 from helpers.judge import read
 from helpers.latents import decode, encode
@@ -83,12 +83,6 @@ def test_the_control_was_in_training(unseen, lesson):
         assert not one.held_out
 
 
-def test_as_many_pairs_were_left_out_as_the_lesson_says():
-    colourful = [word for word in scenes.WORDS if any(scenes.takes_colours(word, style) for style in scenes.STYLES)]
-    left_out = [scenes.held_out_colour(word, colour) for word in colourful for colour in scenes.COLOURS]
-    assert (sum(left_out), len(left_out)) == (73, 707)
-
-
 def test_every_prompt_is_of_known_words_but_those_called_unknown(unseen):
     names = constants(LESSON, "fox", "mushroom", "asked")
     assert not scenes.held_out_colour("fox", "blue") and not scenes.held_out_colour("mushroom", "red")
@@ -96,7 +90,7 @@ def test_every_prompt_is_of_known_words_but_those_called_unknown(unseen):
     for prompt in [names["fox"], names["mushroom"], *(scene.caption() for scene in unseen)]:
         assert not unknown_words(prompt), prompt
     strange = [set(unknown_words(f"{words} in the snow, noto style")) for words in names["asked"]]
-    assert strange == [set(), {"no"}, {"with", "hat"}, set(), {"huge", "old"}]
+    assert strange == [set(), {"no"}, set()]
     assert unknown_words("a dragon on a white background") == {"dragon": ["diamond"]}
 
 
@@ -126,8 +120,7 @@ def test_the_scenes_made_again_are_those_of_training(training):
         loop = SimpleNamespace(seed=run["seed"])
         assert again == training_scenes(SimpleNamespace(loop=loop, pairs=run["pairs"], scenes=run["scenes"]))
     every = [scene for again in training for scene in again]
-    assert (len(every), sum(scene.ground == "space" for scene in every)) == (80_000, 5_069)
-    assert round(5_069 / scenes.VARIANTS, -1) == 630
+    assert len(every) == 80_000
     assert sum(scene.words == ("duck",) and scene.style == "noto" for scene in every) == 57
 
 
@@ -151,22 +144,18 @@ def test_a_place_keeps_its_stars_through_the_vae_and_a_drawn_one_has_them_elsewh
     for i, copy in enumerate(copies):  # of whichever place: a copy is told by its stars
         own, *others = (white(copy)[mask].mean() for mask in (stars[i], *stars[:i], *stars[i + 1 :]))
         assert own > 110 > 85 > max(others)
-    drawn = generate(pipe, ["a heart in space, flat style"] * 4, steps=20, seed=1)
+    drawn = generate(pipe, ["a heart in space, flat style"] * 3, steps=20, seed=1)
     assert max(white(one)[mask].mean() for one in drawn for mask in stars) < 60
 
 
 def test_tokens_of_the_words_are_as_the_lesson_says():
     tokenize = load_pipeline("pocket", device="cpu").tokenizer.tokenize
-    assert tokenize("no") == ["n", "o</w>"] and tokenize("hat") == ["h", "at</w>"]
-    assert tokenize("angry") == ["angry</w>"] and tokenize("fox") == ["fox</w>"]
-    assert strange_words("a huge old robot", tokenize) == ["huge", "old"] and not strange_words("an", tokenize)
-    assert tokenize("dragon")[-1] == "on</w>" == tokenize("on grass")[0] and tokenize("at night")[0] == "at</w>"
-    known = {*" ".join([*scenes.WORDS, *scenes.COLOURS, *scenes.STYLES, "a left of background"]).split()}
-    assert not strange_words(" ".join(known), tokenize)
+    assert tokenize("no fox") == ["n", "o</w>", "fox</w>"] and tokenize("a fox") == ["a</w>", "fox</w>"]
+    assert tokenize("angry") == ["angry</w>"] and len(tokenize("dragon")) == 4
 
 
 @pytest.mark.slow
-def test_the_folds_of_the_exercises_say_and_show_what_their_cells_do(lesson, training):
+def test_the_fold_of_the_exercise_says_what_its_cell_prints(lesson, training):
     pipe, apart = load_pipeline("pocket", device="cpu"), lesson["apart"]
     drawn = generate(pipe, ["a purple duck under water, noto style"] * 4, steps=20, seed=0)
     ducks = [scene for again in training for scene in again if scene.words == ("duck",) and scene.style == "noto"]
@@ -186,15 +175,6 @@ def test_the_folds_of_the_exercises_say_and_show_what_their_cells_do(lesson, tra
     assert all(
         np.array_equal(known[nearest(np.asarray(one), known)], copy) for one, copy in zip(coded, copies, strict=True)
     )
-    assert (off(coded), off(decode(pipe, encode(pipe, fresh))), off(drawn)) == ((4.7, 5.6), (6.5, 10.7), (15.6, 20.6))
-    place = nearest(np.asarray(drawn[0]), known)
-    words = ("a robot", "a huge robot", "an old robot", "a huge old robot")
-    robots = [generate(pipe, f"{one} on grass, flat style", steps=20)[0] for one in words]
-    assert [round(apart(robots[0], robot)) for robot in robots[1:]] == [20, 14, 45]
-    nearest_row = (drawn[0], pictures[place], scenes.draw(ducks[place // 8]))
-    for name, side, row in (("nearest.jpg", 256, nearest_row), ("strange.jpg", 192, robots)):
-        fold = attached(name)
-        for i, picture in enumerate(row):
-            left, top = 28 + i * (side + 8), 50  # the margins and heads of `plots.grid`
-            tile = fold.crop((left, top, left + side, top + side))
-            assert apart(tile, picture.resize((side, side), Image.Resampling.BICUBIC)) < 8
+    fold = next(cell.source for cell in nbformat.read(LESSON, 4).cells if "What it shows" in cell.source)
+    for name, group in {"copies": coded, "fresh": decode(pipe, encode(pipe, fresh)), "drawn": drawn}.items():
+        assert "| {} | {} to {} |".format(name, *off(group)) in fold

@@ -1,6 +1,6 @@
-"""The exercises of lesson 00b: the nearest of many pictures, and the words that a tokenizer cuts into pieces."""
+"""The exercise of lesson 00b, the nearest of many pictures, and its quiz."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -10,11 +10,6 @@ from helpers.exercises import Exercise, Mistake, Option, Quiz
 def nearest(picture: np.ndarray, known: Sequence[np.ndarray]) -> int:
     """The number of the known picture from which `picture` differs least, on average over all numbers."""
     return int(np.argmin([np.abs(picture.astype(float) - other).mean() for other in known]))
-
-
-def strange_words(sentence: str, tokenize: Callable[[str], list[str]]) -> list[str]:
-    """The words of a sentence that are cut into more than one token."""
-    return [word for word in sentence.split() if len(tokenize(word)) > 1]
 
 
 def _flat(*values: int) -> np.ndarray:
@@ -63,59 +58,7 @@ NEAREST = Exercise(
     ),
 )
 
-# Pieces as a tokenizer might give them.
-_PIECES = {
-    "a": ["a</w>"],
-    "fox": ["fox</w>"],
-    "no": ["n", "o</w>"],
-    "hat": ["h", "at</w>"],
-    "on": ["on</w>"],
-    "old": ["ol", "d</w>"],
-    "grass": ["grass</w>"],
-    "snowman": ["snowman</w>"],
-}
-
-
-def _tokenize(text: str) -> list[str]:
-    return [piece for word in text.split() for piece in _PIECES[word]]
-
-
-STRANGE_WORDS = Exercise(
-    name="00b.strange_words",
-    solution=strange_words,
-    cases=(
-        ("no fox on grass", _tokenize),
-        ("a snowman on grass", _tokenize),
-        ("an old hat", lambda text: ["x"] * len(text)),
-    ),
-    hints=(
-        "sentence.split() gives the words. What does tokenize give for one that the tokenizer knows whole?",
-        "A word that is known whole is one token, however long. Any other is a list of several.",
-        "Go through the words, and keep those for which len(tokenize(word)) is above 1.",
-    ),
-    mistakes=(
-        Mistake(
-            lambda sentence, tokenize: [word for word in sentence.split() if len(tokenize(word)) == 1],
-            "these are the words that it knows whole. Keep the others.",
-        ),
-        Mistake(
-            lambda sentence, tokenize: [
-                piece for word in sentence.split() if len(tokenize(word)) > 1 for piece in tokenize(word)
-            ],
-            "these are the pieces. Give the words that were cut.",
-        ),
-        Mistake(
-            lambda sentence, tokenize: sum(len(tokenize(word)) > 1 for word in sentence.split()),
-            "this is how many there are. Give the words themselves, in a list.",
-        ),
-        Mistake(
-            lambda sentence, tokenize: tokenize(sentence),
-            "these are the tokens of the whole sentence. Ask for one word at a time.",
-        ),
-    ),
-)
-
-EXERCISES = (NEAREST, STRANGE_WORDS)
+EXERCISES = (NEAREST,)
 
 NO_FOX = Quiz(
     name="00b.no_fox",
@@ -143,27 +86,4 @@ NO_FOX = Quiz(
     ),
 )
 
-UNKNOWN_WORD = Quiz(
-    name="00b.unknown_word",
-    question="Pocket was never trained on the word `dragon`. What happens to it inside the pipeline?",
-    options=(
-        Option(
-            "It is left out, as if you had not written it",
-            "This tokenizer leaves no word out, unless the prompt is too long. `a dragon` and `a` have different "
-            "tokens, and so different vectors.",
-        ),
-        Option(
-            "The nearest word that it knows takes its place",
-            "Nothing in the pipeline looks for near words. The printed line compares letters, and it is there for you "
-            "only.",
-        ),
-        Option(
-            "It is cut into pieces, and the U-Net is steered by their vectors",
-            "Pieces of words are tokens too, in the end single letters. Their vectors steer towards something, but no "
-            "sentence of the training said what a dragon is.",
-            right=True,
-        ),
-    ),
-)
-
-QUIZZES = (NO_FOX, UNKNOWN_WORD)
+QUIZZES = (NO_FOX,)
