@@ -26,7 +26,7 @@ from tests.pipelines import sd15
 
 LESSON = NOTEBOOKS / "00_first_picture.ipynb"
 PROMPT, OWL = "a blue fox in the snow, noto style", "an owl on grass, noto style"
-SPACE, TURTLE = "a red rocket in space, flat style", "a green turtle in space, flat style"
+SPACE, STAR = "a red rocket in space, flat style", "a yellow star in space, flat style"
 SEEDS = 20  # of the planets
 PADDING, SIDE, GAP = 56, 384, 16  # around the pictures above the lesson, of each, between them; in pixels
 
@@ -165,7 +165,7 @@ def test_the_picture_in_the_answer_is_the_first_latent_and_its_estimate():
 
 def test_every_prompt_is_of_words_that_pocket_knows():
     names = constants(LESSON, "prompt", "fox")
-    for prompt in [names["prompt"], names["fox"], SPACE, TURTLE, OWL]:
+    for prompt in [names["prompt"], names["fox"], SPACE, STAR, OWL]:
         assert not unknown_words(prompt), prompt
 
 
@@ -188,13 +188,13 @@ def test_agree_counts_equal_corners_where_both_pictures_have_one_planet(lesson):
 
 
 @pytest.mark.slow
-def test_planets_stay_with_the_noise_when_the_words_change(planet, lesson):
+def test_most_planets_stay_with_the_noise_when_the_words_change(planet, lesson):
     agree, draw = lesson["agree"], definitions(LESSON, pocket=load_pipeline("pocket", device="cpu"))["draw"]
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in range(SEEDS)]
     noises = torch.cat([torch.randn((1, 4, 16, 16), generator=generator) for generator in generators])
     assert constants(LESSON, "n")["n"] == SEEDS
-    flights, turtles = ([planet(picture) for picture in draw(prompt, noises)] for prompt in (SPACE, TURTLE))
-    assert agree(flights, turtles) == "19 of 19"
+    flights, stars = ([planet(picture) for picture in draw(prompt, noises)] for prompt in (SPACE, STAR))
+    assert agree(flights, stars) == "17 of 19"
     assert agree(flights, ["top right"] * SEEDS) == "10 of 19"
 
 
@@ -202,12 +202,12 @@ def test_planets_stay_with_the_noise_when_the_words_change(planet, lesson):
 def test_the_pictures_in_the_fold_are_those_of_the_exercise():
     pipe = load_pipeline("pocket", device="cpu")
     ids = pipe.tokenizer(["", PROMPT, OWL], padding="max_length", truncation=True, return_tensors="pt").input_ids
-    start = torch.randn((1, 4, 16, 16), generator=torch.Generator("cpu").manual_seed(7))
-    pipe.scheduler.set_timesteps(20)
+    draw_changed = definitions(LESSON, pocket=pipe)["draw_changed"]
+    draw_changed.__globals__["change_words"] = change_words  # in place of the learner's
     with torch.no_grad():
         vectors = pipe.text_encoder(ids).last_hidden_state
-        parts = pipe.unet, pipe.scheduler, start, vectors[[0, 1]], vectors[[0, 2]]
-        alone, early, late = decode(pipe, torch.cat([change_words(*parts, after) for after in (0, 4, 12)]))
+    first, second = vectors[[0, 1]], vectors[[0, 2]]
+    alone, early, late = decode(pipe, torch.cat([draw_changed(first, second, after) for after in (0, 4, 12)]))
     (fox,) = generate(pipe, PROMPT, steps=20, guidance=4.0, seed=7)
     for place, picture in enumerate((fox, alone, early, late)):
         assert apart(*tile("changed.webp", place, 192, picture)) < 8
@@ -215,10 +215,10 @@ def test_the_pictures_in_the_fold_are_those_of_the_exercise():
     (red, green, blue), snow = (np.asarray(picture, float)[120:, :24].mean(axis=(0, 1)) for picture in (early, late))
     assert green > red + 50 and green > blue + 50
     assert snow.min() > 200
-    # A spot where the fox's left-hand eye would be, faint after round 4, darker after round 12.
-    at = slice(64, 75), slice(48, 59)
-    none, faint, dark = (np.asarray(picture, float)[at].mean(axis=2).min() for picture in (alone, early, late))
-    assert none > faint + 20 > dark + 60
+    # After round 4 the owl is slimmer at its right: there is sky where the owl alone still is, in a gap of the meadow.
+    at = slice(88, 93), slice(81, 86)
+    owl_there, sky_there = (np.asarray(picture, float)[at].mean(axis=(0, 1)) for picture in (alone, early))
+    assert owl_there[2] < 100 < 180 < sky_there[2]
 
 
 def test_the_count_of_calls_follows_the_rule_to_be_found():

@@ -1,68 +1,19 @@
-"""The exercises of lesson 00: the loop with a change of words on the way, and a rule to be found by counting."""
-
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
+"""The exercises of lesson 00: which words in which round of the loop, and a rule to be found by counting."""
 
 import torch
 from torch import Tensor
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
-SCALE = 4.0  # of guidance
 
-
-def change_words(
-    unet: Callable[..., Any], scheduler: Any, x: Tensor, first: Tensor, second: Tensor, after: int
-) -> Tensor:
-    """The lesson's loop, with the vectors `first` in the first `after` rounds and `second` in all others."""
-    return _loop(_changed)(unet, scheduler, x, first, second, after)
-
-
-def _changed(i: int, first: Tensor, second: Tensor, after: int) -> Tensor:
+def change_words(i: int, first: Tensor, second: Tensor, after: int) -> Tensor:
+    """The vectors for round i, counted from 0: `first` in the first `after` rounds, `second` in all later ones."""
     return first if i < after else second
 
 
-def _guided(empty: Tensor, yours: Tensor) -> Tensor:
-    return empty + SCALE * (yours - empty)
-
-
-def _loop(
-    vectors: Callable[[int, Tensor, Tensor, int], Tensor],
-    mix: Callable[[Tensor, Tensor], Tensor] = _guided,
-    rounds: int | None = None,
-) -> Callable[..., Tensor]:
-    """The loop with a choice of vectors in round i, another guidance, or fewer rounds."""
-
-    def run(unet: Callable[..., Any], scheduler: Any, x: Tensor, first: Tensor, second: Tensor, after: int) -> Tensor:
-        for i, t in enumerate(scheduler.timesteps[:rounds]):
-            noise = mix(*unet(torch.cat([x, x]), t, vectors(i, first, second, after)).sample.chunk(2))
-            x = scheduler.step(noise, t, x).prev_sample
-        return x
-
-    return run
-
-
-def _unet(x: Tensor, t: Tensor, vectors: Tensor) -> SimpleNamespace:
-    """Stands for a U-Net: what it answers depends on each latent, its vectors and t."""
-    if len(x) != len(vectors):
-        raise ValueError(f"{len(x)} latents and {len(vectors)} sets of vectors: give one set for each latent")
-    mean, spread = (part[:, None, None, None] for part in (vectors.mean(dim=(1, 2)), vectors.std(dim=(1, 2))))
-    return SimpleNamespace(sample=torch.tanh(x) * (0.8 + mean) + t / 1000 * spread / 4)
-
-
-def _runs() -> list[tuple[Callable[..., Any], Any, Tensor, Tensor, Tensor, int]]:
-    from diffusers import DDIMScheduler  # slow to import
-
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn((1, 4, 3, 5), generator=generator)
-    first, second = torch.randn((2, 2, 7, 6), generator=generator)
-    runs = []
-    for steps, after in ((6, 2), (5, 4), (4, 1)):
-        scheduler = DDIMScheduler(clip_sample=False)
-        scheduler.set_timesteps(steps)
-        runs.append((_unet, scheduler, x, first, second, after))
-    return runs
+def _rounds() -> list[tuple[int, Tensor, Tensor, int]]:
+    first, second = torch.randn((2, 2, 7, 6), generator=torch.Generator().manual_seed(0))
+    return [(i, first, second, after) for after in (0, 2, 5) for i in range(6)]
 
 
 def latents_shown(steps: int, pictures: int, guidance: float) -> int:
@@ -73,44 +24,30 @@ def latents_shown(steps: int, pictures: int, guidance: float) -> int:
 CHANGE_WORDS = Exercise(
     name="00.change_words",
     solution=change_words,
-    cases=_runs,
+    cases=_rounds,
     hints=(
-        "Copy the three lines from the loop of the lesson. Which names have to change? The function is given its own "
-        "`unet` and `scheduler`, and its own vectors.",
-        "In front of the copied lines, choose the vectors for this round: i is 0 in the first round.",
-        "With `after` = 4 the rounds i = 0, 1, 2 and 3 use `first`. The answer is x after the last round.",
+        "With `after` = 4 the rounds i = 0, 1, 2 and 3 use `first`, the rounds i = 4, 5, ... use `second`.",
+        "Compare i with `after`. Which vectors belong to the smaller i?",
     ),
     mistakes=(
         Mistake(
-            _loop(lambda i, first, second, after: first if i <= after else second),
+            lambda i, first, second, after: first if i <= after else second,
             "the words change one round late. i counts from 0: what is it in the last round with `first`?",
         ),
         Mistake(
-            _loop(lambda i, first, second, after: first if i < after - 1 else second),
+            lambda i, first, second, after: first if i < after - 1 else second,
             "the words change one round early. i counts from 0: what is it in the last round with `first`?",
         ),
         Mistake(
-            _loop(lambda i, first, second, after: second if i < after else first),
+            lambda i, first, second, after: second if i < after else first,
             "the two have changed places: here the run begins with `second`.",
         ),
         Mistake(
-            _loop(lambda i, first, second, after: second if i == after else first),
-            "only one round is asked with `second`. It should be all rounds from there on.",
+            lambda i, first, second, after: second if i == after else first,
+            "only one round gets `second`. It should be all rounds from there on.",
         ),
-        Mistake(
-            _loop(lambda i, first, second, after: first), "all rounds are asked with `first`: the words never change."
-        ),
-        Mistake(
-            _loop(lambda i, first, second, after: second), "all rounds are asked with `second`, the first ones, too."
-        ),
-        Mistake(_loop(_changed, rounds=1), "this is x after one round. Does return stand inside the loop?"),
-        Mistake(
-            _loop(_changed, lambda empty, yours: yours), "the words change where they should. But guidance is missing."
-        ),
-        Mistake(
-            _loop(_changed, lambda empty, yours: _guided(yours, empty)),
-            "the words change where they should. But chunk gives the answer to the empty prompt first, then the other.",
-        ),
+        Mistake(lambda i, first, second, after: first, "all rounds get `first`: the words never change."),
+        Mistake(lambda i, first, second, after: second, "all rounds get `second`, the first ones, too."),
     ),
 )
 
