@@ -142,8 +142,7 @@ SAME_NOISE = Quiz(
         ),
         Option(
             "All of the picture but the thing that the word names",
-            "Some of it may look alike, such as a planet's corner above, but every pixel is computed anew and may "
-            "change.",
+            "Some of it may look alike, but every pixel is computed anew and may change.",
         ),
     ),
 )
