@@ -131,15 +131,16 @@ def test_the_two_means_lean_by_one_to_either_side(lesson):
     assert_close(leans, torch.tensor([1.0, -1.0, 0.0]), rtol=0, atol=1e-5)
 
 
-def test_the_interval_of_a_correlation_covers_it_as_often_as_it_says(lesson):
-    n, r = 32, 0.6
-    x = randn(2000, n)
-    y = r * x + math.sqrt(1 - r * r) * randn(2000, n, seed=1)
-    covered = 0
-    for one, other in zip(x, y, strict=True):
-        low, high = lesson["bounds"](lesson["correlation"](one, other), n)
-        covered += low < r < high
-    assert covered / 2000 == pytest.approx(0.95, abs=0.02)
+@torch.no_grad()
+def test_a_step_to_the_same_timestep_gives_the_latent_back(lesson):
+    """So with one t for the network and the formula all looks are the same, and the end is that look."""
+    lesson["alpha_bar"] = ALPHA_BAR
+    start = randn(*SHAPE)
+    looks, end = lesson["denoise"](start, [500] * 5, lambda x, t: x.tanh() + t / 1000)
+    for look in looks[1:]:
+        assert_close(look, looks[0], rtol=1e-4, atol=1e-4)
+    eps = start.tanh() + 0.5
+    assert_close(end, add_noise(looks[0], eps, 0, ALPHA_BAR), rtol=1e-4, atol=1e-4)
 
 
 def test_scenes_are_counted_until_they_hold_90_per_cent(lesson):
