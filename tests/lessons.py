@@ -22,7 +22,6 @@ SOLUTION = re.compile(
 )
 # Constants of lessons that train and draw for minutes, for runs that look at something else than what was learned.
 HURRY = {
-    "00_first_picture": {"n": 2},
     "10_train_from_scratch": {"PLACINGS": 4, "STEPS": 5, "SHORT": 3, "CALLS": 2},
     "11_fine_tuning": {"STEPS": 4, "DRAWING": 2, "MOMENTS": 2},
     "12_break_it": {"STEPS": 8},

@@ -195,11 +195,11 @@ def test_the_counts_of_a_part_stand_under_their_heads(capsys):
         Reading("beside", ("fox", "car"), read, "flat", ground) for read, ground in zip(colours, grounds, strict=True)
     ]
     count = definitions(LESSON, wishes=[WISH] * len(readings))["count"]
-    for part, numbers in (("left", ["3", "1"]), ("right", ["1", "2"]), ("ground", ["1", "2"])):
+    for part, numbers in (("left", ["3", "1", "0"]), ("right", ["1", "2", "1"]), ("ground", ["1", "2", "1"])):
         count({"mine": ([], readings)}, part)
         heads, line = capsys.readouterr().out.splitlines()
         assert line.split() == ["mine", *numbers]
-        for head, number in zip(("its own", "the twin's"), numbers, strict=True):
+        for head, number in zip(("its own", "the twin's", "another"), numbers, strict=True):
             end = heads.index(head) + len(head)
             assert line[:end].split()[-1] == number and line[end : end + 1] in ("", " ")
 
@@ -211,6 +211,18 @@ def test_prompts_are_compared_in_rows():
     figure = lesson["compare"]({"own": (pictures, [reading] * 2), "other": (pictures, [NOTHING] * 2)}, "left", [2, 1])
     said = [text.get_text() for text in (*figure.texts, *(text for axis in figure.axes for text in axis.texts))]
     assert {"own", "other", "2: pink / green", "1: red / green", "red", "?"} <= set(said)
+    plt.close(figure)
+
+
+def test_all_prompts_stand_beside_each_other_and_no_heads_touch():
+    wishes = constants(LESSON, "wishes", Wish=definitions(LESSON)["Wish"])["wishes"]
+    reading = Reading("beside", ("fox", "car"), ("red", "blue"), "flat", "white")
+    pictures = torch.zeros(len(wishes), 8, 8, 3, dtype=torch.uint8).numpy()
+    drawn = {"twin's words": (pictures, [reading] * len(wishes)), "twin's padding": (pictures, [NOTHING] * len(wishes))}
+    figure = definitions(LESSON, wishes=wishes)["compare_all"](drawn, "ground")
+    said = [text.get_text() for text in figure.texts]
+    assert {"white / black", "black / yellow", "twin's words"} <= set(said)
+    assert said.count("white") == said.count("?") == len(wishes) and not faults(figure)
     plt.close(figure)
 
 

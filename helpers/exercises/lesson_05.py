@@ -71,7 +71,7 @@ MIXTURE = Exercise(
     solution=mixture,
     cases=_cases,
     hints=(
-        "First all shares: the dot products `k @ q`, divided by the root of d, through a softmax.",
+        "First all shares: `get_shares(q, k)`, or a softmax of the dot products `k @ q`, divided by the root of d.",
         "Set the share at `gone` to 0. What do the others add up to now, and by what must you divide them?",
         "Each value counts with its token's share: a vector (tokens,) `@` a matrix (tokens, d) gives (d,).",
     ),
