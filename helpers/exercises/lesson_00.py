@@ -133,8 +133,8 @@ SAME_NOISE = Quiz(
         ),
         Option(
             "Both of the U-Net's answers at the first step",
-            "Only its answer without words is. With other words it is given other vectors, so its second answer "
-            "differs, and so does what guidance makes of the two.",
+            "Only its answer for the empty prompt is the same. With other words it is given other vectors, so its "
+            "second answer differs, and so does what guidance makes of the two.",
         ),
         Option(
             "The latent after the first step",
