@@ -13,7 +13,7 @@ CUT_WIRE = Quiz(
             "a great deal, and reach the answer by another way as well.",
         ),
         Option(
-            "The network, as it is, does well on this picture without what the connection carries",
+            "The network, as it is, does as well on this picture without what the connection carries",
             "On this picture it does not need it, or gets it from elsewhere. Whether the network takes anything from "
             "the connection is another question, and needs another test: the next section's.",
             right=True,
