@@ -99,22 +99,22 @@ EXERCISES = (SEEMS_LIKE, OF_MANY)
 
 CHANCE = Quiz(
     name="04b.chance",
-    question="Suppose that redrawing left nothing at all of the halves. In how many of the eight would their own pair "
-    "still be the nearest, on average?",
+    question="Suppose the judge named one of its 120 words blindly for each of the eight pictures. In how many would "
+    "it name the word asked for, on average?",
     options=(
         Option(
-            "In none: of nothing, nothing can be found again.",
-            "One of the 8 pairs is always the nearest, and by chance it is now and then the right one.",
-        ),
-        Option(
-            "In about one.",
-            "If each of the 8 pairs were as likely to be the nearest as every other, each picture would have one "
-            "chance in 8: one hit in eight pictures, on average.",
+            "In 8/120 of a picture: nearly in none.",
+            "Each picture has one chance in 120, and there are eight of them. So even one of eight is more than "
+            "blind naming gives on average.",
             right=True,
         ),
         Option(
-            "In about four, like a coin that is thrown eight times.",
-            "A coin has two sides. Here the right pair is one of 8, so each picture has one chance in 8.",
+            "In one, since eight things are asked for and there are eight pictures.",
+            "That would hold if it chose among the eight words asked for. It chooses among 120.",
+        ),
+        Option(
+            "In four, since each answer is either right or wrong.",
+            "Right and wrong are not equally likely: for each picture one word of 120 is right.",
         ),
     ),
 )
