@@ -129,27 +129,27 @@ SHRINK = Exercise(
 )
 
 
-OWN_WORDS = Quiz(
-    name="05b.own_words",
-    question="Without the vectors of a thing's own words the judge reads the first thing as often as with them. What "
-    "follows from this alone?",
+NO_PADDING = Quiz(
+    name="05b.no_padding",
+    question="Without the padding the judge reads the first thing in its colour at least as often as with all vectors. "
+    "What follows from this alone?",
     options=(
+        Option("The padding is never read", "The table's last column: without the padding most grounds are lost."),
         Option(
-            "These vectors are never read",
-            "Lesson 05's map of fox lay on the fox: that vector is read. Others can say the same.",
-        ),
-        Option(
-            "The other vectors together carry it",
-            "Where others can stand in, taking these away seems to do nothing. Which of them do, more rows must tell.",
+            "Start, words and end together carry it",
+            "They are all that was left. Which of them it takes, other rows must tell.",
             right=True,
         ),
         Option(
-            "The words after it carry it all by themselves",
-            "The padding was there as well: this row does not tell them apart. The last row keeps left of a alone.",
+            "left of a carries it by itself",
+            "All the words were left: this row does not tell them apart. The last row keeps left of a alone.",
         ),
-        Option("The thing comes from the noise", "The same noise draws other things without words: see the third row."),
+        Option(
+            "No padding holds it",
+            "Holding is another test: which vectors change. In the first figure position 18 has a dot for thing 1.",
+        ),
     ),
 )
 
 EXERCISES = (ATTEND, SHRINK)
-QUIZZES = (OWN_WORDS,)
+QUIZZES = (NO_PADDING,)

@@ -1,4 +1,4 @@
-"""The exercises of lesson 06b: a scale that rises during the run, and what a negative prompt can do."""
+"""The exercise of lesson 06b, a scale that rises during the run, and its quiz, about the negative prompt."""
 
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
