@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 from helpers import surgery
 from helpers.loading import load_pipeline
-from tests.lessons import NOTEBOOKS, constants, definitions
+from tests.lessons import NOTEBOOKS, cell_with, constants, definitions
 from tests.pipelines.tiny import WIDTH, randn, tiny_pipeline
 
 LESSON = NOTEBOOKS / "03_inside_the_unet.ipynb"
@@ -145,45 +145,60 @@ def test_relations_are_drawn_whole_and_swapped(lesson, capsys, monkeypatch):
     ]
 
 
-@pytest.fixture
-def tried(lesson, pipe):
-    """The lesson's experiment with its table and pictures taken down: what was shown stands in `shown`."""
-    fox, owl = reading("one", "fox"), reading("one", "owl")
-    shown = []
+@torch.no_grad()
+def test_the_words_that_some_boxes_read_are_replaced(lesson, pipe):
     side = pipe.unet.config.sample_size
     inputs = randn(2, 4, side, side), 100, randn(2, 5, WIDTH, seed=1)
+    whole = pipe.unet(*inputs).sample
+    with lesson["words_in"]([pipe.unet.up_blocks[0]], lesson["partners"]):
+        swapped = pipe.unet(*inputs).sample
+    with surgery.cut_words(pipe.unet, len(pipe.unet.up_blocks) - 1, put=lesson["partners"]):
+        assert_close(pipe.unet(*inputs).sample, swapped, rtol=0, atol=0)
+    with lesson["words_in"]([*pipe.unet.down_blocks, pipe.unet.mid_block, *pipe.unet.up_blocks], lesson["partners"]):
+        everywhere = pipe.unet(*inputs).sample
+    assert_close(everywhere, pipe.unet(*inputs[:2], lesson["partners"](inputs[2])).sample)
+    assert not torch.equal(swapped, whole)
+    assert_close(pipe.unet(*inputs).sample, whole, rtol=0, atol=0)  # no hook stays behind
 
-    @torch.no_grad()
-    def drawn_asked(changed):
-        with changed:
-            return pipe.unet(*inputs).sample
 
+@pytest.fixture
+def tried(lesson):
+    """The lesson's experiment with its table and pictures taken down: what was shown stands in `shown`."""
+    shown = []
     lesson |= {
-        "things": ["fox", "owl"],
-        "pictures": {"whole": drawn_asked(nullcontext())},
-        "drawn_asked": drawn_asked,
-        "counted": lambda sets, columns: {name: [fox, owl] for name in sets},
+        "asked": ["a fox", "a fox above an owl"],
+        "texts": ["a fox", "a fox above an owl"],
+        "layouts": ["one", "above"],
+        "level_2": ["its parts"],
+        "words_in": lambda parts, put: (tuple(parts), put),
+        "deeper": {"whole": ["whole"]},
+        "drawn_asked": lambda changed, texts: [changed, tuple(texts)],
+        "counted": lambda sets, columns, kinds: list(sets),
         "all_shown": lambda sets, found, rows, caption: shown.append((sets, rows)),
     }
-    return SimpleNamespace(experiment=lesson["experiment"], drawn=drawn_asked, partners=lesson["partners"], shown=shown)
+    return SimpleNamespace(lesson=lesson, experiment=lesson["experiment"], shown=shown)
 
 
-def test_an_experiment_draws_a_swap_beside_the_whole_and_shows_what_was_expected(tried, pipe, capsys):
-    before = tried.drawn(nullcontext())
-    tried.experiment(surgery.cut(pipe.unet, 0, put=tried.partners), 2, 1)
+def test_an_experiment_shows_the_learners_swap_and_the_guess(tried, capsys):
+    own = tried.lesson
+    swapped = own["drawn_asked"](own["words_in"](own["level_2"], own["partners"]), own["texts"])
+    tried.experiment(4, swapped)
     [(sets, rows)] = tried.shown
-    assert_close(sets["whole"], before, rtol=0, atol=0)
-    assert_close(sets["swap"], tried.drawn(surgery.cut(pipe.unet, 0, put=tried.partners)), rtol=0, atol=0)
-    assert not torch.equal(sets["swap"], before)
-    assert list(rows.values()) == [(name, order) for order in (0, 1) for name in ("whole", "swap")]
-    assert_close(tried.drawn(nullcontext()), before, rtol=0, atol=0)  # no hook stays behind
-    assert capsys.readouterr().out.split() == ["swap,", "your", "guess", "2", "1"]
+    assert sets == {"whole": ["whole"], "words": swapped}
+    assert list(rows.values()) == [(name, order) for name in ("whole", "words") for order in (0, 1)]
+    assert capsys.readouterr().out.split() == ["words,", "one", "thing:", "your", "guess", "4"]
 
 
-@pytest.mark.parametrize("guesses", [(..., ...), (3, ...), (..., 0), (3, 0.5)])
-def test_an_experiment_asks_for_guesses_first(tried, pipe, capsys, guesses):
-    tried.experiment(nullcontext(), *guesses)
-    assert "not answered yet: write two whole numbers" in capsys.readouterr().out and not tried.shown
+def test_an_experiment_tells_of_another_swap_and_shows_it(tried, capsys):
+    tried.experiment(4, ["another"])
+    assert capsys.readouterr().out.startswith("not right yet: ")
+    assert [sets["words"] for sets, _ in tried.shown] == [["another"]]
+
+
+@pytest.mark.parametrize(("guess", "swapped"), [(..., ...), (3, ...), (..., ["drawn"]), (0.5, ["drawn"])])
+def test_an_experiment_asks_for_the_guess_and_the_line_first(tried, capsys, guess, swapped):
+    tried.experiment(guess, swapped)
+    assert "not answered yet: write a whole number and your line" in capsys.readouterr().out and not tried.shown
 
 
 @pytest.mark.slow
@@ -196,14 +211,21 @@ def test_pocket_does_what_the_folded_solutions_say(capsys, monkeypatch):
     lesson |= constants(LESSON, *wanted, x0=torch.zeros(1, 4, side, side), **lesson)
     monkeypatch.setattr(lesson["plots"], "show", lambda figure, caption: None)
 
-    def things_read(changed):
-        """In how many of twelve the judge reads the own thing, and the partner's."""
-        columns = lesson["own_and_partners"]("thing", "words", lesson["things"])
-        lesson["counted"]({"wire": lesson["drawn_asked"](changed)}, columns)
-        return [int(count) for count in capsys.readouterr().out.splitlines()[1].split()[-2:]]
+    exec(cell_with(LESSON, "texts, layouts = [], []").split("\ndeeper = ")[0], lesson)
+    exec(cell_with(LESSON, "level_2 = ["), lesson)
+    capsys.readouterr()
 
-    own, partners = things_read(surgery.cut(pocket.unet, 0, put=lesson["partners"]))
-    assert 1 <= own <= 5 and partners <= 1
+    def two_or_one(changed):
+        """In how many of six the judge reads the partner's layout: prompts for one thing, and for two."""
+        columns = lesson["own_and_partners"]("layout", "layout", lesson["layouts"])
+        lesson["counted"]({"words": lesson["drawn_asked"](changed, lesson["texts"])}, columns, ["one", "two"])
+        return [int(line.split()[-1]) for line in capsys.readouterr().out.splitlines()[1:]]
+
+    partners = lesson["partners"]
+    one, two = two_or_one(lesson["words_in"](lesson["level_2"], partners))
+    assert 3 <= one <= 5 and two >= 5
+    one, _ = two_or_one(surgery.cut_words(pocket.unet, 2, put=partners))
+    assert 1 <= one <= 3
 
     lesson["relations_swapped"]("left of", "above")
     left_of, above = (line.split()[-2:] for line in capsys.readouterr().out.splitlines()[-2:])
