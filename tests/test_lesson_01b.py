@@ -57,24 +57,46 @@ def test_the_heaps_before_a_step_have_the_mean_that_follows_from_the_mean_noise(
 
 
 def test_small_steps_find_black_and_white_and_one_big_step_gives_its_mean_grey(lesson):
-    ends = lesson["way_back"](schedules.betas(), 1000)
+    ends = lesson["walk_back"](schedules.betas(), 1000)
     assert ends.shape == (1001, 1000)
     assert torch.equal(ends[0], sampling.normal(1000, 0, torch.zeros(1)))
     assert ((ends[-1].abs() - 1).abs() < 0.01).all()  # no noise in the last step
     assert (ends[-1] > 0).float().mean().item() == pytest.approx(0.5, abs=0.06)
     one_big = 1 - ALPHA_BAR[999:]
-    noise, grey = lesson["way_back"](one_big)
+    noise, grey = lesson["walk_back"](one_big)
     assert torch.equal(grey, lesson["mean_before"](noise, 1 - one_big[0], one_big.item()))  # nothing is drawn
     assert (grey.abs() < 0.3).all()
     assert (lesson["sharp"](ends[-1]), lesson["sharp"](grey)) == (1, 0)
 
 
-@pytest.mark.parametrize(("guess", "end"), [("mean_noise", 1), ("straight", 0.1 * 0.5**0.5)])
-def test_the_means_alone_lead_to_white_and_with_the_line_to_grey(lesson, guess, end):
-    x, betas = torch.tensor(0.1), schedules.betas()
-    for t in reversed(range(355)):  # alpha_bar is 0.5 at t = 354
-        x = lesson["mean_before"](x, ALPHA_BAR[t], float(betas[t]), lesson[guess])
-    assert x.item() == pytest.approx(end, abs=1e-3)
+def test_the_big_step_that_draws_from_its_bell_ends_in_one_broad_heap(lesson):
+    end = lesson["walk_back"](1 - ALPHA_BAR[999:], 4000, draw_last=True)[-1]
+    assert end.std().item() == pytest.approx(1, abs=0.05)
+    assert lesson["sharp"](end) == pytest.approx(0.097, abs=0.02)  # of a standard normal
+
+
+@pytest.mark.parametrize(("steps", "share"), [(2, 0.041), (4, 0.670), (10, 0.993), (20, 1)])
+def test_exact_draws_before_the_last_step_leave_what_the_way_there_leaves(lesson, steps, share):
+    """Held to pixels that are noised to the last step's place and then taken back by it."""
+    beta = lesson_01b.fewer_steps(ALPHA_BAR, 1000 // steps)[0]
+    pixels = torch.tensor([-1.0, 1.0]).repeat(20_000)
+    noisy = (1 - beta).sqrt() * pixels + beta.sqrt() * sampling.normal(40_000, 3, torch.zeros(1)).flatten()
+    ends = lesson["mean_before"](noisy, 1 - beta, beta.item())
+    assert lesson["if_exact"](beta) == pytest.approx(lesson["sharp"](ends), abs=0.01)
+    assert lesson["if_exact"](beta) == pytest.approx(share, abs=1e-3)
+
+
+def test_the_mean_noise_just_above_grey_changes_its_sign_where_the_density_forks(lesson):
+    fork = int((ALPHA_BAR - 0.5).abs().argmin())
+    assert fork == 354
+    x, grid = torch.tensor(0.1), torch.linspace(-0.5, 0.5, 1001)
+    for t in (450, 250):
+        bar = ALPHA_BAR[t]
+        often = sum(lesson["bell_at"](grid, sign * bar.sqrt(), 1 - bar) for sign in (-1, 1))
+        assert (often.argmax() == 500) == (t > fork)  # one top, at grey
+        assert (lesson["mean_noise"](x, bar) > 0) == (t > fork)
+        assert lesson["straight"](x, bar) > 0
+    assert lesson["mean_noise"](x, ALPHA_BAR[fork]).item() == pytest.approx(0, abs=2e-3)
 
 
 def test_fewer_steps_leave_what_all_steps_leave():
@@ -86,6 +108,6 @@ def test_fewer_steps_leave_what_all_steps_leave():
 
 
 def test_a_thousand_bells_with_a_straight_line_draw_one_bell(lesson):
-    ends = lesson["way_back"](schedules.betas(), 2000, guess=lesson["straight"])[-1]
+    ends = lesson["walk_back"](schedules.betas(), 2000, guess=lesson["straight"])[-1]
     assert ends.std().item() == pytest.approx(1, abs=0.06)
     assert (ends.abs() < 0.3).float().mean().item() == pytest.approx(0.236, abs=0.03)  # of a standard normal

@@ -206,9 +206,9 @@ COPIES = Quiz(
     "noise, with the perfect network for these data. In how many of the runs does it draw scene 1?",
     options=(
         Option(
-            "In about one of 200: it is one scene of 200",
-            "The perfect network counts how often each stands in the data: before anything is seen, scene 1 is a "
-            "hundred times as likely as another.",
+            "In nearly all: it is the likeliest from the start",
+            "The likeliest, but not certain: before anything is seen it has a third of the weight. The noise of a run "
+            "can speak for another scene.",
         ),
         Option(
             "In about a third: 100 of 299",
@@ -216,7 +216,7 @@ COPIES = Quiz(
             "left in each start. Pure noise lacks the trace that the network expects at t = 961.",
         ),
         Option(
-            "In more than one of 200, but in fewer than a third",
+            "In clearly fewer than a third",
             "At t = 961 the network still expects a trace of a picture in the noise, 0.09 of its strength. Among 199 "
             "different scenes some fit the noise by chance; a hundred copies fit or miss together. So we expect less "
             "than their share. The table below counts the ends.",
