@@ -7,52 +7,76 @@ import numpy as np
 from helpers.exercises import Exercise, Mistake, Option, Quiz
 
 
-def nearest(picture: np.ndarray, known: Sequence[np.ndarray]) -> int:
-    """The number of the known picture from which `picture` differs least, on average over all numbers."""
-    return int(np.argmin([np.abs(picture.astype(float) - other).mean() for other in known]))
+def nearest(picture: np.ndarray, known: Sequence[np.ndarray]) -> float:
+    """The smallest mean absolute difference of `picture` from the known ones, each as it is or mirrored."""
+    return float(min(_differences(picture, [*known, *(one[:, ::-1] for one in known)])))
 
 
-def _flat(*values: int) -> np.ndarray:
-    """A picture of one row, each pixel grey."""
-    return np.repeat(np.array([values], np.uint8)[..., None], 3, axis=-1)
+def _differences(picture: np.ndarray, known: Sequence[np.ndarray]) -> list[float]:
+    return [np.abs(picture.astype(float) - other).mean() for other in known]
 
 
-# Chosen so that differences below zero, kept or wrapped round, and squares each lead to another picture.
-_DARKER = (_flat(200, 200, 200, 200), [_flat(190, 190, 190, 190), _flat(220, 220, 220, 220), _flat(0, 0, 0, 0)])
-_LIGHTER = (_flat(10, 10, 10, 10), [_flat(255, 255, 255, 255), _flat(14, 14, 14, 14), _flat(2, 2, 2, 2)])
-_ONE_PIXEL = (
-    _flat(100, 100, 100, 100),
-    [_flat(115, 115, 115, 115), _flat(100, 100, 100, 150), _flat(60, 140, 60, 140)],
+def _rows(*rows: Sequence[int]) -> np.ndarray:
+    """A picture, each pixel grey."""
+    return np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=-1)
+
+
+# Chosen so that differences below zero, kept or wrapped round, squares, and each way of mirroring lead to other numbers.
+_DARKER = (_rows([200, 200, 200, 200]), [_rows([190, 190, 190, 190]), _rows([220, 220, 220, 220])])
+_LIGHTER = (_rows([10, 10, 10, 10]), [_rows([255, 255, 255, 255]), _rows([14, 14, 14, 14]), _rows([2, 2, 2, 2])])
+_MIRRORED = (
+    _rows([10, 80, 200], [30, 90, 250]),
+    [_rows([202, 83, 15], [245, 90, 31]), _rows([40, 90, 240], [10, 120, 210])],
 )
+_AS_IT_IS = (_rows([10, 80, 200], [30, 90, 250]), [_rows([0, 90, 190], [40, 80, 255]), _rows([250] * 3, [9] * 3)])
 
 NEAREST = Exercise(
     name="00b.nearest",
     solution=nearest,
-    cases=(_DARKER, _LIGHTER, _ONE_PIXEL),
+    cases=(_DARKER, _LIGHTER, _MIRRORED, _AS_IT_IS),
     hints=(
         "Compare with one known picture first: by how much do two pictures differ, on average over all their numbers?",
         "The pictures hold whole numbers from 0 to 255 that cannot go below zero: picture.astype(float) can.",
-        "Make a list with one difference for each known picture; np.argmin(the list) is the place of the smallest.",
+        "one[:, ::-1] is the mirrored picture: the second axis, that of the columns, backwards.",
+        "Make a list with two differences for each known picture, the one as it is and the mirrored one, and take its min.",
     ),
     mistakes=(
         Mistake(
-            lambda picture, known: int(np.argmin([np.abs(picture - other).mean() for other in known])),
+            lambda picture, known: min(_differences(picture, known)),
+            "each known picture counts mirrored as well. Compare with one[:, ::-1], too.",
+        ),
+        Mistake(
+            lambda picture, known: min(_differences(picture, [one[:, ::-1] for one in known])),
+            "this compares with the mirrored pictures alone. Take those as they are, too.",
+        ),
+        Mistake(
+            lambda picture, known: min(_differences(picture, [*known, *(one[::-1] for one in known)])),
+            "this turns the pictures upside down: the first axis is that of the rows. Mirror the second one.",
+        ),
+        Mistake(
+            lambda picture, known: min(
+                np.abs(picture - other).mean() for one in known for other in (one, one[:, ::-1])
+            ),
             "the pictures are uint8: 10 - 14 is not -4 there but 252. Turn one of them into floats first.",
         ),
         Mistake(
-            lambda picture, known: int(np.argmin([(picture.astype(float) - other).mean() for other in known])),
+            lambda picture, known: min(
+                (picture.astype(float) - other).mean() for one in known for other in (one, one[:, ::-1])
+            ),
             "differences of both signs cancel, and the lightest picture wins. Take np.abs before the mean.",
         ),
         Mistake(
-            lambda picture, known: int(np.argmax([np.abs(picture.astype(float) - other).mean() for other in known])),
-            "this is the picture that differs most. Take the smallest difference.",
+            lambda picture, known: max(_differences(picture, [*known, *(one[:, ::-1] for one in known)])),
+            "this is the largest difference. Take the smallest.",
         ),
         Mistake(
-            lambda picture, known: float(min(np.abs(picture.astype(float) - other).mean() for other in known)),
-            "this is the smallest difference itself. Asked for is which picture has it: np.argmin.",
+            lambda picture, known: int(np.argmin([nearest(picture, [one]) for one in known])),
+            "this says which picture is the nearest. Asked for is its difference: min in place of np.argmin.",
         ),
         Mistake(
-            lambda picture, known: int(np.argmin([((picture.astype(float) - other) ** 2).mean() for other in known])),
+            lambda picture, known: min(
+                ((picture.astype(float) - other) ** 2).mean() for one in known for other in (one, one[:, ::-1])
+            ),
             "squares count one large difference more than many small ones. Take the mean of np.abs.",
         ),
     ),
