@@ -21,7 +21,7 @@ def _rows(*rows: Sequence[int]) -> np.ndarray:
     return np.repeat(np.array(rows, np.uint8)[..., None], 3, axis=-1)
 
 
-# Chosen so that differences below zero, kept or wrapped round, squares, and each way of mirroring lead to other numbers.
+# Chosen so that differences below zero, kept or wrapped round, squares and each wrong mirror lead to other numbers.
 _DARKER = (_rows([200, 200, 200, 200]), [_rows([190, 190, 190, 190]), _rows([220, 220, 220, 220])])
 _LIGHTER = (_rows([10, 10, 10, 10]), [_rows([255, 255, 255, 255]), _rows([14, 14, 14, 14]), _rows([2, 2, 2, 2])])
 _MIRRORED = (
@@ -35,10 +35,10 @@ NEAREST = Exercise(
     solution=nearest,
     cases=(_DARKER, _LIGHTER, _MIRRORED, _AS_IT_IS),
     hints=(
-        "Compare with one known picture first: by how much do two pictures differ, on average over all their numbers?",
-        "The pictures hold whole numbers from 0 to 255 that cannot go below zero: picture.astype(float) can.",
+        "Compare with one known picture first: by how much do two pictures differ, on average over all their numbers? "
+        "They hold whole numbers from 0 to 255 that cannot go below zero: picture.astype(float) can.",
         "one[:, ::-1] is the mirrored picture: the second axis, that of the columns, backwards.",
-        "Make a list with two differences for each known picture, the one as it is and the mirrored one, and take its min.",
+        "Make a list with two differences for each known picture, as it is and mirrored, and take its min.",
     ),
     mistakes=(
         Mistake(
