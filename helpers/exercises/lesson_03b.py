@@ -98,15 +98,15 @@ CLOCK = Quiz(
             "be seen by lying to this one.",
         ),
         Option(
-            "Yes: how strong the noise is can mostly be seen in the latent",
+            "Yes: how strong the noise is can mostly be seen in what it is shown",
             "Sun et al. (2025, arXiv:2502.13129) trained several kinds of denoising models without it. Most got "
             "somewhat worse without breaking down, and some even did better. Deterministic DDIM, lesson 02's step, "
             "broke down.",
             right=True,
         ),
         Option(
-            "Only if all its latents are equally noisy",
-            "The models of Sun et al. (2025) learnt from latents of every noisiness, and most got only somewhat worse.",
+            "Only if all its inputs are equally noisy",
+            "The models of Sun et al. (2025) learnt from images of every noisiness, and most got only somewhat worse.",
         ),
     ),
 )
