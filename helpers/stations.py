@@ -16,6 +16,7 @@ from helpers.picture_grids import COLOURS, GAP, NAMES, PADDING, PER_INCH, SIGNED
 
 CONTENT = WIDEST - 2 * PADDING
 TILE, LARGE, NOISE = 128, 256, 96  # sides of pictures and of the channels of noise
+RUN = TILE + GAP + NAMES  # where the steps begin: at their left a picture's width, and room for the rows' names
 MARKS = 76  # room at the right of the vectors for what their rows belong to
 LIMIT = 2.5  # what the strongest blue and red of a latent stand for
 HEAD = 14.4  # points: 16 pixels
@@ -46,7 +47,7 @@ def seven_parts(
     """What each of the seven parts gives in one run, top to bottom.
 
     texts: the empty prompt and the words, each as (token, id). vectors: (2, tokens, width), in the same order. noise,
-    latent: (C, h, w), of which four channels are shown. moments: six. timesteps: all of the run. painted: (3, H, W),
+    latent: (C, h, w), of which four channels are shown. moments: five. timesteps: all of the run. painted: (3, H, W),
     what the decoder gives, about -1 to 1. picture: the last one. Pictures are as in `as_picture`.
     """
     with plt.style.context(STYLE):
@@ -78,19 +79,23 @@ def seven_parts(
             f"first channel, ±{LIMIT:g}; below, the standard deviation of all four",
         )
         for number, moment in enumerate(moments):
-            x = NAMES + number * (TILE + GAP)
+            x = RUN + number * (TILE + GAP)
             _text(figure, x + TILE / 2, 503, f"t = {moment.t}", color=INK, ha="center", va="bottom")
             rows = {"x_t": moment.x, "guidance": moment.eps, "eps": moment.factor * moment.eps}
             for row, (role, values) in enumerate(rows.items()):
                 y = 508 + row * 156
                 _latent(figure, as_numbers(values[0]), x, y, TILE, role)
-                _text(figure, x + TILE / 2, y + 131, f"{float(values.float().std()):.2f}", ha="center", va="top")
+                factor = f"; factor {moment.factor:.3f}" if role == "eps" else ""
+                _text(figure, x + TILE / 2, y + 131, _spread(values) + factor, ha="center", va="top")
             axis = _place(figure, x, 1012, TILE, TILE, "x0")
             axis.imshow(as_picture(moment.estimate), interpolation="nearest")
+        _latent(figure, as_numbers(noise[0]), 0, 664, TILE, "eps")  # once more, beside the answers
+        _text(figure, TILE / 2, 659, "starting noise", color=INK, ha="center", va="bottom")
+        _text(figure, TILE / 2, 795, _spread(noise), ha="center", va="top")
         for row, name in enumerate(("$x_t$", r"$\hat{\epsilon}$", r"$\sqrt{1-\bar{\alpha}_t}\ \hat{\epsilon}$")):
-            _text(figure, NAMES - 12, 508 + row * 156 + TILE / 2, name, ha="right", va="center", **SYMBOL)
-        _head(figure, 0, 984, 6, "Step", "the x0 estimates of these six steps, decoded")
-        _text(figure, NAMES - 12, 1012 + TILE / 2, r"$\hat{x}_0$", ha="right", va="center", **SYMBOL)
+            _text(figure, RUN - 12, 508 + row * 156 + TILE / 2, name, ha="right", va="center", **SYMBOL)
+        _head(figure, 0, 984, 6, "Step", "the x0 estimates of these steps, decoded")
+        _text(figure, RUN - 12, 1012 + TILE / 2, r"$\hat{x}_0$", ha="right", va="center", **SYMBOL)
 
         _head(figure, 0, 1160, 7, "Pixels", "")
         small = (LARGE - GAP) / 2
@@ -113,6 +118,10 @@ def seven_parts(
             _text(figure, x, 1192 + LARGE + 4, words, ha="center", va="top")
         hairline(figure)
     return figure
+
+
+def _spread(values: Tensor) -> str:
+    return f"{float(values.float().std()):.2f}"
 
 
 def _beyond(painted: Tensor) -> np.ndarray:
