@@ -82,7 +82,7 @@ def sentences() -> dict[str, str]:
     return {
         "empty": refusal(draw, pocket, ""),
         "steps": refusal(inputs.check_steps, Blank(), DDIMScheduler.from_pretrained(POCKET / "scheduler")),
-        "guidance": refusal(inputs.check_guidance, Blank()),
+        "guidance": refusal(inputs.check_pipeline_guidance, Blank()),
         "guidanceTooLow": refusal(inputs.check_pipeline_guidance, 0.5).replace("0.5", "{value}"),
         "seed": refusal(inputs.check_seed, Blank()),
         "cut": with_places(cut, cut=repr(inputs.cut_text(pocket.tokenizer, long))),
