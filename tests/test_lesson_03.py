@@ -190,9 +190,14 @@ def test_an_experiment_shows_the_learners_swap_and_the_guess(tried, capsys):
 
 
 def test_an_experiment_tells_of_another_swap_and_shows_it(tried, capsys):
-    tried.experiment(4, ["another"])
+    tried.experiment(4, ["another", "swap"])
     assert capsys.readouterr().out.startswith("not right yet: ")
-    assert [sets["words"] for sets, _ in tried.shown] == [["another"]]
+    assert [sets["words"] for sets, _ in tried.shown] == [["another", "swap"]]
+
+
+def test_an_experiment_says_what_it_wants_of_a_line_that_draws_nothing(tried, capsys):
+    tried.experiment(4, nullcontext())
+    assert "has to be the 2 pictures that `drawn_asked` draws" in capsys.readouterr().out and not tried.shown
 
 
 @pytest.mark.parametrize(("guess", "swapped"), [(..., ...), (3, ...), (..., ["drawn"]), (0.5, ["drawn"])])
